@@ -1,0 +1,108 @@
+/* The IDs of all sequences, as one shard sees them, and the producer that feeds the shards.
+ *
+ *   shard thread                     producer thread                    journal thread
+ *   ids_view  <---- CK SPSC ring ---- producer  ------ port ----------> window records, synced
+ *             {slot, first, count}       ^
+ *   demand    ----- CK SPSC ring --------+   (create NAME; sequence runs low; wants n)
+ *
+ * strict: every shard gets every range; a claim is one compare-and-swap of the sequence's shared counter per loop turn,
+ * bounded by the end of the ranges this shard has received. sharded: each range goes to one shard, which hands it out alone.
+ * Invariant: no ID at or above the durable end of its sequence's window is ever in a range.
+ */
+#ifndef ORDINAL_QUEUE_IDS_H
+#define ORDINAL_QUEUE_IDS_H
+
+#include "core/base/bytes.h"
+#include "core/base/doorbell.h"
+#include "core/journal.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define SEQUENCE_NAME_MAX 128 /* bytes */
+
+enum ids_order { IDS_STRICT, IDS_SHARDED };
+
+struct ids_opts {
+	unsigned shards;
+	enum ids_order order;
+	uint32_t window_min, window_max; /* IDs reserved at a time; the size moves between these with the observed rate */
+	uint32_t window_target_ms;       /* a window should last about this long */
+	uint64_t rate;                   /* PRODUCER_RATE, IDs/s of each sequence; 0: no cap */
+	uint32_t queue_depth;            /* ranges in each shard's ring; a power of two */
+	uint32_t sequences_max;
+	bool create;                     /* sequences are made on first use */
+	uint32_t count_max;              /* IDs in one request */
+};
+
+struct ids;      /* all sequences, and the producer's state */
+struct ids_view; /* one shard's side */
+
+/* Opens the journal's "ids" log, replays it. The journal must not have been started. Main thread. *ret_why as journal_open. */
+int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, const char **ret_why);
+/* Starts / stops the producer thread. Stop (after all shards have stopped claiming) records where each strict sequence stands
+ * exactly, so that a clean stop leaves no gap; then journal_close makes it durable. `cpu` < 0: not pinned. Main thread. */
+int ids_start(struct ids *ids, int cpu);
+void ids_stop(struct ids *ids);
+void ids_free(struct ids *ids);
+
+/* Shard thread; `bell` is the shard's doorbell: rung when ranges arrive while the shard sleeps. */
+struct ids_view *ids_view_new(struct ids *ids, unsigned shard, struct doorbell *bell);
+void ids_view_free(struct ids_view *v);
+
+/* A request waiting for its IDs: embedded in the caller's call object; the view links it, and answers in order. */
+struct ids_wait {
+	struct ids_wait *next, *prev; /* NULL when not queued */
+	uint32_t slot;                /* sequence, or IDS_SLOT_NEW while its creation is under way */
+	uint32_t count;
+};
+
+enum ids_error {
+	IDS_E_OK = 0,
+	IDS_E_COUNT,     /* count above count_max */
+	IDS_E_NAME,      /* longer than SEQUENCE_NAME_MAX, or has control characters or is not UTF-8 */
+	IDS_E_LIMIT,     /* sequences_max reached */
+	IDS_E_UNKNOWN,   /* creation is off and there is no such sequence */
+	IDS_E_EXHAUSTED, /* the sequence has reached 2^64-1 */
+};
+
+/* Queues w (zero-filled or taken back before) for `count` IDs (1 or more) of the sequence. Answers come from ids_view_turn. IDS_E_*;
+ * non-zero: not queued. A limit met only by the producer is told through `refused`. */
+enum ids_error ids_view_request(struct ids_view *v, struct ids_wait *w, struct span sequence, uint32_t count);
+
+/* Takes w back (cancelled, deadline): it will not be answered. Harmless when not queued. */
+void ids_view_cancel(struct ids_view *v, struct ids_wait *w);
+
+/* Once per loop turn, after all requests of the turn: takes in ranges, claims for each touched sequence once, and calls `answer` for each request that
+ * can be served, in order of arrival within its sequence. w is unlinked before the callback, so it may be reused in it. `refused` is called
+ * likewise for requests that can never be served. Cheap when nothing waits and nothing arrived. */
+struct ids_view_ops {
+	void (*answer)(void *ctx, struct ids_wait *w, uint64_t first);
+	void (*refused)(void *ctx, struct ids_wait *w, enum ids_error why);
+};
+void ids_view_turn(struct ids_view *v, const struct ids_view_ops *ops, void *ctx);
+/* Whether anything is waiting (for draining and for the decision to sleep). */
+uint32_t ids_view_waiting(const struct ids_view *v);
+
+/* Stats, readable by any thread. */
+struct ids_view_stats {
+	uint64_t claims, ids, ranges, parked; /* parked: requests that had to wait for a range */
+};
+const struct ids_view_stats *ids_view_stats(const struct ids_view *v);
+/* Ranges in the shard's ring now. Any thread (approximate). */
+uint32_t ids_view_queue_depth(const struct ids_view *v);
+
+struct ids_sequence_info {
+	char name[SEQUENCE_NAME_MAX + 1];
+	uint64_t next, durable_end; /* next to be handed out (strict) or fed (sharded); end of the durable window, exclusive */
+	uint32_t window;            /* its present size */
+	uint64_t windows;           /* reserved since start */
+};
+uint32_t ids_sequence_count(const struct ids *ids);
+/* false: no such slot. Any thread. */
+bool ids_sequence_info(const struct ids *ids, uint32_t slot, struct ids_sequence_info *ret);
+enum ids_order ids_order(const struct ids *ids);
+/* A sentence that names the limit. */
+const char *ids_error_text(const struct ids *ids, enum ids_error e, char *buf, size_t cap);
+
+#endif

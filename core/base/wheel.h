@@ -22,6 +22,7 @@ struct wheel {
 	uint64_t now_ms;
 	uint64_t occupied[WHEEL_LEVELS]; /* one bit a slot */
 	struct timer slots[WHEEL_LEVELS][WHEEL_SLOTS];
+	struct timer expired; /* due, and about to be called; empty outside wheel_advance */
 	void *ctx;
 	uint32_t armed;
 };

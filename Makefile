@@ -1,11 +1,200 @@
-# Skeleton; see `make help`.
-MAKEFLAGS += --no-builtin-rules --no-print-directory
-B := build
-CC ?= gcc
+# One makefile for the whole tree; `make help` lists the targets. Quiet unless V=1; everything made lands in build/.
+#
+#   CC=clang                       the other compiler
+#   SANITIZE=address,undefined     build/asan;  SANITIZE=thread  build/tsan  (each with programs and tests of its own)
+#   Build options (DEBUG, LTO, NATIVE_ARCH) are Kconfig's: `make menuconfig`.
+#
+# Sources are found by wildcard. Objects go to $(B)/obj, generated code to $(B)/gen.
+
+VERSION := 0.1.0
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR ?=
+# Fuzzing time of each target for `make fuzz`, in seconds
+TIME ?= 60
+PYTHON := /usr/bin/python3
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
 .DEFAULT_GOAL := all
-CPPFLAGS := -D_GNU_SOURCE -I. -I$(B)/gen
-CFLAGS := -std=gnu11 -O2 -g -Wall -Wextra -Wno-unused-parameter -MMD -MP -pthread
-LDLIBS := -luring -lprotobuf-c -lnuma -lck -lnghttp2 -lsystemd -lz -lcrypto -lssl
-LIB_SRC := $(filter-out rpc/ordinald.c,$(wildcard core/base/*.c core/*.c queue/*.c rpc/wire/*.c rpc/client/*.c rpc/*.c))
-$(B)/%.o: %.c
-	@mkdir -p $(@D); echo "  CC  $<"; $(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+.SUFFIXES:
+.SECONDARY:
+.DELETE_ON_ERROR:
+.PHONY: FORCE
+MAKEFLAGS += --no-builtin-rules --no-builtin-variables --no-print-directory
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
+ifeq ($(V),1)
+Q :=
+say := @:
+else
+Q := @
+say := @printf '  %-5s %s\n'
+endif
+
+# ---- variants ----------------------------------------------------------------------------------------------------------------
+
+SANITIZE ?=
+variant-address,undefined := asan
+variant-undefined,address := asan
+variant-address := asan
+variant-thread := tsan
+variant-fuzzer := fuzz
+ifeq ($(SANITIZE),)
+B := build
+else
+B := build/$(or $(variant-$(SANITIZE)),$(subst $(comma),-,$(SANITIZE)))
+endif
+G := $(B)/gen
+O := $(B)/obj
+comma := ,
+
+# ---- flags -------------------------------------------------------------------------------------------------------------------
+
+# Goals that compile read the build options; the others must work where nothing is installed yet.
+BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench uninstall
+GOALS := $(or $(MAKECMDGOALS),all)
+ifneq ($(filter-out $(BARE_GOALS),$(GOALS)),)
+include $(G)/config.mk
+PACKAGES := liburing libprotobuf-c numa ck libnghttp2 libsystemd zlib libcrypto libssl
+PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES))
+PKG_LIBS := $(shell pkg-config --libs $(PACKAGES))
+ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
+endif
+
+CPPFLAGS += -D_GNU_SOURCE -I. -I$(G) $(PKG_CFLAGS)
+CSTD := -std=gnu11
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wpointer-arith -Wwrite-strings \
+	-Wvla -Wundef -Wformat=2 -Wimplicit-fallthrough -Wno-unused-parameter -Wno-missing-field-initializers -Wno-sign-compare
+GEN_WARN := -w
+HARDEN := -fstack-protector-strong -fstack-clash-protection -fPIE
+LDHARDEN := -pie -Wl,-z,relro,-z,now
+ifeq ($(ARCH),x86_64)
+HARDEN += -fcf-protection
+endif
+ifeq ($(ARCH),aarch64)
+HARDEN += -mbranch-protection=standard
+endif
+OPT := $(if $(CONFIG_DEBUG),-Og,-O2 -DNDEBUG)
+AR := ar
+ifneq ($(CONFIG_NATIVE_ARCH),)
+OPT += -march=native
+endif
+ifneq ($(CONFIG_LTO),)
+ifneq ($(findstring clang,$(CC)),)
+OPT += -flto=thin
+LDOPT := -fuse-ld=lld
+AR := llvm-ar
+else
+OPT += -flto=auto
+AR := gcc-ar
+endif
+endif
+ifeq ($(SANITIZE),)
+CPPFLAGS += -D_FORTIFY_SOURCE=2
+else ifeq ($(SANITIZE),fuzzer)
+SAN := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+else
+SAN := -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
+# Sanitized builds are for finding faults: they keep DCHECK
+OPT := -O1
+endif
+ALL_CFLAGS = $(CSTD) $(OPT) -g -pthread $(WARN) $(HARDEN) $(SAN) $(CFLAGS)
+ALL_LDFLAGS = $(OPT) $(LDOPT) -g -pthread $(LDHARDEN) $(SAN) $(LDFLAGS)
+LDLIBS := $(PKG_LIBS)
+COMPILE = $(CC) $(CPPFLAGS) $(ALL_CFLAGS)
+LINK = $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LDLIBS)
+
+# ---- sources -----------------------------------------------------------------------------------------------------------------
+
+LIB_SRC := $(filter-out rpc/ordinald.c,$(sort $(wildcard core/base/*.c core/*.c queue/*.c rpc/wire/*.c rpc/client/*.c rpc/*.c)))
+TOOL_SRC := $(sort $(wildcard tools/*.c))
+PROTO := $(sort $(shell find rpc/proto -name '*.proto'))
+UNIT_SRC := $(sort $(shell find $(wildcard tests/unit tests/wire tests/sim) -name 'test_*.c' 2>/dev/null))
+TEST_LIB_SRC := $(sort $(wildcard tests/support/*.c))
+FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+BENCH_SRC := $(sort $(wildcard bench/*.c bench/micro/*.c bench/macro/*.c))
+QUEUES_SRC := $(sort $(wildcard bench/queues/*.c queue/family/*.c))
+OUR_SRC := $(LIB_SRC) $(wildcard rpc/ordinald.c) $(TOOL_SRC) $(UNIT_SRC) $(TEST_LIB_SRC) $(FUZZ_SRC) $(wildcard tests/fuzz/replay.c) \
+	$(BENCH_SRC) $(QUEUES_SRC)
+
+PB_SRC := $(PROTO:rpc/proto/%.proto=$(G)/%.pb-c.c)
+PB_HDR := $(PB_SRC:.c=.h)
+GEN_SRC := $(G)/config_table.c $(PB_SRC)
+LIB_OBJ := $(LIB_SRC:%.c=$(O)/%.o) $(GEN_SRC:$(G)/%.c=$(O)/gen/%.o)
+UNIT_BIN := $(UNIT_SRC:%.c=$(B)/%)
+REPLAY_BIN := $(FUZZ_SRC:%.c=$(B)/%)
+BENCH_BIN := $(BENCH_SRC:%.c=$(B)/%) $(if $(wildcard bench/queues/*.c),$(B)/bench/queues)
+
+# ---- building ----------------------------------------------------------------------------------------------------------------
+
+.PHONY: all programs
+all: programs
+programs: $(if $(wildcard rpc/ordinald.c),$(B)/ordinald) $(if $(TOOL_SRC),$(B)/ordinal)
+
+$(B)/ordinald: $(O)/rpc/ordinald.o $(B)/libordinal.a
+$(B)/ordinal: $(TOOL_SRC:%.c=$(O)/%.o) $(B)/libordinal.a
+$(B)/bench/queues: $(QUEUES_SRC:%.c=$(O)/%.o) $(B)/libordinal.a
+$(UNIT_BIN) $(REPLAY_BIN) $(BENCH_BIN): $(B)/%: $(O)/%.o
+$(UNIT_BIN): $(if $(TEST_LIB_SRC),$(B)/libtests.a) $(B)/libordinal.a
+$(UNIT_BIN): LDLIBS += -lcmocka
+$(REPLAY_BIN): $(if $(filter fuzzer,$(SANITIZE)),,$(O)/tests/fuzz/replay.o) $(B)/libordinal.a
+$(BENCH_BIN): $(B)/libordinal.a
+
+$(B)/ordinald $(B)/ordinal $(UNIT_BIN) $(REPLAY_BIN) $(BENCH_BIN):
+	$(say) LD $@
+	@mkdir -p $(@D)
+	$(Q)$(LINK)
+
+$(B)/libordinal.a: $(LIB_OBJ)
+$(B)/libtests.a: $(TEST_LIB_SRC:%.c=$(O)/%.o)
+$(B)/libordinal.a $(B)/libtests.a:
+	$(say) AR $@
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $^
+
+$(O)/%.o: %.c $(O)/flags | $(PB_HDR) $(G)/config_gen.h
+	$(say) CC $<
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) -MMD -MP -c -o $@ $<
+
+$(O)/gen/%.o: $(G)/%.c $(O)/flags | $(PB_HDR) $(G)/config_gen.h
+	$(say) CC $<
+	@mkdir -p $(@D)
+	$(Q)$(COMPILE) $(if $(findstring .pb-c,$<),$(GEN_WARN)) -MMD -MP -c -o $@ $<
+
+# Changes when the compiler or its flags do, and then everything is compiled again.
+$(O)/flags: FORCE
+	@mkdir -p $(@D); echo '$(COMPILE) $(ALL_LDFLAGS)' | cmp -s - $@ || echo '$(COMPILE) $(ALL_LDFLAGS)' > $@
+
+$(G)/%.pb-c.c $(G)/%.pb-c.h: rpc/proto/%.proto
+	$(say) PROTO $<
+	@mkdir -p $(G)
+	$(Q)protoc-c --proto_path=rpc/proto --c_out=$(G) $(<:rpc/proto/%=%)
+
+# A copy of .config, or an empty file, that changes only when .config does (or comes, or goes).
+$(G)/dotconfig: FORCE
+	@mkdir -p $(@D); if [ -f .config ]; then cat .config; fi | cmp -s - $@ || if [ -f .config ]; then cat .config; fi > $@
+
+$(G)/config.stamp: Kconfig tools/kconfig/gen.py Makefile $(G)/dotconfig
+	$(say) GEN $(G)/config_gen.h
+	$(Q)$(PYTHON) tools/kconfig/gen.py build Kconfig .config $(VERSION) $(G)
+	@touch $@
+$(G)/config.mk $(G)/config_gen.h $(G)/config_table.c: $(G)/config.stamp ;
+
+-include $(shell find $(O) -name '*.d' 2>/dev/null)
+
+# ---- configuration -----------------------------------------------------------------------------------------------------------
+
+.PHONY: defconfig menuconfig
+defconfig:
+	$(Q)$(PYTHON) tools/kconfig/gen.py defconfig Kconfig .config
+	@echo "  wrote .config"
+menuconfig:
+	$(Q)KCONFIG_CONFIG=.config $(PYTHON) -m menuconfig Kconfig
+
+.PHONY: clean
+clean:
+	$(Q)rm -rf build compile_commands.json

@@ -51,8 +51,8 @@ void config_help(FILE *f);
 
 /* Compares two configurations for a reload: calls `changed` for every runtime option that differs, with option->live saying whether the
  * running daemon may take it over. Returns the number of calls. */
-unsigned config_changes(const struct config *from, const struct config *to, void (*changed)(void *ctx, const struct config_option *o),
-			void *ctx);
+unsigned config_changes(const struct config *from, const struct config *to,
+			void (*changed)(void *ctx, const struct config_option *o), void *ctx);
 
 /* Splits LISTEN. `ret_host` has no brackets and `cap` bytes of room. 0, or -EINVAL: not HOST:PORT. */
 int config_listen_split(const char *listen, char *ret_host, size_t cap, uint16_t *ret_port);

@@ -28,8 +28,8 @@ struct journal_port;
 #define JOURNAL_RECORD_MAX (8u << 20) /* bytes of one record's payload */
 
 struct journal_opts {
-	const char *dir;       /* created (0700) if missing; locked against a second daemon */
-	uint32_t group_max;    /* bytes of one group, about */
+	const char *dir;    /* created (0700) if missing; locked against a second daemon */
+	uint32_t group_max; /* bytes of one group, about */
 	/* Journal thread, once: what failed ("fdatasync /var/lib/ordinal/x/0001: No space left on device"). May be NULL. */
 	void (*failed)(void *ctx, int err, const char *what);
 	void *ctx;
@@ -48,8 +48,9 @@ struct jrecord {
 };
 
 struct jlog_opts {
-	const char *name;       /* a file-name-safe name of at most 200 bytes: [A-Za-z0-9._-]+ */
-	uint32_t segment_bytes; /* size of each segment file; records never cross segments, so at least the largest record + 64 */
+	const char *name; /* a file-name-safe name of at most 200 bytes: [A-Za-z0-9._-]+ */
+	/* size of each segment file; records never cross segments, so at least the largest record + 64 */
+	uint32_t segment_bytes;
 	/* Called for each record in order while the log is opened. Non-zero stops the opening with that value. */
 	int (*replay)(void *ctx, const struct jrecord *rec);
 	void *ctx;
@@ -69,7 +70,8 @@ int journal_start(struct journal *j);
 /* Queues a record for `log`. `mark` must be at or above every mark given before for this log (one log has one appending
  * port at a time). The payload bytes must stay unchanged until jlog_durable(log) >= mark (or until the journal has stopped). false: the
  * port is full, try again after the bell. Port owner's thread. */
-bool journal_append(struct journal_port *p, struct jlog *log, uint32_t type, uint64_t mark, const void *payload, uint32_t len);
+bool journal_append(struct journal_port *p, struct jlog *log, uint32_t type, uint64_t mark, const void *payload,
+		    uint32_t len);
 
 /* Records with a mark below `mark` are no longer needed: whole segments of such are recycled. false: port full. Port owner's thread. */
 bool journal_trim(struct journal_port *p, struct jlog *log, uint64_t mark);
@@ -90,7 +92,8 @@ int journal_close(struct journal *j);
 struct journal_stats {
 	uint64_t records, bytes, groups, syncs, segments;
 	struct hist sync_ns, group_records;
-	const char *method; /* how groups are made durable on this disk, chosen at start: "fdatasync", "dsync", "direct" */
+	/* how groups are made durable on this disk, chosen at start: "fdatasync", "dsync", "direct" */
+	const char *method;
 };
 const struct journal_stats *journal_stats(const struct journal *j);
 

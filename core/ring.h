@@ -34,20 +34,21 @@ static inline uint8_t ring_tag_kind(uint64_t tag)
 
 struct ring_event {
 	uint64_t tag;
-	int32_t res;   /* >= 0 or -errno */
-	uint16_t buf;  /* with RING_EV_BUFFER: number of the provided buffer that holds `res` bytes */
+	int32_t res;  /* >= 0 or -errno */
+	uint16_t buf; /* with RING_EV_BUFFER: number of the provided buffer that holds `res` bytes */
 	uint16_t flags;
 };
-#define RING_EV_MORE 1   /* the multishot operation goes on; without it, it has ended and must be armed again */
-#define RING_EV_BUFFER 2 /* `buf` is set and must be given back with ring_buf_put */
+#define RING_EV_MORE 1     /* the multishot operation goes on; without it, it has ended and must be armed again */
+#define RING_EV_BUFFER 2   /* `buf` is set and must be given back with ring_buf_put */
 #define RING_EV_NONEMPTY 4 /* receive: more bytes were waiting in the socket */
 
 struct ring_params {
-	uint32_t entries;    /* of the submission queue */
+	uint32_t entries; /* of the submission queue */
 	uint32_t cq_entries;
-	uint32_t bufs;       /* provided receive buffers, a power of two up to 32768; 0: none */
-	uint32_t buf_size;   /* bytes each */
-	bool restrict_ops;   /* allow only the operations of this header from here on (the sandbox for an appliance) */
+	uint32_t bufs;     /* provided receive buffers, a power of two up to 32768; 0: none */
+	uint32_t buf_size; /* bytes each */
+	/* allow only the operations of this header from here on (the sandbox for an appliance) */
+	bool restrict_ops;
 };
 
 /* Makes a ring in the calling thread, stepping down from the best set-up the kernel takes. 0 or -errno; see ring_explain. */
@@ -63,14 +64,18 @@ const char *ring_features(const struct ring *r);
 
 /* Operations. Each takes one submission slot; the queue is submitted by itself when full. Memory named by an operation must stay until its
  * (last) completion. They never fail: errors come as events. */
-void ring_accept(struct ring *r, int fd, uint64_t tag);                  /* multishot; res is the new fd, close-on-exec */
-void ring_recv(struct ring *r, int fd, uint64_t tag);                    /* multishot, into provided buffers; -ENOBUFS ends it */
+/* multishot; res is the new fd, close-on-exec */
+void ring_accept(struct ring *r, int fd, uint64_t tag);
+/* multishot, into provided buffers; -ENOBUFS ends it */
+void ring_recv(struct ring *r, int fd, uint64_t tag);
 void ring_send(struct ring *r, int fd, const void *p, size_t n, uint64_t tag); /* MSG_WAITALL | MSG_NOSIGNAL */
 void ring_sendmsg(struct ring *r, int fd, const struct msghdr *m, uint64_t tag);
 void ring_connect(struct ring *r, int fd, const struct sockaddr *addr, socklen_t len, uint64_t tag);
-void ring_read(struct ring *r, int fd, void *p, size_t n, uint64_t tag); /* of an eventfd or file, at the current position */
+/* of an eventfd or file, at the current position */
+void ring_read(struct ring *r, int fd, void *p, size_t n, uint64_t tag);
 void ring_pread(struct ring *r, int fd, void *p, size_t n, uint64_t offset, uint64_t tag);
-void ring_cancel_fd(struct ring *r, int fd, uint64_t tag);               /* everything on fd; each operation still completes */
+/* everything on fd; each operation still completes */
+void ring_cancel_fd(struct ring *r, int fd, uint64_t tag);
 void ring_cancel_tag(struct ring *r, uint64_t victim, uint64_t tag);
 
 /* Submits what is queued, runs completions, and waits until there is an event or timeout_ns has passed (0: do not wait; UINT64_MAX: no

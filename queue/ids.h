@@ -26,13 +26,14 @@ enum ids_order { IDS_STRICT, IDS_SHARDED };
 struct ids_opts {
 	unsigned shards;
 	enum ids_order order;
-	uint32_t window_min, window_max; /* IDs reserved at a time; the size moves between these with the observed rate */
-	uint32_t window_target_ms;       /* a window should last about this long */
-	uint64_t rate;                   /* PRODUCER_RATE, IDs/s of each sequence; 0: no cap */
-	uint32_t queue_depth;            /* ranges in each shard's ring; a power of two */
+	/* IDs reserved at a time; the size moves between these with the observed rate */
+	uint32_t window_min, window_max;
+	uint32_t window_target_ms; /* a window should last about this long */
+	uint64_t rate;             /* PRODUCER_RATE, IDs/s of each sequence; 0: no cap */
+	uint32_t queue_depth;      /* ranges in each shard's ring; a power of two */
 	uint32_t sequences_max;
-	bool create;                     /* sequences are made on first use */
-	uint32_t count_max;              /* IDs in one request */
+	bool create;        /* sequences are made on first use */
+	uint32_t count_max; /* IDs in one request */
 };
 
 struct ids;      /* all sequences, and the producer's state */
@@ -94,9 +95,10 @@ uint32_t ids_view_queue_depth(const struct ids_view *v);
 
 struct ids_sequence_info {
 	char name[SEQUENCE_NAME_MAX + 1];
-	uint64_t next, durable_end; /* next to be handed out (strict) or fed (sharded); end of the durable window, exclusive */
-	uint32_t window;            /* its present size */
-	uint64_t windows;           /* reserved since start */
+	/* next to be handed out (strict) or fed (sharded); end of the durable window, exclusive */
+	uint64_t next, durable_end;
+	uint32_t window;  /* its present size */
+	uint64_t windows; /* reserved since start */
 };
 uint32_t ids_sequence_count(const struct ids *ids);
 /* false: no such slot. Any thread. */

@@ -11,13 +11,13 @@
 #include <stdint.h>
 
 struct slab {
-	void **chunks;          /* directory: chunk i holds objects [i << chunk_shift, (i + 1) << chunk_shift) */
-	size_t obj_size;        /* rounded up to 16 bytes */
-	uint32_t max;           /* the bound: slab_get returns NULL beyond it */
-	uint32_t used;          /* objects handed out now */
-	uint32_t made;          /* objects whose memory exists */
+	void **chunks;   /* directory: chunk i holds objects [i << chunk_shift, (i + 1) << chunk_shift) */
+	size_t obj_size; /* rounded up to 16 bytes */
+	uint32_t max;    /* the bound: slab_get returns NULL beyond it */
+	uint32_t used;   /* objects handed out now */
+	uint32_t made;   /* objects whose memory exists */
 	uint32_t chunk_shift;
-	uint32_t free_head;     /* index of the first free object, or SLAB_NONE; the link lives in next_free[] */
+	uint32_t free_head; /* index of the first free object, or SLAB_NONE; the link lives in next_free[] */
 	uint32_t *next_free;
 };
 

@@ -10,8 +10,8 @@
 #include <stdint.h>
 
 struct timer {
-	struct timer *next, *prev;               /* NULL when not armed */
-	uint64_t due_ms;                         /* monotonic milliseconds */
+	struct timer *next, *prev;                /* NULL when not armed */
+	uint64_t due_ms;                          /* monotonic milliseconds */
 	void (*fire)(struct timer *t, void *ctx); /* ctx is the wheel's */
 };
 

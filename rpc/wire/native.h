@@ -58,7 +58,8 @@ static inline int native_get(const uint8_t *p, struct native_header *ret)
 	uint8_t kind = (uint8_t)(lo >> 8) & NATIVE_KIND_MASK, flags = (uint8_t)(lo >> 8) & 0xf0;
 	if ((lo & 0xff) != NATIVE_MAGIC || kind < NATIVE_REQUEST || kind > NATIVE_GOAWAY || (flags & 0xc0))
 		return -71 /* EPROTO */;
-	*ret = (struct native_header){kind, flags, (uint16_t)(lo >> 16), (uint32_t)(lo >> 32), (uint32_t)hi, (uint32_t)(hi >> 32)};
+	*ret = (struct native_header){
+		kind, flags, (uint16_t)(lo >> 16), (uint32_t)(lo >> 32), (uint32_t)hi, (uint32_t)(hi >> 32)};
 	return 0;
 }
 

@@ -344,6 +344,11 @@ unsigned ring_reap(struct ring *r, struct ring_event *ev, unsigned max)
 	return n;
 }
 
+bool ring_has_events(const struct ring *r)
+{
+	return io_uring_cq_ready(&r->u) > 0;
+}
+
 uint8_t *ring_buf(const struct ring *r, uint16_t buf)
 {
 	DCHECK(buf <= r->buf_mask);

@@ -83,6 +83,8 @@ void ring_cancel_tag(struct ring *r, uint64_t victim, uint64_t tag);
 int ring_wait(struct ring *r, uint64_t timeout_ns);
 /* Takes up to `max` events; their completion slots are free afterwards. */
 unsigned ring_reap(struct ring *r, struct ring_event *ev, unsigned max);
+/* Whether ring_reap would return any. */
+bool ring_has_events(const struct ring *r);
 
 static inline uint8_t *ring_buf_at(uint8_t *base, uint32_t buf_size, uint16_t buf)
 {

@@ -1,0 +1,582 @@
+/* A connection's life: receive, hold, send, close; see the header for the states. Runs on the owning shard.
+ *
+ * What a peer can make grow, and its bound: output (opts->conn_queue_max before anything is added), held input (what one
+ * multishot receive had delivered by the time its cancellation is noticed), operations in flight (one receive, one send, two
+ * cancellations). Leaves the meaning of bytes to the session, and the order of a turn to shard.c.
+ */
+#include "core/conn.h"
+#include "core/base/check.h"
+#include "core/base/clock.h"
+#include "core/ring.h"
+#include "core/shard.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum conn_state { CONN_FREE, CONN_OPEN, CONN_FLUSHING, CONN_LINGERING, CONN_DEAD };
+
+enum {
+	SEND_MAX = 256 << 10, /* bytes of one operation, so that progress can be seen */
+	GATHER_MAX = 256,     /* pieces of one operation */
+};
+#define LINGER_NS NS_PER_S
+
+struct conn_gather {
+	struct msghdr msg;
+	struct iovec iov[GATHER_MAX];
+};
+
+static void on_timer(struct timer *t, void *ctx);
+static void conn_die(struct conn *c, enum conn_reason why);
+static void doom(struct conn *c);
+
+const char *conn_reason_name(enum conn_reason why)
+{
+	static const char *const names[CONN_R_COUNT] = {"done",  "peer", "protocol", "timeout", "stalled", "queue",
+							"flood", "idle", "limit",    "memory",  "shutdown"};
+	return (unsigned)why < CONN_R_COUNT ? names[why] : "?";
+}
+
+static uint64_t tag(const struct conn *c, enum shard_op op)
+{
+	return ring_tag(c->slot, c->gen, (uint8_t)op);
+}
+
+/* A dead connection is buried once more when its last completion has come. */
+static void doom_if_over(struct conn *c)
+{
+	if (c->state == CONN_DEAD && c->inflight == 0)
+		doom(c);
+}
+
+/* Receive. */
+
+static void recv_arm(struct conn *c)
+{
+	DCHECK(!c->recv_armed);
+	ring_recv(c->shard->ring, c->fd, tag(c, SHARD_OP_RECV));
+	c->recv_armed = true;
+	c->inflight++;
+}
+
+static void recv_cancel(struct conn *c)
+{
+	if (!c->recv_armed || c->recv_cancelling)
+		return;
+	ring_cancel_tag(c->shard->ring, tag(c, SHARD_OP_RECV), tag(c, SHARD_OP_CANCEL_RECV));
+	c->recv_cancelling = true;
+	c->inflight++;
+}
+
+/* Whether a receive should be armed now. */
+static bool recv_wanted(const struct conn *c)
+{
+	return !c->recv_eof && (c->state == CONN_OPEN || c->state == CONN_FLUSHING || c->state == CONN_LINGERING) &&
+	       c->held.len - c->held.at <= CONN_HELD_MAX;
+}
+
+struct conn *conn_open(struct shard *s, int fd)
+{
+	uint32_t slot;
+	struct conn *c = slab_get(&s->conns, &slot);
+	if (!c) {
+		s->stats.ended[CONN_R_LIMIT]++;
+		close(fd);
+		return NULL;
+	}
+	uint32_t gen = c->gen;
+	memset(c, 0, sizeof *c);
+	c->gen = gen;
+	c->slot = slot;
+	c->shard = s;
+	c->fd = fd;
+	c->state = CONN_OPEN;
+	c->active_ns = s->now_ns;
+	c->timer.fire = on_timer;
+	atomic_store_explicit(&s->conn_count, s->conns.used, memory_order_relaxed);
+	s->stats.accepted++;
+	if (!s->opts->attach(c, s->opts->ctx)) {
+		conn_die(c, CONN_R_MEMORY);
+		return NULL;
+	}
+	if (s->opts->idle_ns)
+		wheel_add(&s->wheel, &c->timer, s->now_ns + s->opts->idle_ns);
+	recv_arm(c);
+	return c;
+}
+
+static bool may_deliver(const struct conn *c)
+{
+	return c->state == CONN_OPEN && !c->choked && !c->paused;
+}
+
+static void hold(struct conn *c, const uint8_t *p, size_t n)
+{
+	struct conn_held *h = &c->held;
+	if (h->at && h->cap - h->len < n) {
+		memmove(h->p, h->p + h->at, h->len - h->at);
+		h->len -= h->at;
+		h->at = 0;
+	}
+	if (h->cap - h->len < n) {
+		uint32_t cap;
+		uint8_t *bigger = bufpool_get(&c->shard->pool, h->len + n, &cap);
+		if (!bigger) {
+			conn_abort(c, CONN_R_MEMORY);
+			return;
+		}
+		if (h->len)
+			memcpy(bigger, h->p, h->len);
+		bufpool_put(&c->shard->pool, h->p, h->cap);
+		h->p = bigger;
+		h->cap = cap;
+	}
+	memcpy(h->p + h->len, p, n);
+	h->len += (uint32_t)n;
+	if (h->len - h->at > CONN_HELD_MAX)
+		recv_cancel(c);
+}
+
+/* Delivers held bytes for as long as the session may take them; a piece at a time, because each may choke the output again. */
+static void deliver_held(struct conn *c)
+{
+	struct conn_held *h = &c->held;
+	while (h->at < h->len && may_deliver(c)) {
+		uint32_t n = h->len - h->at < 16384 ? h->len - h->at : 16384;
+		const uint8_t *p = h->p + h->at;
+		h->at += n;
+		c->ops->data(c, p, n);
+	}
+	if (h->at == h->len && h->p) {
+		bufpool_put(&c->shard->pool, h->p, h->cap);
+		*h = (struct conn_held){0};
+	}
+	if (c->state == CONN_OPEN && !c->recv_armed && !c->starved && recv_wanted(c))
+		recv_arm(c);
+	if (c->state == CONN_OPEN && c->recv_eof && !h->p && may_deliver(c)) {
+		if (c->ops->eof)
+			c->ops->eof(c);
+		else
+			conn_close(c);
+	}
+}
+
+static void on_eof(struct conn *c)
+{
+	c->recv_eof = true;
+	if (c->state == CONN_LINGERING)
+		conn_die(c, (enum conn_reason)c->reason);
+	else if (c->state == CONN_OPEN)
+		deliver_held(c);
+}
+
+void conn_on_recv(struct conn *c, const struct ring_event *ev)
+{
+	struct shard *s = c->shard;
+	if (!(ev->flags & RING_EV_MORE)) {
+		c->recv_armed = false;
+		c->inflight--;
+	}
+	if (ev->res > 0) {
+		const uint8_t *p = ring_buf(s->ring, ev->buf);
+		s->stats.bytes_in += (uint32_t)ev->res;
+		c->active_ns = s->now_ns;
+		if (likely(may_deliver(c) && !c->held.p))
+			c->ops->data(c, p, (size_t)ev->res);
+		else if (c->state == CONN_OPEN)
+			hold(c, p, (size_t)ev->res);
+		ring_buf_put(s->ring, ev->buf);
+	} else if (ev->flags & RING_EV_BUFFER) {
+		ring_buf_put(s->ring, ev->buf);
+	}
+	if (ev->res == 0)
+		on_eof(c);
+	else if (ev->res < 0 && ev->res != -ENOBUFS && ev->res != -ECANCELED && c->state != CONN_DEAD)
+		conn_die(c, c->state == CONN_OPEN ? CONN_R_PEER : (enum conn_reason)c->reason);
+	doom_if_over(c);
+	if (c->recv_armed || c->starved || !recv_wanted(c))
+		return;
+	if (ev->res == -ENOBUFS) {
+		c->starved = true;
+		c->starved_next = s->starved;
+		s->starved = c;
+	} else {
+		recv_arm(c);
+	}
+}
+
+void conn_rearm(struct conn *c)
+{
+	c->starved = false;
+	if (!c->recv_armed && recv_wanted(c))
+		recv_arm(c);
+}
+
+void conn_pause(struct conn *c)
+{
+	c->paused = true;
+}
+
+void conn_resume(struct conn *c)
+{
+	if (!c->paused)
+		return;
+	c->paused = false;
+	/* Delivered from the flush at the end of the turn, not from inside the session's own call. */
+	if (!c->dirty)
+		conn_mark_dirty(c);
+}
+
+/* Output. */
+
+void conn_mark_dirty(struct conn *c)
+{
+	c->dirty = true;
+	c->dirty_next = c->shard->dirty;
+	c->shard->dirty = c;
+}
+
+size_t conn_queued(const struct conn *c)
+{
+	return (size_t)c->out.len + c->out.ext + c->sending.len + c->sending.ext - c->sent;
+}
+
+uint8_t *conn_reserve_slow(struct conn *c, size_t n)
+{
+	struct conn_out *o = &c->out;
+	if (c->state != CONN_OPEN)
+		return NULL;
+	if (conn_queued(c) > c->shard->opts->conn_queue_max) {
+		conn_abort(c, CONN_R_QUEUE);
+		return NULL;
+	}
+	size_t need = (size_t)o->len + n;
+	if (need < (size_t)o->cap * 2)
+		need = (size_t)o->cap * 2;
+	uint32_t cap;
+	uint8_t *p = bufpool_get(&c->shard->pool, need, &cap);
+	if (!p) {
+		conn_abort(c, CONN_R_MEMORY);
+		return NULL;
+	}
+	if (o->len)
+		memcpy(p, o->p, o->len);
+	bufpool_put(&c->shard->pool, o->p, o->cap);
+	o->p = p;
+	o->cap = cap;
+	return p + o->len;
+}
+
+bool conn_write(struct conn *c, const void *p, size_t n)
+{
+	uint8_t *to = conn_reserve(c, n);
+	if (!to)
+		return false;
+	memcpy(to, p, n);
+	conn_commit(c, n);
+	return true;
+}
+
+static bool out_add_segment(struct conn_out *o, const struct conn_segment *seg)
+{
+	if (o->segs == o->segs_cap) {
+		uint32_t cap = o->segs_cap ? o->segs_cap * 2 : 16;
+		struct conn_segment *more = realloc(o->seg, cap * sizeof *more);
+		if (!more)
+			return false;
+		o->seg = more;
+		o->segs_cap = cap;
+	}
+	o->seg[o->segs++] = *seg;
+	return true;
+}
+
+/* Own bytes written since the last segment become one. */
+static bool out_seal(struct conn_out *o)
+{
+	if (o->seg_own == o->len)
+		return true;
+	struct conn_segment seg = {.ext = {.n = o->len - o->seg_own}, .own = o->seg_own};
+	o->seg_own = o->len;
+	return out_add_segment(o, &seg);
+}
+
+bool conn_write_slice(struct conn *c, const struct conn_slice *s)
+{
+	struct conn_out *o = &c->out;
+	if (c->state == CONN_OPEN && conn_queued(c) > c->shard->opts->conn_queue_max)
+		conn_abort(c, CONN_R_QUEUE);
+	if (c->state == CONN_OPEN && (!out_seal(o) || !out_add_segment(o, &(struct conn_segment){.ext = *s})))
+		conn_abort(c, CONN_R_MEMORY);
+	if (c->state != CONN_OPEN) {
+		if (s->release)
+			s->release(s->owner);
+		return false;
+	}
+	o->ext += s->n;
+	if (!c->dirty)
+		conn_mark_dirty(c);
+	return true;
+}
+
+/* Lets go of everything in an output, sent or not. */
+static void out_reset(struct conn *c, struct conn_out *o)
+{
+	for (uint32_t i = 0; i < o->segs; i++) {
+		if (o->seg[i].ext.p && o->seg[i].ext.release)
+			o->seg[i].ext.release(o->seg[i].ext.owner);
+	}
+	bufpool_put(&c->shard->pool, o->p, o->cap);
+	free(o->seg);
+	*o = (struct conn_out){0};
+}
+
+static void send_gathered(struct conn *c)
+{
+	struct conn_gather *g = c->gather;
+	if (!g && !(g = c->gather = calloc(1, sizeof *g))) {
+		conn_abort(c, CONN_R_MEMORY);
+		return;
+	}
+	const struct conn_out *o = &c->sending;
+	size_t skip = c->sent, total = 0;
+	unsigned n = 0;
+	for (uint32_t i = 0; i < o->segs && n < GATHER_MAX && total < SEND_MAX; i++) {
+		const struct conn_segment *seg = &o->seg[i];
+		if (skip >= seg->ext.n) {
+			skip -= seg->ext.n;
+			continue;
+		}
+		const uint8_t *p = seg->ext.p ? seg->ext.p : o->p + seg->own;
+		g->iov[n].iov_base = (void *)(uintptr_t)(p + skip);
+		g->iov[n].iov_len = seg->ext.n - skip;
+		total += g->iov[n++].iov_len;
+		skip = 0;
+	}
+	g->msg = (struct msghdr){.msg_iov = g->iov, .msg_iovlen = n};
+	ring_sendmsg(c->shard->ring, c->fd, &g->msg, tag(c, SHARD_OP_SEND));
+	c->inflight++;
+}
+
+static void send_more(struct conn *c)
+{
+	const struct conn_out *o = &c->sending;
+	if (o->segs) {
+		send_gathered(c);
+	} else {
+		uint32_t n = o->len - c->sent;
+		ring_send(c->shard->ring, c->fd, o->p + c->sent, n < SEND_MAX ? n : SEND_MAX, tag(c, SHARD_OP_SEND));
+		c->inflight++;
+	}
+	c->shard->stats.sends++;
+	if (!timer_is_armed(&c->timer)) {
+		c->stall_mark = c->bytes_sent;
+		wheel_add(&c->shard->wheel, &c->timer, c->shard->now_ns + c->shard->opts->stall_ns);
+	}
+}
+
+static bool is_sending(const struct conn *c)
+{
+	return c->sending.len + c->sending.ext != 0;
+}
+
+/* All output has gone: the good end of FLUSHING. */
+static void finish(struct conn *c)
+{
+	if (c->recv_eof) {
+		conn_die(c, (enum conn_reason)c->reason);
+		return;
+	}
+	shutdown(c->fd, SHUT_WR);
+	c->state = CONN_LINGERING;
+	wheel_add(&c->shard->wheel, &c->timer, c->shard->now_ns + LINGER_NS);
+}
+
+void conn_flush(struct conn *c)
+{
+	c->dirty = false;
+	if (c->state == CONN_OPEN && (c->held.p || c->recv_eof) && may_deliver(c))
+		deliver_held(c);
+	if (c->state == CONN_DEAD || c->state == CONN_LINGERING || is_sending(c))
+		return;
+	if (c->out.len + c->out.ext) {
+		if (c->out.segs && !out_seal(&c->out)) {
+			conn_abort(c, CONN_R_MEMORY);
+			return;
+		}
+		c->sending = c->out;
+		c->out = (struct conn_out){0};
+		c->sent = 0;
+		send_more(c);
+		if (conn_queued(c) > CONN_HIGH_WATER)
+			c->choked = true;
+	} else if (c->state == CONN_FLUSHING) {
+		finish(c);
+	}
+}
+
+void conn_on_send(struct conn *c, const struct ring_event *ev)
+{
+	c->inflight--;
+	if (c->state == CONN_DEAD) {
+		doom_if_over(c);
+		return;
+	}
+	if (ev->res <= 0) {
+		conn_die(c, c->state == CONN_OPEN ? CONN_R_PEER : (enum conn_reason)c->reason);
+		return;
+	}
+	c->sent += (uint32_t)ev->res;
+	c->bytes_sent += (uint32_t)ev->res;
+	c->shard->stats.bytes_out += (uint32_t)ev->res;
+	if (c->sent < c->sending.len + c->sending.ext) {
+		send_more(c);
+		return;
+	}
+	out_reset(c, &c->sending);
+	c->sent = 0;
+	if (c->out.len + c->out.ext || c->state == CONN_FLUSHING || c->choked) {
+		if (!c->dirty)
+			conn_mark_dirty(c);
+	}
+	if (c->choked && conn_queued(c) <= CONN_LOW_WATER) {
+		c->choked = false;
+		if (c->state == CONN_OPEN && c->ops->writable)
+			c->ops->writable(c);
+	}
+}
+
+void conn_on_cancel(struct conn *c, const struct ring_event *ev)
+{
+	c->inflight--;
+	if (ring_tag_kind(ev->tag) == SHARD_OP_CANCEL_RECV)
+		c->recv_cancelling = false;
+	doom_if_over(c);
+}
+
+/* Ending. */
+
+static void doom(struct conn *c)
+{
+	if (c->doomed)
+		return;
+	c->doomed = true;
+	c->doomed_next = c->shard->doomed;
+	c->shard->doomed = c;
+}
+
+static void conn_die(struct conn *c, enum conn_reason why)
+{
+	if (c->state == CONN_DEAD)
+		return;
+	c->state = CONN_DEAD;
+	c->reason = (uint8_t)why;
+	doom(c);
+}
+
+void conn_abort(struct conn *c, enum conn_reason why)
+{
+	conn_die(c, why);
+}
+
+void conn_close(struct conn *c)
+{
+	if (c->state != CONN_OPEN)
+		return;
+	c->state = CONN_FLUSHING;
+	if (!c->dirty)
+		conn_mark_dirty(c);
+}
+
+void conn_drain(struct conn *c)
+{
+	if (c->state == CONN_OPEN)
+		c->ops->drain(c);
+}
+
+static void conn_free(struct conn *c)
+{
+	struct shard *s = c->shard;
+	out_reset(c, &c->out);
+	out_reset(c, &c->sending);
+	bufpool_put(&s->pool, c->held.p, c->held.cap);
+	free(c->gather);
+	close(c->fd);
+	s->stats.ended[c->reason]++;
+	c->state = CONN_FREE;
+	c->gen = (c->gen + 1) & 0xffffff;
+	slab_put(&s->conns, c->slot);
+	atomic_store_explicit(&s->conn_count, s->conns.used, memory_order_relaxed);
+}
+
+void conn_bury(struct conn *c)
+{
+	if (c->ops) {
+		const struct conn_ops *ops = c->ops;
+		c->ops = NULL;
+		wheel_del(&c->shard->wheel, &c->timer);
+		if (ops->closed)
+			ops->closed(c);
+		if (c->inflight) {
+			ring_cancel_fd(c->shard->ring, c->fd, tag(c, SHARD_OP_CANCEL));
+			c->inflight++;
+		}
+	}
+	if (c->inflight == 0 && !c->starved && !c->dirty)
+		conn_free(c);
+	else
+		c->doomed = false; /* comes back when its last completion does */
+}
+
+static void on_timer(struct timer *t, void *ctx)
+{
+	struct conn *c = container_of(t, struct conn, timer);
+	struct shard *s = c->shard;
+	if (c->state == CONN_LINGERING) {
+		conn_die(c, (enum conn_reason)c->reason);
+		return;
+	}
+	if (is_sending(c)) {
+		if (c->bytes_sent == c->stall_mark) {
+			conn_die(c, CONN_R_STALLED);
+			return;
+		}
+		c->stall_mark = c->bytes_sent;
+		wheel_add(&s->wheel, t, s->now_ns + s->opts->stall_ns);
+		return;
+	}
+	if (s->opts->idle_ns && c->state == CONN_OPEN) {
+		if (s->now_ns - c->active_ns >= s->opts->idle_ns) {
+			c->reason = CONN_R_IDLE;
+			conn_drain(c);
+		}
+		wheel_add(&s->wheel, t, s->now_ns + s->opts->idle_ns);
+	}
+}
+
+const char *conn_peer(const struct conn *c, char *buf, size_t cap)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof ss;
+	char host[INET6_ADDRSTRLEN] = "";
+	if (getpeername(c->fd, (struct sockaddr *)&ss, &len)) {
+		snprintf(buf, cap, "(gone)");
+	} else if (ss.ss_family == AF_INET) {
+		const struct sockaddr_in *a = (const struct sockaddr_in *)&ss;
+		inet_ntop(AF_INET, &a->sin_addr, host, sizeof host);
+		snprintf(buf, cap, "%s:%u", host, ntohs(a->sin_port));
+	} else if (ss.ss_family == AF_INET6) {
+		const struct sockaddr_in6 *a = (const struct sockaddr_in6 *)&ss;
+		inet_ntop(AF_INET6, &a->sin6_addr, host, sizeof host);
+		snprintf(buf, cap, "[%s]:%u", host, ntohs(a->sin6_port));
+	} else {
+		snprintf(buf, cap, "local");
+	}
+	return buf;
+}

@@ -1,0 +1,167 @@
+/* A TCP connection on a shard: its life, its receive and send operations, and its output queue. It knows no protocol: a session
+ * (rpc/) is attached with a table of callbacks. All calls on the owning shard's thread.
+ *
+ *   OPEN --conn_close--> FLUSHING --all sent, shutdown(2)--> LINGERING --EOF or 1 s--> DEAD --in flight == 0--> freed
+ *     \------------------------- conn_abort, error, stall ---------------------------^
+ *
+ * Invariants: at most one send in flight; a connection is freed only after the last completion that names it; `closed` is the last call
+ * a session gets, and always comes from the end of a loop turn, never from inside a call of the session's own. close(2) cancels nothing
+ * in io_uring, so DEAD cancels by descriptor and waits.
+ */
+#ifndef ORDINAL_CORE_CONN_H
+#define ORDINAL_CORE_CONN_H
+
+#include "core/base/bytes.h"
+#include "core/base/wheel.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+struct conn;
+struct shard;
+struct ring_event;
+
+struct conn_ops {
+	/* Bytes received, valid during the call; all of them are consumed (copy what must be kept). */
+	void (*data)(struct conn *c, const uint8_t *p, size_t n);
+	/* The peer has closed its sending half. The default (NULL) is conn_close. */
+	void (*eof)(struct conn *c);
+	/* The output queue, having been above CONN_HIGH_WATER, is below CONN_LOW_WATER again. May be NULL. */
+	void (*writable)(struct conn *c);
+	/* Finish politely: end when what is in flight has been answered. */
+	void (*drain)(struct conn *c);
+	/* The connection is gone; free the session. May be NULL. */
+	void (*closed)(struct conn *c);
+};
+
+/* Why connections end; counted by each shard. */
+enum conn_reason {
+	CONN_R_DONE,       /* closed in good order, by either side */
+	CONN_R_PEER,       /* reset by the peer, or an I/O error */
+	CONN_R_PROTOCOL,   /* broke its protocol */
+	CONN_R_TIMEOUT,    /* slow preface, headers or body */
+	CONN_R_STALLED,    /* took no output for STALL_TIMEOUT_MS */
+	CONN_R_QUEUE,      /* more output than CONN_QUEUE_MAX would have been needed */
+	CONN_R_FLOOD,      /* too many useless frames, resets, pings */
+	CONN_R_IDLE,       /* idle for IDLE_TIMEOUT_MS */
+	CONN_R_LIMIT,      /* CONNECTIONS_MAX */
+	CONN_R_MEMORY,     /* no memory for it */
+	CONN_R_SHUTDOWN,   /* still open at the end of draining */
+	CONN_R_COUNT
+};
+const char *conn_reason_name(enum conn_reason why);
+
+#define CONN_HIGH_WATER (64u << 10) /* bytes queued above which reading pauses */
+#define CONN_LOW_WATER (16u << 10)
+
+/* Bytes that live outside the connection's own buffer, and whom to tell when they are no longer needed. */
+struct conn_slice {
+	const void *p;
+	uint32_t n;
+	void (*release)(void *owner); /* may be NULL */
+	void *owner;
+};
+
+struct conn_segment {
+	struct conn_slice ext; /* ext.p NULL: own bytes at `own` */
+	uint32_t own;
+};
+
+/* Output being gathered or sent: own bytes, and (only when slices are in use) the order of own and outside pieces. */
+struct conn_out {
+	uint8_t *p;
+	uint32_t len, cap;
+	uint32_t segs, segs_cap;
+	struct conn_segment *seg;
+	uint32_t seg_own; /* own bytes before this are in segments already */
+	uint32_t ext;     /* bytes in outside slices */
+};
+
+/* Received bytes that wait until the session may go on: while output is above high water, or reading is paused. */
+struct conn_held {
+	uint8_t *p;
+	uint32_t at, len, cap;
+};
+#define CONN_HELD_MAX (64u << 10) /* held bytes above which the receive itself is stopped */
+
+struct conn {
+	struct shard *shard;
+	const struct conn_ops *ops;
+	void *session;
+	int fd;
+	uint32_t slot;
+	uint32_t gen; /* survives reuse of the slab slot */
+	uint8_t state;
+	uint8_t inflight; /* operations with a completion to come */
+	bool recv_armed, recv_cancelling, recv_eof;
+	bool paused;                 /* by the session */
+	bool choked;                 /* output is above high water */
+	bool dirty, starved, doomed; /* on the shard's lists */
+	uint8_t reason;
+	struct conn *dirty_next, *starved_next, *doomed_next;
+	struct conn_out out, sending;
+	uint32_t sent; /* of `sending` */
+	struct conn_held held;
+	uint64_t bytes_sent;
+	uint64_t stall_mark; /* bytes_sent when the timer last looked */
+	uint64_t active_ns;  /* last receipt */
+	struct timer timer;  /* stall, idle and linger */
+	struct conn_gather *gather; /* with slices only */
+};
+
+/* Takes over an accepted socket. NULL (fd closed, counted) at a limit. The session is attached by the shard's `attach`. */
+struct conn *conn_open(struct shard *s, int fd);
+
+static inline bool conn_is_open(const struct conn *c)
+{
+	return c->state == 1 /* CONN_OPEN */;
+}
+
+uint8_t *conn_reserve_slow(struct conn *c, size_t n);
+void conn_mark_dirty(struct conn *c);
+
+/* Room for n bytes at the tail of the output, until conn_commit. NULL: the connection has been aborted (queue bound, or no
+ * memory) or is not open any more. */
+static inline uint8_t *conn_reserve(struct conn *c, size_t n)
+{
+	if (__builtin_expect(conn_is_open(c) && c->out.cap - c->out.len >= n, 1))
+		return c->out.p + c->out.len;
+	return conn_reserve_slow(c, n);
+}
+static inline void conn_commit(struct conn *c, size_t n)
+{
+	c->out.len += (uint32_t)n;
+	if (!c->dirty)
+		conn_mark_dirty(c);
+}
+/* Copies. false: as NULL above. */
+bool conn_write(struct conn *c, const void *p, size_t n);
+/* Appends without copying; the bytes must stay until release(owner). On false release has been called. */
+bool conn_write_slice(struct conn *c, const struct conn_slice *s);
+/* Bytes accepted for output and not yet taken by the kernel. */
+size_t conn_queued(const struct conn *c);
+
+/* Ends in good order: nothing more is delivered, what is queued is sent. */
+void conn_close(struct conn *c);
+/* Ends now; queued output is dropped. Callable from anywhere on the shard; takes effect at the end of the turn. */
+void conn_abort(struct conn *c, enum conn_reason why);
+
+/* Stop and resume delivery (back-pressure of the session's own; output above high water pauses by itself). Bytes received
+ * meanwhile are held, and beyond CONN_HELD_MAX the receive is cancelled, so the peer's TCP feels it. */
+void conn_pause(struct conn *c);
+void conn_resume(struct conn *c);
+
+/* "127.0.0.1:53412" of the peer, for logs. */
+const char *conn_peer(const struct conn *c, char *buf, size_t cap);
+
+/* For the shard's loop only. */
+void conn_on_recv(struct conn *c, const struct ring_event *ev);
+void conn_on_send(struct conn *c, const struct ring_event *ev);
+void conn_on_cancel(struct conn *c, const struct ring_event *ev);
+void conn_flush(struct conn *c);
+void conn_bury(struct conn *c); /* a doomed one, at the end of the turn */
+void conn_rearm(struct conn *c); /* a starved one, after buffers came back */
+void conn_drain(struct conn *c);
+
+#endif

@@ -1,0 +1,359 @@
+/* The loop of a shard: wait, reap, run, flush; see the header. Runs on its own pinned thread.
+ *
+ * Invariants: `now_ns` does not move within a turn. Everything a turn dirties is flushed before the next wait, so one turn is one batch: of claims,
+ * of sends, of submissions. A connection is only freed at the end of a turn. The doorbell is armed only right before a wait that may sleep, and
+ * every source of cross-thread work is looked at once more after it.
+ */
+#include "core/shard.h"
+#include "core/base/check.h"
+#include "core/base/clock.h"
+#include "core/base/log.h"
+#include "core/ring.h"
+#include "core/topo.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { EVENTS = 512 };
+#define ACCEPT_RETRY_NS (100 * NS_PER_MS)
+
+int shard_init(struct shard *s, unsigned index, int cpu, int node, const struct shard_opts *opts, struct mesh *mesh)
+{
+	s->index = index;
+	s->cpu = cpu;
+	s->node = node;
+	s->opts = opts;
+	s->mesh = mesh;
+	mesh_join(mesh, s);
+	return doorbell_init(&s->bell);
+}
+
+void shard_add_listener(struct shard *s, int fd)
+{
+	CHECK(s->listener_count < SHARD_LISTENERS_MAX);
+	s->listeners[s->listener_count++] = fd;
+}
+
+void shard_add_hook(struct shard *s, const struct shard_hook *h)
+{
+	CHECK(s->hook_count < SHARD_HOOKS_MAX);
+	s->hooks[s->hook_count++] = *h;
+}
+
+/* Accepting. */
+
+static void accept_arm(struct shard *s, unsigned i)
+{
+	ring_accept(s->ring, s->listeners[i], ring_tag(i, 0, SHARD_OP_ACCEPT));
+	s->accepts_armed++;
+}
+
+static void on_accept_timer(struct timer *t, void *ctx)
+{
+	struct shard *s = ctx;
+	if (s->draining)
+		return;
+	while (s->accepts_armed < s->listener_count)
+		accept_arm(s, s->accepts_armed);
+}
+
+/* SO_REUSEPORT spreads few connections unevenly: one that would make this shard the fullest by two goes to the emptiest. */
+static bool hand_off(struct shard *s, int fd)
+{
+	unsigned n = mesh_shards(s->mesh), best = s->index;
+	uint32_t mine = shard_conns(s), least = mine;
+	for (unsigned i = 0; i < n; i++) {
+		const struct shard *o = mesh_shard(s->mesh, i);
+		uint32_t conns = atomic_load_explicit(&o->conn_count, memory_order_relaxed);
+		if (conns < least) {
+			least = conns;
+			best = i;
+		}
+	}
+	if (best == s->index || mine < least + 1)
+		return false;
+	struct mesh_msg m = {.kind = MESH_CONN, .from = (uint16_t)s->index, .arg = (uint32_t)fd};
+	if (!mesh_post(s->mesh, s->index, best, &m))
+		return false;
+	s->stats.handed_off++;
+	return true;
+}
+
+void shard_adopt(struct shard *s, int fd)
+{
+	if (s->draining)
+		close(fd);
+	else
+		conn_open(s, fd);
+}
+
+static void on_accept(struct shard *s, const struct ring_event *ev)
+{
+	if (!(ev->flags & RING_EV_MORE))
+		s->accepts_armed--;
+	if (ev->res >= 0) {
+		if (s->draining || !hand_off(s, ev->res))
+			shard_adopt(s, ev->res);
+	} else if (ev->res != -ECANCELED) {
+		s->stats.accept_errors++;
+		if (!timer_is_armed(&s->accept_timer) && !s->draining) {
+			log_warn("accept: %s; new connections wait, trying again every 100 ms%s", strerror(-ev->res),
+				 ev->res == -EMFILE ? " (raise LimitNOFILE= or lower CONNECTIONS_MAX)" : "");
+			wheel_add(&s->wheel, &s->accept_timer, s->now_ns + ACCEPT_RETRY_NS);
+		}
+		return;
+	}
+	if (!(ev->flags & RING_EV_MORE) && !s->draining && s->accepts_armed < s->listener_count)
+		accept_arm(s, ring_tag_slot(ev->tag));
+}
+
+/* The turn. */
+
+static void bell_arm(struct shard *s)
+{
+	ring_read(s->ring, s->bell.fd, &s->bell_sink, sizeof s->bell_sink, ring_tag(0, 0, SHARD_OP_BELL));
+	s->bell_armed = true;
+}
+
+static void dispatch(struct shard *s, const struct ring_event *ev)
+{
+	uint8_t op = ring_tag_kind(ev->tag);
+	if (op == SHARD_OP_ACCEPT) {
+		on_accept(s, ev);
+		return;
+	}
+	if (op == SHARD_OP_BELL) {
+		s->bell_armed = false;
+		bell_arm(s);
+		return;
+	}
+	if (op == 0) /* the cancellation of a listener's accept */
+		return;
+	struct conn *c = slab_at(&s->conns, ring_tag_slot(ev->tag));
+	/* A connection outlives its operations, so a stale tag would be a bug of ours. */
+	CHECK((c->gen & 0xffffff) == ring_tag_gen(ev->tag));
+	if (op == SHARD_OP_RECV)
+		conn_on_recv(c, ev);
+	else if (op == SHARD_OP_SEND)
+		conn_on_send(c, ev);
+	else
+		conn_on_cancel(c, ev);
+}
+
+static void flush(struct shard *s)
+{
+	while (s->dirty) {
+		struct conn *c = s->dirty;
+		s->dirty = c->dirty_next;
+		conn_flush(c);
+	}
+	struct conn *starved = s->starved;
+	s->starved = NULL;
+	for (struct conn *next; starved; starved = next) {
+		next = starved->starved_next;
+		conn_rearm(starved);
+	}
+	while (s->doomed) {
+		struct conn *c = s->doomed;
+		s->doomed = c->doomed_next;
+		conn_bury(c);
+	}
+}
+
+static void each_conn(struct shard *s, void (*fn)(struct conn *c))
+{
+	for (uint32_t i = 0; i < s->conns.made; i++) {
+		struct conn *c = slab_at(&s->conns, i);
+		if (c->state && c->ops)
+			fn(c);
+	}
+}
+
+static void end_for_shutdown(struct conn *c)
+{
+	conn_abort(c, CONN_R_SHUTDOWN);
+}
+
+static void begin_drain(struct shard *s)
+{
+	s->draining = true;
+	s->drain_deadline_ns = s->now_ns + s->opts->drain_ns;
+	for (unsigned i = 0; i < s->listener_count; i++)
+		ring_cancel_fd(s->ring, s->listeners[i], 0);
+	each_conn(s, conn_drain);
+}
+
+static bool has_pending(struct shard *s)
+{
+	if (mesh_has_mail(s->mesh, s->index) || atomic_load_explicit(&s->drain_wanted, memory_order_relaxed) != s->draining)
+		return true;
+	for (unsigned i = 0; i < s->hook_count; i++) {
+		if (s->hooks[i].pending && s->hooks[i].pending(s, s->hooks[i].ctx))
+			return true;
+	}
+	return false;
+}
+
+/* How long the next wait may take. Arms the doorbell when it may take any time at all. */
+static uint64_t wait_budget(struct shard *s)
+{
+	uint64_t next = wheel_next_ns(&s->wheel);
+	if (s->draining && s->drain_deadline_ns < next)
+		next = s->drain_deadline_ns;
+	if (next <= s->now_ns)
+		return 0;
+	doorbell_arm(&s->bell);
+	if (has_pending(s)) {
+		doorbell_disarm(&s->bell);
+		return 0;
+	}
+	return next == UINT64_MAX ? UINT64_MAX : next - s->now_ns;
+}
+
+static int wait(struct shard *s)
+{
+	uint64_t budget = wait_budget(s);
+	if (budget && s->opts->spin_ns) { /* a busy look first, where cores are spare */
+		uint64_t until = clock_mono_ns() + (budget < s->opts->spin_ns ? budget : s->opts->spin_ns);
+		do {
+			int rc = ring_wait(s->ring, 0);
+			if (rc || ring_has_events(s->ring)) {
+				doorbell_disarm(&s->bell);
+				return rc;
+			}
+		} while (clock_mono_ns() < until);
+	}
+	s->stats.sleeps += budget != 0;
+	int rc = ring_wait(s->ring, budget);
+	doorbell_disarm(&s->bell);
+	return rc;
+}
+
+static int turn(struct shard *s, struct ring_event *ev)
+{
+	int rc = wait(s);
+	if (rc)
+		return rc;
+	s->now_ns = clock_mono_ns();
+	s->stats.turns++;
+	atomic_store_explicit(&s->beat, s->stats.turns, memory_order_relaxed);
+	for (unsigned n; (n = ring_reap(s->ring, ev, EVENTS)) > 0;) {
+		for (unsigned i = 0; i < n; i++)
+			dispatch(s, &ev[i]);
+		if (n < EVENTS)
+			break;
+	}
+	wheel_advance(&s->wheel, s->now_ns);
+	mesh_drain(s->mesh, s);
+	if (unlikely(!s->draining && atomic_load_explicit(&s->drain_wanted, memory_order_acquire)))
+		begin_drain(s);
+	for (unsigned i = 0; i < s->hook_count; i++)
+		s->hooks[i].turn(s, s->hooks[i].ctx);
+	flush(s);
+	return 0;
+}
+
+/* After a drain: false once nothing is left to wait for. */
+static bool is_needed(struct shard *s)
+{
+	if (!s->draining || s->doomed)
+		return true;
+	if (s->now_ns >= s->drain_deadline_ns && shard_conns(s)) {
+		log_warn("%u connections still open after the drain time; closing them", shard_conns(s));
+		s->drain_deadline_ns = UINT64_MAX;
+		each_conn(s, end_for_shutdown);
+		flush(s);
+	}
+	return shard_conns(s) > 0 || s->accepts_armed > 0 || mesh_has_mail(s->mesh, s->index);
+}
+
+static int set_up(struct shard *s)
+{
+	if (s->cpu >= 0)
+		topo_pin_self(s->cpu);
+	if (s->node >= 0)
+		topo_bind_memory_self(s->node);
+	s->now_ns = clock_mono_ns();
+	wheel_init(&s->wheel, s->now_ns, s);
+	s->accept_timer.fire = on_accept_timer;
+	bufpool_init(&s->pool);
+	int rc = slab_init(&s->conns, sizeof(struct conn), s->opts->conns_max);
+	if (rc)
+		return rc;
+	const struct ring_params p = {.entries = s->opts->ring_entries,
+				      .cq_entries = s->opts->cq_entries,
+				      .bufs = s->opts->recv_bufs,
+				      .buf_size = s->opts->recv_buf_size,
+				      .restrict_ops = s->opts->restrict_ring};
+	rc = ring_init(&p, &s->ring);
+	return rc ? rc : s->opts->start(s, s->opts->ctx);
+}
+
+static void *shard_main(void *arg)
+{
+	struct shard *s = arg;
+	char name[16];
+	struct ring_event ev[EVENTS];
+	snprintf(name, sizeof name, "shard/%u", s->index);
+	pthread_setname_np(pthread_self(), name);
+	log_thread_register(name);
+	int rc = set_up(s);
+	if (rc) {
+		s->error = rc;
+		atomic_store(&s->phase, SHARD_FAILED);
+		log_thread_unregister();
+		return NULL;
+	}
+	for (unsigned i = 0; i < s->listener_count; i++)
+		accept_arm(s, i);
+	bell_arm(s);
+	atomic_store(&s->phase, SHARD_RUNNING);
+	do {
+		rc = turn(s, ev);
+	} while (rc == 0 && is_needed(s));
+	if (rc) {
+		log_error("the ring has failed: %s", strerror(-rc));
+		s->error = rc;
+	}
+	if (rc == 0 && s->opts->stop)
+		s->opts->stop(s, s->opts->ctx);
+	for (unsigned i = 0; i < s->listener_count; i++)
+		close(s->listeners[i]);
+	s->listener_count = 0;
+	ring_done(s->ring);
+	s->ring = NULL;
+	slab_done(&s->conns);
+	bufpool_done(&s->pool);
+	atomic_store(&s->phase, rc ? SHARD_FAILED : SHARD_ENDED);
+	log_thread_unregister();
+	return NULL;
+}
+
+int shard_start(struct shard *s)
+{
+	int rc = pthread_create(&s->thread, NULL, shard_main, s);
+	if (rc)
+		return -rc;
+	while (atomic_load(&s->phase) == SHARD_STARTING)
+		usleep(200);
+	return atomic_load(&s->phase) == SHARD_FAILED ? s->error : 0;
+}
+
+void shard_drain(struct shard *s)
+{
+	atomic_store_explicit(&s->drain_wanted, true, memory_order_release);
+	doorbell_ring(&s->bell);
+}
+
+void shard_join(struct shard *s)
+{
+	pthread_join(s->thread, NULL);
+}
+
+void shard_done(struct shard *s)
+{
+	doorbell_done(&s->bell);
+}

@@ -1,0 +1,115 @@
+/* A shard: one pinned thread with one io_uring, running reap -> run -> flush -> wait over its own connections. Nothing else touches
+ * what it owns, but for its mailboxes (mesh), its doorbell, and counters that others read.
+ *
+ * Services hook into the loop: `turn` runs once a turn after all events were handled and before output is flushed; `pending` is asked after the
+ * doorbell is armed, so that work pushed by another thread is never slept over.
+ */
+#ifndef ORDINAL_CORE_SHARD_H
+#define ORDINAL_CORE_SHARD_H
+
+#include "core/base/doorbell.h"
+#include "core/base/slab.h"
+#include "core/base/wheel.h"
+#include "core/bufpool.h"
+#include "core/conn.h"
+#include "core/mesh.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define SHARD_MAX 64
+#define SHARD_HOOKS_MAX 8
+#define SHARD_LISTENERS_MAX 4
+
+struct ring;
+struct shard;
+
+struct shard_opts {
+	uint32_t ring_entries, cq_entries;
+	uint32_t recv_bufs, recv_buf_size;
+	uint32_t conns_max;      /* of this shard */
+	uint32_t conn_queue_max; /* bytes; output of one connection */
+	uint64_t stall_ns, idle_ns, drain_ns; /* idle 0: never */
+	uint64_t spin_ns;        /* busy wait before sleeping */
+	bool restrict_ring;
+	/* Shard thread, before the loop: set up per-shard state of the services. 0 or -errno. */
+	int (*start)(struct shard *s, void *ctx);
+	/* Shard thread, after the loop: all connections are gone. */
+	void (*stop)(struct shard *s, void *ctx);
+	/* Gives a new connection its ops and session; false: refuse it. */
+	bool (*attach)(struct conn *c, void *ctx);
+	void *ctx;
+};
+
+struct shard_hook {
+	void (*turn)(struct shard *s, void *ctx);
+	bool (*pending)(struct shard *s, void *ctx); /* may be NULL */
+	void *ctx;
+};
+
+/* Written by the shard with relaxed stores, read by anybody. */
+struct shard_stats {
+	uint64_t turns, sleeps, accepted, handed_off, bytes_in, bytes_out, sends;
+	uint64_t ended[CONN_R_COUNT];
+	uint64_t accept_errors;
+};
+
+enum shard_phase { SHARD_STARTING, SHARD_RUNNING, SHARD_DRAINING, SHARD_ENDED, SHARD_FAILED };
+
+struct shard {
+	unsigned index;
+	int cpu, node; /* -1: not pinned */
+	const struct shard_opts *opts;
+	struct ring *ring;
+	uint64_t now_ns; /* monotonic, read once a turn */
+	struct wheel wheel;
+	struct slab conns;
+	struct bufpool pool;
+	struct conn *dirty, *starved, *doomed;
+	struct shard_hook hooks[SHARD_HOOKS_MAX];
+	unsigned hook_count;
+	struct mesh *mesh;
+	void *services; /* the composition root's per-shard state */
+	struct shard_stats stats;
+	struct doorbell bell;
+	uint64_t bell_sink; /* where the eventfd is read to */
+	bool bell_armed;    /* a read of it is in flight */
+	int listeners[SHARD_LISTENERS_MAX];
+	unsigned listener_count;
+	unsigned accepts_armed;
+	struct timer accept_timer; /* waits out a lack of descriptors */
+	uint64_t drain_deadline_ns;
+	bool draining;
+	atomic_bool drain_wanted;
+	atomic_uint phase;      /* enum shard_phase */
+	atomic_uint conn_count; /* published for balancing and stats */
+	atomic_uint_fast64_t beat; /* advances with every turn: for the watchdog */
+	int error;              /* -errno, with SHARD_FAILED */
+	pthread_t thread;
+};
+
+/* Main thread. The shard must be zero-filled; listeners (listening sockets, owned by the shard from here) may be none. */
+int shard_init(struct shard *s, unsigned index, int cpu, int node, const struct shard_opts *opts, struct mesh *mesh);
+void shard_add_listener(struct shard *s, int fd);
+/* Starts the thread and waits until it runs its loop or has failed. 0 or -errno. */
+int shard_start(struct shard *s);
+/* Any thread: stop accepting, let connections finish, end after opts->drain_ns at the latest. */
+void shard_drain(struct shard *s);
+/* Main thread, after shard_drain. */
+void shard_join(struct shard *s);
+void shard_done(struct shard *s);
+
+/* Shard thread, from opts->start. */
+void shard_add_hook(struct shard *s, const struct shard_hook *h);
+/* Shard thread: another loop's accepted socket, or one given by a listener. */
+void shard_adopt(struct shard *s, int fd);
+/* The number of connections that still live. */
+static inline uint32_t shard_conns(const struct shard *s)
+{
+	return s->conns.used;
+}
+
+/* Tags: kind of operation. */
+enum shard_op { SHARD_OP_ACCEPT = 1, SHARD_OP_BELL, SHARD_OP_RECV, SHARD_OP_SEND, SHARD_OP_CANCEL, SHARD_OP_CANCEL_RECV };
+
+#endif

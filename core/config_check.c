@@ -1,0 +1,224 @@
+/* What an option's own type and range cannot say: powers of two, one limit against another, the form of addresses and lists.
+ *
+ * Invariant: a configuration that passes can be acted on by every module without looking at its numbers again; whether the machine has what
+ * it asks for (the CPUs, the address, the directory) is found out by those who use it. Pure; runs on the main thread.
+ */
+#include "core/base/check.h"
+#include "core/config_origin.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+
+#define CPU_MAX 1023 /* glibc's cpu_set_t ends here */
+
+struct check {
+	const struct config *c;
+	const struct config_origin *origins;
+	struct config_error *why;
+};
+
+static int64_t int_of(const struct config *c, const struct config_option *o)
+{
+	return *(const int64_t *)((const char *)c + o->offset);
+}
+
+/* "CONFIG_X (file:line)", the subject of a sentence. */
+static const char *name(const struct check *k, size_t offset, char *buf, size_t cap)
+{
+	unsigned i = 0;
+	while (config_options[i].build || config_options[i].offset != offset)
+		i++;
+	CHECK(i < config_option_count);
+	const struct config_origin *from = k->origins ? &k->origins[i] : NULL;
+	if (!from)
+		snprintf(buf, cap, "CONFIG_%s", config_options[i].key);
+	else if (from->file)
+		snprintf(buf, cap, "CONFIG_%s (%.100s:%u)", config_options[i].key, from->file, from->line);
+	else
+		snprintf(buf, cap, "CONFIG_%s (%s)", config_options[i].key, from->override ? "-o" : "default");
+	return buf;
+}
+
+static int __attribute__((format(printf, 3, 4))) refuse(const struct check *k, size_t offset, const char *fmt, ...)
+{
+	char text[CONFIG_ERROR_MAX - 150], subject[150];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	snprintf(k->why->text, sizeof k->why->text, "%s %s", name(k, offset, subject, sizeof subject), text);
+	return -EINVAL;
+}
+
+static int check_powers(const struct check *k)
+{
+	for (unsigned i = 0; i < config_option_count; i++) {
+		const struct config_option *o = &config_options[i];
+		if (!o->pow2)
+			continue;
+		int64_t v = int_of(k->c, o), below = 1;
+		while (below * 2 <= v)
+			below *= 2;
+		if (below == v)
+			continue;
+		if (below * 2 > o->max)
+			return refuse(k, o->offset, "is %" PRId64 " and must be a power of two, such as %" PRId64, v,
+				      below);
+		if (below < o->min)
+			return refuse(k, o->offset, "is %" PRId64 " and must be a power of two, such as %" PRId64, v,
+				      below * 2);
+		return refuse(k, o->offset,
+			      "is %" PRId64 " and must be a power of two, such as %" PRId64 " or %" PRId64, v, below,
+			      below * 2);
+	}
+	return 0;
+}
+
+static int check_orders(const struct check *k)
+{
+	static const struct {
+		size_t low, high;
+	} orders[] = {
+		{offsetof(struct config, window_min), offsetof(struct config, window_max)},
+		{offsetof(struct config, count_max), offsetof(struct config, window_max)},
+		{offsetof(struct config, ring_entries), offsetof(struct config, cq_entries)},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(orders); i++) {
+		int64_t low = *(const int64_t *)((const char *)k->c + orders[i].low);
+		int64_t high = *(const int64_t *)((const char *)k->c + orders[i].high);
+		char other[150];
+		if (low > high)
+			return refuse(k, orders[i].low, "is %" PRId64 " and must not be above %s, which is %" PRId64,
+				      low, name(k, orders[i].high, other, sizeof other), high);
+	}
+	return 0;
+}
+
+int config_listen_split(const char *listen, char *ret_host, size_t cap, uint16_t *ret_port)
+{
+	const char *colon = strrchr(listen, ':');
+	const char *host = listen;
+	if (!colon || colon == listen)
+		return -EINVAL;
+	size_t n = (size_t)(colon - listen);
+	if (*host == '[') {
+		if (n < 3 || host[n - 1] != ']')
+			return -EINVAL;
+		host++;
+		n -= 2;
+	} else if (memchr(host, ':', n)) {
+		return -EINVAL; /* an IPv6 address without brackets: where does the port begin? */
+	}
+	size_t digits = strlen(colon + 1);
+	if (n >= cap || !digits || digits > 5 || strspn(colon + 1, "0123456789") != digits)
+		return -EINVAL;
+	unsigned long port = strtoul(colon + 1, NULL, 10);
+	if (port > UINT16_MAX)
+		return -EINVAL;
+	memcpy(ret_host, host, n);
+	ret_host[n] = '\0';
+	*ret_port = (uint16_t)port;
+	return 0;
+}
+
+/* By its text alone: a name other than localhost may resolve to anything. */
+static bool is_loopback(const char *host)
+{
+	struct in_addr v4;
+	struct in6_addr v6;
+	if (inet_pton(AF_INET, host, &v4) == 1)
+		return ntohl(v4.s_addr) >> 24 == 127;
+	if (inet_pton(AF_INET6, host, &v6) == 1)
+		return IN6_IS_ADDR_LOOPBACK(&v6) || (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == 127);
+	return strcmp(host, "localhost") == 0;
+}
+
+static int check_listen(const struct check *k)
+{
+	char host[256];
+	uint16_t port;
+	size_t at = offsetof(struct config, listen);
+	if (config_listen_split(k->c->listen, host, sizeof host, &port))
+		return refuse(k, at, "is \"%.64s\" and must be HOST:PORT, as in \"127.0.0.1:50051\" or \"[::1]:50051\"",
+			      k->c->listen);
+	if (!is_loopback(host) && !k->c->allow_cleartext)
+		return refuse(
+			k, at,
+			"is \"%.64s\", which other machines may reach, unencrypted: set CONFIG_ALLOW_CLEARTEXT=y if you mean it, or "
+			"listen on a loopback address",
+			k->c->listen);
+	return 0;
+}
+
+/* A number of at most four digits at *p; moves *p past it. */
+static bool next_number(const char **p, unsigned *ret)
+{
+	size_t n = strspn(*p, "0123456789");
+	if (!n || n > 4)
+		return false;
+	*ret = (unsigned)strtoul(*p, NULL, 10);
+	*p += n;
+	return true;
+}
+
+static int check_cpus(const struct check *k)
+{
+	size_t at = offsetof(struct config, cpus);
+	uint8_t seen[CPU_MAX + 1] = {0};
+	for (const char *p = k->c->cpus; *p;) {
+		unsigned first, last;
+		if (!next_number(&p, &first))
+			goto malformed;
+		last = first;
+		if (*p == '-' && (p++, !next_number(&p, &last)))
+			goto malformed;
+		if (first > last || last > CPU_MAX || (*p && (*p != ',' || !p[1])))
+			goto malformed;
+		for (unsigned cpu = first; cpu <= last; cpu++)
+			if (seen[cpu]++)
+				return refuse(k, at, "names CPU %u twice", cpu);
+		p += *p == ',';
+	}
+	return 0;
+malformed:
+	return refuse(k, at, "is \"%.64s\" and must be a list of CPU numbers up to %d, as in \"0-3,8\", or empty",
+		      k->c->cpus, CPU_MAX);
+}
+
+static int check_paths(const struct check *k)
+{
+	size_t room = sizeof((struct sockaddr_un *)0)->sun_path - 1;
+	const char *target = k->c->log_target;
+	if (!*k->c->data_dir)
+		return refuse(k, offsetof(struct config, data_dir), "is empty and must name a directory");
+	if (strlen(k->c->stats_socket) > room)
+		return refuse(k, offsetof(struct config, stats_socket),
+			      "has %zu bytes; a Unix socket's path has at most %zu", strlen(k->c->stats_socket), room);
+	if (strcmp(target, "auto") != 0 && strcmp(target, "stderr") != 0 && strcmp(target, "journal") != 0 &&
+	    strncmp(target, "file:/", 6) != 0)
+		return refuse(k, offsetof(struct config, log_target),
+			      "is \"%.64s\" and must be \"auto\", \"stderr\", \"journal\" or \"file:/absolute/path\"",
+			      target);
+	return 0;
+}
+
+int config_check_origins(const struct config *c, const struct config_origin *origins, struct config_error *why)
+{
+	static int (*const checks[])(const struct check *k) = {check_powers, check_orders, check_listen, check_cpus,
+							       check_paths};
+	struct check k = {c, origins, why};
+	int rc = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(checks) && !rc; i++)
+		rc = checks[i](&k);
+	return rc;
+}
+
+int config_check(const struct config *c, struct config_error *why)
+{
+	return config_check_origins(c, NULL, why);
+}

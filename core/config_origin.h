@@ -1,0 +1,16 @@
+/* Where a value came from, so that a check of one option against another can name both places. Between config.c and config_check.c only. */
+#ifndef ORDINAL_CORE_CONFIG_ORIGIN_H
+#define ORDINAL_CORE_CONFIG_ORIGIN_H
+
+#include "core/config.h"
+
+struct config_origin {
+	const char *file; /* NULL: not from a file */
+	unsigned line;
+	bool override; /* from the command line; with neither: the default */
+};
+
+/* config_check, with one origin an option (NULL: not known). */
+int config_check_origins(const struct config *c, const struct config_origin *origins, struct config_error *why);
+
+#endif

@@ -1,0 +1,58 @@
+/* gRPC's text formats: the bytes as a timeout, as a number of nanoseconds, as a message to encode and as one to decode.
+ *
+ * Holds: a timeout that is accepted and written again is no shorter, and at most 1 / 27,000 longer; encoding yields printable ASCII that
+ * decodes to the same bytes; no capacity is overrun; a cut message is a beginning of the whole. */
+#include "rpc/wire/grpc.h"
+
+#include "core/base/check.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void fuzz_timeout(uint64_t ns)
+{
+	char *out = malloc(10);
+	uint64_t back;
+
+	CHECK(out);
+	size_t n = grpc_timeout_put(out, ns);
+	CHECK(n >= 2 && n <= 9);
+	CHECK(grpc_timeout_get((struct span){(uint8_t *)out, n}, &back) == 0);
+	CHECK(back >= ns && back - ns <= ns / 27000);
+	free(out);
+}
+
+static void fuzz_message(struct span text)
+{
+	size_t cap = 3 * text.n, part = text.n ? text.p[0] : 0;
+	char *encoded = malloc(cap + 1), *decoded = malloc(cap + 1), *cut = malloc(part + 1);
+
+	CHECK(encoded && decoded && cut);
+	size_t n = grpc_percent_encode(encoded, cap, text);
+	for (size_t i = 0; i < n; i++)
+		CHECK(encoded[i] >= 0x20 && encoded[i] <= 0x7e);
+	CHECK(grpc_percent_decode(decoded, cap, (struct span){(uint8_t *)encoded, n}) == text.n);
+	CHECK(text.n == 0 || memcmp(decoded, text.p, text.n) == 0);
+	size_t k = grpc_percent_encode(cut, part, text);
+	CHECK(k <= part && k <= n && memcmp(cut, encoded, k) == 0);
+	CHECK(grpc_percent_decode(decoded, cap, text) <= text.n);
+	free(cut);
+	free(decoded);
+	free(encoded);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	uint64_t ns;
+	int r = grpc_timeout_get((struct span){data, size}, &ns);
+
+	CHECK(r == 0 || r == -EINVAL);
+	if (r == 0)
+		fuzz_timeout(ns);
+	if (size >= 8)
+		fuzz_timeout(load_le64(data));
+	fuzz_message((struct span){data, size});
+	return 0;
+}

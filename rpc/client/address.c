@@ -1,0 +1,54 @@
+/* Server addresses as people write them. The first address that the resolver gives is used. Any thread. */
+#include "rpc/client/address.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/un.h>
+
+#define UNIX_PREFIX "unix:"
+
+static int resolve_unix(const char *path, struct address *ret, const char **ret_why)
+{
+	struct sockaddr_un *un = (struct sockaddr_un *)&ret->addr;
+	size_t n = strlen(path);
+	if (n == 0 || n >= sizeof un->sun_path) {
+		*ret_why = "a Unix socket's path has 1 to 107 bytes";
+		return -EINVAL;
+	}
+	memset(un, 0, sizeof *un);
+	un->sun_family = AF_UNIX;
+	memcpy(un->sun_path, path, n);
+	ret->len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n + 1);
+	return 0;
+}
+
+int address_resolve(const char *text, struct address *ret, const char **ret_why)
+{
+	char host[256];
+	if (strncmp(text, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0)
+		return resolve_unix(text + strlen(UNIX_PREFIX), ret, ret_why);
+	const char *colon = strrchr(text, ':');
+	size_t n = colon ? (size_t)(colon - text) : 0;
+	if (!colon || n == 0 || n >= sizeof host || colon[1] == 0) {
+		*ret_why = "expected HOST:PORT, [IPV6]:PORT or unix:/PATH";
+		return -EINVAL;
+	}
+	if (text[0] == '[' && text[n - 1] == ']') {
+		text++;
+		n -= 2;
+	}
+	memcpy(host, text, n);
+	host[n] = 0;
+	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *list;
+	int r = getaddrinfo(host, colon + 1, &hints, &list);
+	if (r) {
+		*ret_why = gai_strerror(r);
+		return -ENOENT;
+	}
+	memcpy(&ret->addr, list->ai_addr, list->ai_addrlen);
+	ret->len = list->ai_addrlen;
+	freeaddrinfo(list);
+	return 0;
+}

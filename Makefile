@@ -61,6 +61,9 @@ include $(G)/config.mk
 PACKAGES := liburing libprotobuf-c numa ck libnghttp2 libsystemd zlib libcrypto libssl
 PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES))
 PKG_LIBS := $(shell pkg-config --libs $(PACKAGES))
+ifeq ($(PKG_LIBS),)
+$(error Packages are missing that the build needs; `make deps` installs them)
+endif
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
 endif
 
@@ -141,6 +144,9 @@ $(UNIT_BIN) $(REPLAY_BIN) $(BENCH_BIN): $(B)/%: $(O)/%.o
 $(UNIT_BIN): $(if $(TEST_LIB_SRC),$(B)/libtests.a) $(B)/libordinal.a
 $(UNIT_BIN): LDLIBS += -lcmocka
 $(REPLAY_BIN): $(if $(filter fuzzer,$(SANITIZE)),,$(O)/tests/fuzz/replay.o) $(B)/libordinal.a
+ifeq ($(SANITIZE),fuzzer)
+$(REPLAY_BIN): private SAN := -fsanitize=fuzzer,address,undefined
+endif
 $(BENCH_BIN): $(B)/libordinal.a
 
 $(B)/ordinald $(B)/ordinal $(UNIT_BIN) $(REPLAY_BIN) $(BENCH_BIN):
@@ -180,6 +186,7 @@ $(G)/dotconfig: FORCE
 
 $(G)/config.stamp: Kconfig tools/kconfig/gen.py Makefile $(G)/dotconfig
 	$(say) GEN $(G)/config_gen.h
+	@[ -x $(PYTHON) ] || { echo "Packages are missing that the build needs; \`make deps\` installs them" >&2; exit 1; }
 	$(Q)$(PYTHON) tools/kconfig/gen.py build Kconfig .config $(VERSION) $(G)
 	@touch $@
 $(G)/config.mk $(G)/config_gen.h $(G)/config_table.c: $(G)/config.stamp ;
@@ -195,6 +202,143 @@ defconfig:
 menuconfig:
 	$(Q)KCONFIG_CONFIG=.config $(PYTHON) -m menuconfig Kconfig
 
-.PHONY: clean
+# ---- packages and running ----------------------------------------------------------------------------------------------------
+
+.PHONY: deps run
+deps:
+	$(Q)tools/build/packages.sh run test
+
+run:
+	$(Q)tools/build/packages.sh run
+	$(Q)[ -f .config ] || $(MAKE) defconfig
+	$(Q)$(MAKE) programs
+	@mkdir -p $(B)/run
+	@listen=$$(sed -n 's/^CONFIG_LISTEN="\(.*\)"$$/\1/p' .config); echo; \
+	echo "Starting ordinald; stop it with Ctrl-C. Try next, in another terminal:"; \
+	echo "    $(B)/ordinal next --server $${listen:-127.0.0.1:50051} --count 3"; echo
+	@exec $(B)/ordinald -c .config -o DATA_DIR=$(B)/run/data -o STATS_SOCKET=$(B)/run/stats.sock $(ARGS)
+
+# ---- tests -------------------------------------------------------------------------------------------------------------------
+
+.PHONY: test test-unit test-e2e tests-all
+LINT_CHECKS := lint-format lint-include lint-cppcheck lint-tidy
+RUN_TESTS := $(PYTHON) tools/build/run_tests.py --build $(B)
+test:
+	$(Q)tools/build/packages.sh run test
+	$(Q)$(MAKE) tests-all
+tests-all: programs $(UNIT_BIN) $(REPLAY_BIN)
+	$(Q)$(RUN_TESTS) $(if $(SANITIZE),,--lint $(LINT_CHECKS)) --unit $(UNIT_BIN) --fuzz $(REPLAY_BIN) --e2e tests/e2e
+test-unit: $(UNIT_BIN) $(REPLAY_BIN)
+	$(Q)$(RUN_TESTS) --unit $(UNIT_BIN) --fuzz $(REPLAY_BIN)
+test-e2e: programs
+	$(Q)$(RUN_TESTS) --e2e tests/e2e
+
+# Each target for TIME seconds, all at once as far as there are CPUs; what it finds is kept in build/fuzz/corpus.
+.PHONY: fuzz fuzz-run $(FUZZ_SRC:tests/fuzz/%.c=run-%)
+fuzz:
+	$(Q)tools/build/packages.sh run fuzz
+	$(Q)$(MAKE) SANITIZE=fuzzer CC=clang TIME=$(TIME) fuzz-run
+fuzz-run: $(FUZZ_SRC:tests/fuzz/%.c=run-%)
+$(FUZZ_SRC:tests/fuzz/%.c=run-%): run-fuzz_%: $(B)/tests/fuzz/fuzz_%
+	@mkdir -p $(B)/corpus/$*
+	$(say) FUZZ "$* for $(TIME) s"
+	$(Q)$< -max_total_time=$(TIME) -timeout=10 -artifact_prefix=$(B)/fuzz_$*- $(B)/corpus/$* $(wildcard tests/fuzz/seeds/$*) \
+		> $(B)/fuzz_$*.log 2>&1 || { cat $(B)/fuzz_$*.log; exit 1; }
+	@tail -n 1 $(B)/fuzz_$*.log
+
+# ---- benchmarks --------------------------------------------------------------------------------------------------------------
+
+.PHONY: bench bench-programs bench-queues
+bench:
+	$(Q)tools/build/packages.sh run bench
+	$(Q)$(MAKE) bench-programs
+	$(Q)bench/run $(ARGS)
+bench-programs: programs $(BENCH_BIN)
+bench-queues: $(B)/bench/queues
+	$(Q)$< $(ARGS)
+
+# ---- lint --------------------------------------------------------------------------------------------------------------------
+
+.PHONY: lint $(LINT_CHECKS) format
+OUR_HDR := $(sort $(shell find $(wildcard core queue rpc tools bench tests) -name '*.h'))
+TIDY := $(OUR_SRC:%.c=$(B)/lint/%.tidy)
+
+lint: $(LINT_CHECKS)
+lint-format:
+	$(say) LINT "clang-format"
+	$(Q)clang-format --dry-run -Werror $(OUR_SRC) $(OUR_HDR)
+format:
+	$(Q)clang-format -i $(OUR_SRC) $(OUR_HDR)
+lint-include:
+	$(say) LINT "direction of includes"
+	$(Q)$(PYTHON) tools/build/include_check.py $(OUR_SRC) $(OUR_HDR)
+lint-cppcheck: $(G)/config_gen.h $(PB_HDR)
+	$(say) LINT cppcheck
+	@mkdir -p $(B)/lint/cppcheck
+	$(Q)cppcheck -q -j$(shell nproc) --cppcheck-build-dir=$(B)/lint/cppcheck --error-exitcode=1 --enable=warning,portability \
+		--std=c11 --inline-suppr --suppress=*:$(G)/* --suppress=missingIncludeSystem -D_GNU_SOURCE -D__x86_64__ -I. -I$(G) $(OUR_SRC)
+lint-tidy: $(TIDY)
+# The object stands for the headers that the source includes.
+$(TIDY): $(B)/lint/%.tidy: %.c $(O)/%.o .clang-tidy
+	$(say) TIDY $<
+	@mkdir -p $(@D)
+	$(Q)clang-tidy --quiet $< -- -D_GNU_SOURCE -I. -I$(G) $(CSTD) > $@.log 2>&1 || { cat $@.log; exit 1; }
+	@touch $@
+
+.PHONY: compile_commands.json
+compile_commands.json: $(G)/config_gen.h $(PB_HDR)
+	$(Q)$(PYTHON) tools/build/compile_commands.py '$(COMPILE)' $(OUR_SRC)
+
+# ---- installing --------------------------------------------------------------------------------------------------------------
+
+BINDIR := $(PREFIX)/bin
+LIBDIR := $(PREFIX)/lib
+CONF := $(SYSCONFDIR)/ordinal/ordinal.conf
+.PHONY: install uninstall
+install: programs
+	install -D -m 755 $(B)/ordinald $(DESTDIR)$(BINDIR)/ordinald
+	install -D -m 755 $(B)/ordinal $(DESTDIR)$(BINDIR)/ordinal
+	install -d $(DESTDIR)$(LIBDIR)/systemd/system $(DESTDIR)$(LIBDIR)/sysusers.d $(DESTDIR)$(LIBDIR)/sysctl.d $(DESTDIR)$(dir $(CONF))
+	sed 's,@BINDIR@,$(BINDIR),g; s,@CONF@,$(CONF),g' systemd/ordinald.service.in > $(DESTDIR)$(LIBDIR)/systemd/system/ordinald.service
+	install -m 644 systemd/sysusers.conf $(DESTDIR)$(LIBDIR)/sysusers.d/ordinal.conf
+	install -m 644 systemd/sysctl.conf $(DESTDIR)$(LIBDIR)/sysctl.d/60-ordinal.conf
+	[ -e $(DESTDIR)$(CONF) ] || $(PYTHON) tools/kconfig/gen.py conf Kconfig .config > $(DESTDIR)$(CONF)
+	@[ -n "$(DESTDIR)" ] || echo "Next, as root: systemd-sysusers && systemctl daemon-reload && systemctl enable --now ordinald"
+
+# Leaves the configuration and the data.
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/ordinald $(DESTDIR)$(BINDIR)/ordinal $(DESTDIR)$(LIBDIR)/systemd/system/ordinald.service \
+		$(DESTDIR)$(LIBDIR)/sysusers.d/ordinal.conf $(DESTDIR)$(LIBDIR)/sysctl.d/60-ordinal.conf
+	@echo "Left in place: $(CONF) and the data directory"
+
+# ---- the rest ----------------------------------------------------------------------------------------------------------------
+
+.PHONY: clean help
 clean:
-	$(Q)rm -rf build compile_commands.json
+	rm -rf build compile_commands.json
+
+help:
+	@echo "Ordinal $(VERSION)"
+	@echo
+	@echo "  run          install what is missing, configure, build, and run ordinald in the foreground (data in $(B)/run)"
+	@echo "  all          build $(B)/ordinald and $(B)/ordinal (the default)"
+	@echo "  defconfig    write .config with every option at its default"
+	@echo "  menuconfig   choose options in a menu"
+	@echo "  deps         install the Debian packages that building and testing need"
+	@echo
+	@echo "  test         install what tests need, build, and run all of them: lint, unit, fuzz seeds, e2e"
+	@echo "  test-unit    only the unit tests and fuzz seeds"
+	@echo "  test-e2e     only the tests that drive the real daemon"
+	@echo "  lint         clang-format, clang-tidy, cppcheck and the direction of includes; one alone: lint-tidy and so on"
+	@echo "  format       reformat every source file"
+	@echo "  fuzz         fuzz every target for TIME seconds (TIME=$(TIME))"
+	@echo
+	@echo "  bench        build the benchmarks and run bench/run (ARGS=... for its arguments)"
+	@echo "  bench-queues compare the queue implementations"
+	@echo
+	@echo "  install      to PREFIX ($(PREFIX)), under DESTDIR; keeps an existing $(CONF)"
+	@echo "  uninstall    remove what install put there; keeps configuration and data"
+	@echo "  compile_commands.json   for editors"
+	@echo "  clean        remove build/"
+	@echo
+	@echo "Variables: V=1 (show commands)  CC=clang  SANITIZE=address,undefined | thread  CFLAGS=...  ARGS=...  -jN (default: all CPUs)"

@@ -1,0 +1,32 @@
+/* A look at a protobuf message before protobuf-c (1.4.1) unpacks it: that parser has no limit on depth or on fields, does not check UTF-8, and
+ * cuts strings at a NUL. The scan allocates nothing and is linear in the message's size. Pure; any thread.
+ *
+ * A message that passes costs the parser at most one allocation a field (bound those with rpc/budget.h), and 16 frames of its stack. */
+#ifndef ORDINAL_RPC_WIRE_PB_SCAN_H
+#define ORDINAL_RPC_WIRE_PB_SCAN_H
+
+#include "core/base/bytes.h"
+
+#define PB_SCAN_DEPTH 16 /* messages within messages, with the outermost */
+#define PB_SCAN_MERGES 8 /* in all: singular sub-messages that come again, which the parser merges by copying */
+
+struct ProtobufCMessageDescriptor;
+
+struct pb_scan_limits {
+	size_t size_max;     /* bytes */
+	uint32_t fields_max; /* in the message and all messages in it */
+};
+#define PB_SCAN_LIMITS ((struct pb_scan_limits){4u << 20, 1u << 16})
+
+/* `desc` says which fields are strings and which are messages; without it (NULL) only the outermost fields are looked at. 0, or
+ *   -EBADMSG   malformed; groups count as that
+ *   -EMSGSIZE  longer than size_max
+ *   -E2BIG     more than fields_max fields, or PB_SCAN_MERGES merges
+ *   -ELOOP     deeper than PB_SCAN_DEPTH
+ *   -EILSEQ    a string that is not UTF-8 or has a NUL in it */
+int pb_scan(struct span msg, const struct ProtobufCMessageDescriptor *desc, const struct pb_scan_limits *limits);
+
+/* A sentence for the error. */
+const char *pb_scan_error_text(int error);
+
+#endif

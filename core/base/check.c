@@ -1,4 +1,5 @@
-/* What a failed CHECK does. Any thread; nothing here allocates or takes a lock, because the heap may be what is broken. */
+/* What a failed CHECK does. Any thread; nothing here allocates or takes a lock, because the heap may be what is
+ * broken. */
 #include "core/base/check.h"
 
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* Checks and small macros that every file may use.
  *
- * CHECK stays in releases: it guards invariants of our own code and aborts with file and line. DCHECK is for debug builds.
- * Neither is ever used on bytes that a peer sent: those get an error. */
+ * CHECK stays in releases: it guards invariants of our own code and aborts with file and line. DCHECK is for debug
+ * builds. Neither is ever used on bytes that a peer sent: those get an error. */
 #ifndef ORDINAL_CORE_BASE_CHECK_H
 #define ORDINAL_CORE_BASE_CHECK_H
 

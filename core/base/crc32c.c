@@ -1,6 +1,7 @@
-/* CRC-32C: the SSE 4.2 instruction on x86-64 that has it, slicing-by-8 tables elsewhere. The choice is made, and the tables are
- * filled, by a constructor before main, so that calls are pure reads. Any thread.
- * Source: M. Kounavis and F. Berry, "Novel Table Lookup-Based Algorithms for High-Performance CRC Generation" (2008). */
+/* CRC-32C: the SSE 4.2 instruction on x86-64 that has it, slicing-by-8 tables elsewhere. The choice is made, and the
+ * tables are filled, by a constructor before main, so that calls are pure reads. Any thread.
+ * Source: M. Kounavis and F. Berry, "Novel Table Lookup-Based Algorithms for High-Performance CRC Generation"
+ * (2008). */
 #include "core/base/crc32c.h"
 
 #include "core/base/bytes.h"

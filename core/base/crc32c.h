@@ -1,5 +1,5 @@
-/* CRC-32C (Castagnoli polynomial 0x1EDC6F41, reflected; RFC 3720 appendix B.4 has test values). Uses the CPU's instruction
- * where there is one (chosen once at start), a table elsewhere. Any thread. */
+/* CRC-32C (Castagnoli polynomial 0x1EDC6F41, reflected; RFC 3720 appendix B.4 has test values). Uses the CPU's
+ * instruction where there is one (chosen once at start), a table elsewhere. Any thread. */
 #ifndef ORDINAL_CORE_BASE_CRC32C_H
 #define ORDINAL_CORE_BASE_CRC32C_H
 

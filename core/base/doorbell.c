@@ -1,10 +1,11 @@
 /* The slow half of a doorbell: the eventfd.
  *
- * Of several ringers that see the sleeper's flag only the one that takes it writes, so a sleep costs one write however many
- * bring work. A write that comes after the sleeper has disarmed stays in the eventfd and makes the next wait return at once:
- * a wake-up too many, never one too few.
+ * Of several ringers that see the sleeper's flag only the one that takes it writes, so a sleep costs one write however
+ * many bring work. A write that comes after the sleeper has disarmed stays in the eventfd and makes the next wait
+ * return at once: a wake-up too many, never one too few.
  *
- * The eventfd is blocking on purpose: io_uring answers a read of an O_NONBLOCK file with -EAGAIN instead of waiting for it.
+ * The eventfd is blocking on purpose: io_uring answers a read of an O_NONBLOCK file with -EAGAIN instead of waiting for
+ * it.
  */
 #include "core/base/doorbell.h"
 

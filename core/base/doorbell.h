@@ -6,8 +6,8 @@
  *   none: wait for b->fd to be readable
  *   doorbell_disarm(b)
  *
- * Both sides put a sequentially consistent fence between their store and their load, so at least one sees the other (Dekker).
- * The file descriptor is an eventfd: a shard reads it through its ring, other threads poll it.
+ * Both sides put a sequentially consistent fence between their store and their load, so at least one sees the other
+ * (Dekker). The file descriptor is an eventfd: a shard reads it through its ring, other threads poll it.
  */
 #ifndef ORDINAL_CORE_BASE_DOORBELL_H
 #define ORDINAL_CORE_BASE_DOORBELL_H
@@ -49,8 +49,8 @@ static inline void doorbell_ring(struct doorbell *b)
 		doorbell_write(b);
 }
 
-/* For threads without a ring: arm must have been called and work looked for. Waits until rung or timeout_ns (UINT64_MAX: no
- * limit) has passed, consumes the count, disarms. Returns true when rung. */
+/* For threads without a ring: arm must have been called and work looked for. Waits until rung or timeout_ns
+ * (UINT64_MAX: no limit) has passed, consumes the count, disarms. Returns true when rung. */
 bool doorbell_wait(struct doorbell *b, uint64_t timeout_ns);
 
 #endif

@@ -1,8 +1,9 @@
 /* The reading half of hist.h, and what sets a histogram up.
  *
- * A reader may run beside the writer. It takes each number once with a relaxed load, and counts what it found in the buckets instead of
- * trusting `count`, so that a quantile is always a value of some bucket that is not empty.
- * Source: HdrHistogram (G. Tene): log-linear buckets; the quantile is the smallest value with at least q of the counts at or below.
+ * A reader may run beside the writer. It takes each number once with a relaxed load, and counts what it found in the
+ * buckets instead of trusting `count`, so that a quantile is always a value of some bucket that is not empty.
+ * Source: HdrHistogram (G. Tene): log-linear buckets; the quantile is the smallest value with at least q of the counts
+ * at or below.
  */
 #include "core/base/hist.h"
 

@@ -1,8 +1,8 @@
-/* A log-linear histogram of non-negative integers (as HdrHistogram): 32 linear steps an octave, so a quantile is at most 3.2%
- * off, from 0 to 2^44 (larger values count in the last bucket; min, max and sum stay exact).
+/* A log-linear histogram of non-negative integers (as HdrHistogram): 32 linear steps an octave, so a quantile is at
+ * most 3.2% off, from 0 to 2^44 (larger values count in the last bucket; min, max and sum stay exact).
  *
- * One writer; other threads may read while it writes: buckets are relaxed atomics through plain-looking helpers, a reader sees
- * some recent state, never a torn number.
+ * One writer; other threads may read while it writes: buckets are relaxed atomics through plain-looking helpers, a
+ * reader sees some recent state, never a torn number.
  */
 #ifndef ORDINAL_CORE_BASE_HIST_H
 #define ORDINAL_CORE_BASE_HIST_H

@@ -3,16 +3,18 @@
  *   any thread: log_write -> escape -> its own ring   --bell-->   writer: rings, oldest line first -> batch -> write(2)
  *
  * Invariants
- *  1. A ring has one producer (its thread; for `shared`, whoever holds the mutex) and one consumer (the writer). A record is in a ring
- *     whole or not at all; one that does not fit is counted and gone, so no caller ever waits for the target.
- *  2. Registered threads add rings at the head of the list under the mutex; only the writer takes rings out, and frees them,
- *     after their thread has let go of them and they are empty. So the writer walks the list without the mutex.
- *  3. The writer reads how far each ring is filled before it looks at the wish to reopen. A line that was logged after that wish by the same
- *     thread is therefore never written to the old file.
+ *  1. A ring has one producer (its thread; for `shared`, whoever holds the mutex) and one consumer (the writer). A
+ *     record is in a ring whole or not at all; one that does not fit is counted and gone, so no caller ever waits for
+ *     the target.
+ *  2. Registered threads add rings at the head of the list under the mutex; only the writer takes rings out, and frees
+ *     them, after their thread has let go of them and they are empty. So the writer walks the list without the mutex.
+ *  3. The writer reads how far each ring is filled before it looks at the wish to reopen. A line that was logged after
+ *     that wish by the same thread is therefore never written to the old file.
  *  4. log_written + log_dropped is the number of lines that were logged and are no longer in a ring.
  *
  * The doorbell is made once and stays for the life of the process, because a signal handler may ring it at any time.
- * The clock's wall time orders lines of different threads within a batch only; each thread's own lines keep their order.
+ * The clock's wall time orders lines of different threads within a batch only; each thread's own lines keep their
+ * order.
  */
 #include "core/base/log.h"
 
@@ -54,9 +56,10 @@ struct log_ring {
 	atomic_bool closed; /* its thread is gone: release in log_thread_unregister, acquire in reap */
 
 	/* The writer's. */
-	uint32_t limit;              /* take records up to here in this pass */
-	uint64_t reported;           /* of dropped */
-	struct record first;         /* the oldest record, if `head` is not yet at `limit` */
+	uint32_t limit;        /* take records up to here in this pass */
+	uint64_t drops;        /* `dropped`, as this pass began */
+	uint64_t reported;     /* of drops */
+	struct record first;   /* the oldest record, if `head` is not yet at `limit` */
 
 	_Alignas(CACHE_LINE) atomic_uint tail; /* bytes put in; release in ring_put, acquire in collect and has_work */
 	atomic_uint_fast64_t dropped;
@@ -69,7 +72,7 @@ enum target { TARGET_STDERR, TARGET_JOURNAL, TARGET_FILE };
 static struct log_ring shared = {.name = "unregistered threads"};
 
 static struct {
-	pthread_mutex_t lock;    /* of rings (adding, removing), putting into `shared`, has_writer, and changes of `running` */
+	pthread_mutex_t lock;    /* of adding and removing rings, putting into `shared`, has_writer, running */
 	struct log_ring *rings;  /* `shared` is always the last */
 	bool has_writer;
 	atomic_bool running;     /* lines go to the rings; ends a moment before the writer does */
@@ -95,7 +98,8 @@ int log_level_now = LOG_LEVEL_INFO;
 
 /* ---- Text ---- */
 
-/* Length of the UTF-8 character at p that may be shown as it is, or 0: malformed, a control character, or a line separator (U+2028, U+2029). */
+/* Length of the UTF-8 character at p that may be shown as it is, or 0: malformed, a control character, or a line
+ * separator (U+2028, U+2029). */
 static unsigned printable_utf8(const uint8_t *p, size_t n)
 {
 	unsigned len = p[0] < 0x80 ? 1 : p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
@@ -118,7 +122,8 @@ static unsigned printable_utf8(const uint8_t *p, size_t n)
 	return len;
 }
 
-/* Writes `in` escaped to `out`, which has room for `cap` bytes (no terminator); never half a character. Returns the length. */
+/* Writes `in` escaped to `out`, which has room for `cap` bytes (no terminator); never half a character. Returns the
+ * length. */
 static size_t escape(const char *in, size_t n, char *out, size_t cap)
 {
 	static const char hex[] = "0123456789abcdef";
@@ -157,8 +162,8 @@ static size_t render_stamp(char *out, int64_t wall_ns)
 	int n;
 
 	gmtime_r(&s, &tm);
-	n = snprintf(buf, sizeof buf, "%04d-%02d-%02dT%02d:%02d:%02d.%03uZ", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour,
-		     tm.tm_min, tm.tm_sec, ms);
+	n = snprintf(buf, sizeof buf, "%04d-%02d-%02dT%02d:%02d:%02d.%03uZ", tm.tm_year + 1900, tm.tm_mon + 1,
+		     tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, ms);
 	memcpy(out, buf, (size_t)n);
 	return (size_t)n;
 }
@@ -217,7 +222,7 @@ static void ring_put(struct log_ring *r, const struct record *rec, const char *n
 	uint32_t need = (uint32_t)sizeof *rec + rec->name_len + rec->text_len;
 
 	if (need > RING_BYTES - (tail - head)) {
-		atomic_fetch_add_explicit(&r->dropped, 1, memory_order_relaxed);
+		atomic_fetch_add_explicit(&r->dropped, 1, memory_order_release); /* pairs with collect */
 		atomic_fetch_add_explicit(&g.dropped, 1, memory_order_relaxed);
 		return;
 	}
@@ -263,7 +268,8 @@ static void flush_batch(void)
 		atomic_fetch_add_explicit(&g.dropped, g.batch_lines, memory_order_relaxed);
 		g.failed_lines += g.batch_lines;
 		if (g.failed != err && g.target == TARGET_FILE)
-			dprintf(STDERR_FILENO, "log: cannot write to %s: %s; lines are being dropped\n", g.path, strerror(-err));
+			dprintf(STDERR_FILENO, "log: cannot write to %s: %s; lines are being dropped\n", g.path,
+				strerror(-err));
 		g.failed = err;
 	}
 	g.batch_len = g.batch_lines = 0;
@@ -323,12 +329,15 @@ static struct log_ring *first_ring(void)
 	return r;
 }
 
-/* Fixes how far this pass goes. Returns whether there is anything to take. */
+/* Fixes how far this pass goes. Returns whether there is anything to do. Drops are read first: what fills the ring when
+ * a line is dropped is then within the limit, and the report comes after it. */
 static bool collect(struct log_ring *list)
 {
 	bool any = false;
 
 	for (struct log_ring *r = list; r != NULL; r = r->next) {
+		r->drops = atomic_load_explicit(&r->dropped, memory_order_acquire);
+		any = any || r->drops != r->reported;
 		r->limit = atomic_load_explicit(&r->tail, memory_order_acquire);
 		if (is_exhausted(r))
 			continue;
@@ -355,17 +364,25 @@ static void drain(struct log_ring *list)
 static void report_drops(struct log_ring *list)
 {
 	for (struct log_ring *r = list; r != NULL; r = r->next) {
-		uint64_t dropped = atomic_load_explicit(&r->dropped, memory_order_relaxed);
+		unsigned long long lost = r->drops - r->reported;
 
-		if (dropped == r->reported)
+		if (lost == 0)
 			continue;
-		report("%llu lines of %s were dropped: its buffer was full", (unsigned long long)(dropped - r->reported), r->name);
-		r->reported = dropped;
+		report("%llu lines of %s were dropped: its buffer was full", lost, r->name);
+		r->reported = r->drops;
 	}
 	if (g.failed == 0 && g.failed_lines > 0) {
 		report("%llu lines were dropped: writing had failed", (unsigned long long)g.failed_lines);
 		g.failed_lines = 0;
 	}
+}
+
+/* Whether all that was put into the ring is in the target, and all drops are told. */
+static bool is_done_with(struct log_ring *r)
+{
+	return atomic_load_explicit(&r->tail, memory_order_acquire) ==
+		       atomic_load_explicit(&r->head, memory_order_relaxed) &&
+	       atomic_load_explicit(&r->dropped, memory_order_relaxed) == r->reported;
 }
 
 /* Frees the empty rings of threads that are gone. */
@@ -375,10 +392,8 @@ static void reap(void)
 	for (struct log_ring **p = &g.rings; *p != NULL;) {
 		struct log_ring *r = *p;
 
-		/* closed before tail: the thread's last line is in before it lets go. */
-		if (atomic_load_explicit(&r->closed, memory_order_acquire) &&
-		    atomic_load_explicit(&r->tail, memory_order_relaxed) == atomic_load_explicit(&r->head, memory_order_relaxed) &&
-		    atomic_load_explicit(&r->dropped, memory_order_relaxed) == r->reported) {
+		/* closed before the rest: the thread's last line is in before it lets go. */
+		if (atomic_load_explicit(&r->closed, memory_order_acquire) && is_done_with(r)) {
 			*p = r->next;
 			free(r);
 		} else {
@@ -413,14 +428,12 @@ static void reopen_if_asked(void)
 
 static bool has_work(void)
 {
-	if (atomic_load_explicit(&g.reopen, memory_order_relaxed) || atomic_load_explicit(&g.stop, memory_order_relaxed))
-		return true;
-	for (struct log_ring *r = first_ring(); r != NULL; r = r->next)
-		if (atomic_load_explicit(&r->tail, memory_order_acquire) != atomic_load_explicit(&r->head, memory_order_relaxed) ||
-		    atomic_load_explicit(&r->dropped, memory_order_relaxed) != r->reported ||
-		    atomic_load_explicit(&r->closed, memory_order_relaxed))
-			return true;
-	return false;
+	bool any = atomic_load_explicit(&g.reopen, memory_order_relaxed) ||
+		   atomic_load_explicit(&g.stop, memory_order_relaxed);
+
+	for (struct log_ring *r = first_ring(); r != NULL && !any; r = r->next)
+		any = !is_done_with(r) || atomic_load_explicit(&r->closed, memory_order_relaxed);
+	return any;
 }
 
 static void *writer(void *arg)
@@ -479,7 +492,8 @@ static void write_unregistered(struct record *rec, const char *text)
 
 void log_write(enum log_level level, const char *fmt, ...)
 {
-	/* A few bytes more than a line: escaping never shortens, so a text that is cut here is cut again, with its mark, by escape. */
+	/* A few bytes more than a line: escaping never shortens, so a text that is cut here is cut again, with its
+	 * mark, by escape. */
 	char raw[LOG_LINE_MAX + 8], text[LOG_LINE_MAX];
 	struct record rec = {.wall_ns = clock_wall_ns(), .level = (uint8_t)level};
 	int saved = errno, n;

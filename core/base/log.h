@@ -1,11 +1,12 @@
-/* The asynchronous log: printf-like calls put a finished line into the calling thread's own buffer and never block; one writer
- * thread drains all buffers into the target. A full buffer drops the line and counts it; the writer reports the number dropped.
+/* The asynchronous log: printf-like calls put a finished line into the calling thread's own buffer and never block; one
+ * writer thread drains all buffers into the target. A full buffer drops the line and counts it; the writer reports the
+ * number dropped.
  *
- * Targets: "stderr"; "journal" (standard error with sd-daemon(3) "<N>" level prefixes and no time stamp; chosen by "auto" when
- * $JOURNAL_STREAM matches standard error); "file:/path" (reopened by log_reopen, for log rotation).
+ * Targets: "stderr"; "journal" (standard error with sd-daemon(3) "<N>" level prefixes and no time stamp; chosen by
+ * "auto" when $JOURNAL_STREAM matches standard error); "file:/path" (reopened by log_reopen, for log rotation).
  * A line: "2025-11-21T20:02:03.123Z INFO  shard/0: text", time in UTC; for the journal: "<6>shard/0: text".
- * Control characters, line separators and non-UTF-8 bytes in the text are escaped (\n, \x1b), so a peer cannot forge lines. The text,
- * escaped, is cut at LOG_LINE_MAX bytes and then ends in "...".
+ * Control characters, line separators and non-UTF-8 bytes in the text are escaped (\n, \x1b), so a peer cannot forge
+ * lines. The text, escaped, is cut at LOG_LINE_MAX bytes and then ends in "...".
  * Libraries below rpc/ log only what nobody above them could report better.
  */
 #ifndef ORDINAL_CORE_BASE_LOG_H
@@ -17,17 +18,17 @@
 
 enum log_level { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
 
-/* Starts the writer. target as above; 0 or -errno (the file cannot be opened). Before log_init and after log_done, lines go
- * straight to standard error. Main thread. */
+/* Starts the writer. target as above; 0 or -errno (the file cannot be opened). Before log_init and after log_done,
+ * lines go straight to standard error. Main thread. */
 int log_init(const char *target, enum log_level level);
-/* Writes out all that was logged before, and stops. Lines that other threads log in the same instant stay in their buffers until
- * they unregister. Main thread. */
+/* Writes out all that was logged before, and stops. Lines that other threads log in the same instant stay in their
+ * buffers until they unregister. Main thread. */
 void log_done(void);
 /* Pins the writer to a CPU. 0 or -errno; -ESRCH when it is not running. Main thread. */
 int log_pin(int cpu);
 
-/* Gives the calling thread its buffer and its name in lines ("shard/0", cut at 31 bytes). A thread that logs without registering
- * writes under a lock (for start-up and tests), as its pthread name. 0 or -ENOMEM. */
+/* Gives the calling thread its buffer and its name in lines ("shard/0", cut at 31 bytes). A thread that logs without
+ * registering writes under a lock (for start-up and tests), as its pthread name. 0 or -ENOMEM. */
 int log_thread_register(const char *name);
 /* Before a registered thread ends. What it logged is still written. Harmless when not registered. */
 void log_thread_unregister(void);
@@ -35,10 +36,12 @@ void log_thread_unregister(void);
 /* Any thread. */
 void log_set_level(enum log_level level);
 enum log_level log_get_level(void);
-/* Asks the writer to reopen its file: lines that the caller logs after this go to the new one, and none is lost. If the new one
- * cannot be opened, the old one stays and gets a line that says so. Nothing happens for other targets. Async-signal-safe. */
+/* Asks the writer to reopen its file: lines that the caller logs after this go to the new one, and none is lost. If the
+ * new one cannot be opened, the old one stays and gets a line that says so. Nothing happens for other targets.
+ * Async-signal-safe. */
 void log_reopen(void);
-/* Lines dropped since start (buffer full, or the target did not take them), and lines written; the writer's own reports are in neither. */
+/* Lines dropped since start (buffer full, or the target did not take them), and lines written; the writer's own reports
+ * are in neither. */
 uint64_t log_dropped(void);
 uint64_t log_written(void);
 

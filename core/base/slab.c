@@ -2,12 +2,12 @@
  *
  * Invariants
  *  1. Indexes below `made` have memory; each is either handed out or on the free list, and used + free == made.
- *  2. next_free[i] == i exactly while i is handed out. A free list never links an index to itself, so this one word finds
- *     an object given back twice before it can be handed to two owners.
+ *  2. next_free[i] == i exactly while i is handed out. A free list never links an index to itself, so this one word
+ *     finds an object given back twice before it can be handed to two owners.
  *  3. No chunk is touched before one of its objects is handed out: pages come zero-filled, on the toucher's NUMA node.
  *
- * Chunks and both tables are mapped, not malloc'ed: mapped memory costs address space only until it is touched, and is zero.
- * Runs on the owner's thread. What an object holds, generations included, is its owner's.
+ * Chunks and both tables are mapped, not malloc'ed: mapped memory costs address space only until it is touched, and is
+ * zero. Runs on the owner's thread. What an object holds, generations included, is its owner's.
  */
 #include "core/base/slab.h"
 

@@ -1,8 +1,9 @@
 /* A pool of objects of one size, owned by one thread.
  *
- * Objects are handed out last-in first-out (warm in cache) and named by a dense index, so that a tag can carry an index and
- * a generation instead of a pointer. Memory comes in chunks on demand, on the owner's NUMA node (first touch: the owner is
- * pinned before it touches), and is never returned before slab_done. An object's memory stays valid after slab_put, until reuse.
+ * Objects are handed out last-in first-out (warm in cache) and named by a dense index, so that a tag can carry an index
+ * and a generation instead of a pointer. Memory comes in chunks on demand, on the owner's NUMA node (first touch: the
+ * owner is pinned before it touches), and is never returned before slab_done. An object's memory stays valid after
+ * slab_put, until reuse.
  */
 #ifndef ORDINAL_CORE_BASE_SLAB_H
 #define ORDINAL_CORE_BASE_SLAB_H
@@ -27,8 +28,8 @@ struct slab {
 int slab_init(struct slab *s, size_t obj_size, uint32_t max);
 void slab_done(struct slab *s);
 
-/* An object with undefined content and its index, or NULL at the bound or without memory. First use of an object's memory is
- * zero-filled, so a generation counter kept inside the object survives reuse and begins at 0. */
+/* An object with undefined content and its index, or NULL at the bound or without memory. First use of an object's
+ * memory is zero-filled, so a generation counter kept inside the object survives reuse and begins at 0. */
 void *slab_get(struct slab *s, uint32_t *ret_index);
 void slab_put(struct slab *s, uint32_t index);
 

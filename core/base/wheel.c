@@ -1,16 +1,17 @@
 /* The timer wheel.
  *
- * A slot of level L spans 64^L ticks. A timer due in d ticks hangs in the lowest level with d < 64^(L+1), in the slot of its due time. When
- * now_ms enters a slot of level L > 0 (its low 6L bits are 0), what hangs there is hung again and falls at least one level; timers beyond the
- * last level wait in its farthest slot and are hung again when it comes up.
+ * A slot of level L spans 64^L ticks. A timer due in d ticks hangs in the lowest level with d < 64^(L+1), in the slot
+ * of its due time. When now_ms enters a slot of level L > 0 (its low 6L bits are 0), what hangs there is hung again and
+ * falls at least one level; timers beyond the last level wait in its farthest slot and are hung again when it comes up.
  *
  * Invariants
  *  1. occupied[L] has bit s exactly when slots[L][s] is not empty.
  *  2. The slot that now_ms is in holds, on level 0, only timers that are due already (added late); on level L > 0, only
  *     timers of the next time round.
  *  3. due_ms is the due time rounded up, now_ms the time rounded down: nothing fires early.
- *  4. wheel_advance moves all that is due to `expired` first, sets now_ms to its end, and only then calls out. So a callback that arms a
- *     timer in the past cannot keep the call from ending, and one that deletes a timer that is due unhooks it in time.
+ *  4. wheel_advance moves all that is due to `expired` first, sets now_ms to its end, and only then calls out. So a
+ *     callback that arms a timer in the past cannot keep the call from ending, and one that deletes a timer that is due
+ *     unhooks it in time.
  *
  * Empty time is skipped by the bit maps, so an advance costs the number of timers and cascades in it, not its ticks.
  * Runs on the owner's thread.
@@ -103,7 +104,8 @@ static uint64_t rotate_right(uint64_t v, unsigned n)
 	return n == 0 ? v : v >> n | v << (64 - n);
 }
 
-/* The first tick at or after now_ms at which a slot comes up, to be fired or hung again; UINT64_MAX if all are empty. */
+/* The first tick at or after now_ms at which a slot comes up, to be fired or hung again; UINT64_MAX if all are
+ * empty. */
 static uint64_t next_tick(const struct wheel *w)
 {
 	uint64_t best = UINT64_MAX;
@@ -127,8 +129,8 @@ static uint64_t next_tick(const struct wheel *w)
 	return best;
 }
 
-/* now_ms has just come to a tick: hang again what hangs in the slots that begin here, from the top down. No timer can fall back into the slot
- * that it is taken from: it is due before that slot ends, or is put 63 slots ahead. */
+/* now_ms has just come to a tick: hang again what hangs in the slots that begin here, from the top down. No timer can
+ * fall back into the slot that it is taken from: it is due before that slot ends, or is put 63 slots ahead. */
 static void cascade(struct wheel *w)
 {
 	for (unsigned l = WHEEL_LEVELS - 1; l > 0; l--) {

@@ -29,7 +29,8 @@ struct wheel {
 
 void wheel_init(struct wheel *w, uint64_t now_ns, void *ctx);
 
-/* Arms `t` (re-arms it if armed) to fire when the clock reaches due_ns. t->fire must be set. Due in the past: next advance. */
+/* Arms `t` (re-arms it if armed) to fire when the clock reaches due_ns. t->fire must be set. Due in the past: next
+ * advance. */
 void wheel_add(struct wheel *w, struct timer *t, uint64_t due_ns);
 /* Disarms; harmless when not armed. A zero-filled timer counts as not armed. */
 void wheel_del(struct wheel *w, struct timer *t);
@@ -41,7 +42,8 @@ static inline bool timer_is_armed(const struct timer *t)
 /* Fires what is due. Callbacks may add and delete any timer, themselves too. Returns the number fired. */
 unsigned wheel_advance(struct wheel *w, uint64_t now_ns);
 
-/* The monotonic time in ns at which wheel_advance should next be called (a lower bound of the next due time), or UINT64_MAX. */
+/* The monotonic time in ns at which wheel_advance should next be called (a lower bound of the next due time), or
+ * UINT64_MAX. */
 uint64_t wheel_next_ns(const struct wheel *w);
 
 #endif

@@ -1,5 +1,5 @@
-/* Both implementations against the values of RFC 3720 B.4 and against the definition, bit by bit. The source is included, so that the
- * one that this CPU would not choose is tested too. */
+/* Both implementations against the values of RFC 3720 B.4 and against the definition, bit by bit. The source is
+ * included, so that the one that this CPU would not choose is tested too. */
 #include "core/base/crc32c.c" /* NOLINT */
 
 #include <setjmp.h>

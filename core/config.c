@@ -19,7 +19,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/types.h>
 
 #define FILE_MAX (1u << 20)
 #define VALUE_MAX 4096
@@ -438,37 +437,36 @@ static int read_line(struct load *l, char *line, size_t n)
 
 /* ---- layers ------------------------------------------------------------------------------------------------------ */
 
-/* The whole file in *ret, which the caller frees; its length, or -errno. */
-static ssize_t slurp(const char *path, char **ret)
+/* The whole file, which the caller frees, and its length; NULL with errno set when it cannot be read or is too long. */
+static char *slurp(const char *path, size_t *ret_n)
 {
 	FILE *f = fopen(path, "re");
-	if (!f)
-		return -errno;
-	ssize_t n = -ENOMEM;
-	char *text = malloc(FILE_MAX + 1);
+	char *text = f ? malloc(FILE_MAX + 1) : NULL;
+	int err = errno;
 	if (text) {
-		n = (ssize_t)fread(text, 1, FILE_MAX + 1, f);
-		if (ferror(f))
-			n = errno ? -errno : -EIO;
-		else if (n > (ssize_t)FILE_MAX)
-			n = -EFBIG;
+		errno = 0;
+		*ret_n = fread(text, 1, FILE_MAX + 1, f);
+		err = ferror(f) ? errno : *ret_n > FILE_MAX ? EFBIG : 0;
+		if (ferror(f) || err) {
+			free(text);
+			text = NULL;
+		}
 	}
-	fclose(f);
-	if (n < 0)
-		free(text);
-	else
-		*ret = text;
-	return n;
+	if (f)
+		fclose(f);
+	errno = err ? err : EIO;
+	return text;
 }
 
 static int read_file(struct load *l, const char *path)
 {
-	char *text = NULL;
-	ssize_t n = slurp(path, &text);
-	if (n < 0) {
+	size_t n = 0;
+	char *text = slurp(path, &n);
+	if (!text) {
+		int err = errno;
 		snprintf(l->why->text, sizeof l->why->text, "cannot read the configuration %.300s: %s", path,
-			 strerror((int)-n));
-		return (int)n;
+			 strerror(err));
+		return -err;
 	}
 	int rc = 0;
 	l->file = path;

@@ -85,6 +85,8 @@ def load(kconfig, dotconfig):
     if dotconfig and os.path.exists(dotconfig):
         kconf.load_config(dotconfig)
         fold_enums(kconf, dotconfig)
+    for sym in kconf.unique_defined_syms:
+        sym.str_value  # a value out of range is found out when it is looked at
     if kconf.warnings:
         fail("\n".join(kconf.warnings))
     return kconf

@@ -1,8 +1,8 @@
 /* An arena with a budget, for protobuf-c. Owned by one thread.
  *
- * Invariants: spent <= limit. [at, end) is the unused rest of the newest chunk, or of the block when there is no chunk. Chunks double in size, and none
- * is larger than what is left of the budget; what is lost at the end of one is less than the allocation that did not fit, so the memory
- * held is at most block + 2 * limit (and a header a chunk). */
+ * Invariants: spent <= limit. [at, end) is the unused rest of the newest chunk, or of the block when there is no chunk. Chunks double in
+ * size, and none is larger than what is left of the budget; what is lost at the end of one is less than the allocation that did not
+ * fit, so the memory held is at most block + 2 * limit (and a header a chunk). */
 #include "rpc/budget.h"
 
 #include <errno.h>

@@ -24,8 +24,8 @@ struct budget {
 	uint8_t *block;
 	size_t block_size;
 	struct budget_chunk *chunks;
-	size_t chunk_size;            /* of the next chunk */
-	size_t limit, spent;          /* bytes, each allocation rounded up to 16 */
+	size_t chunk_size;   /* of the next chunk */
+	size_t limit, spent; /* bytes, each allocation rounded up to 16 */
 	bool exhausted;
 };
 

@@ -102,7 +102,8 @@ int hpack_decode(struct hpack_decoder *d, const uint8_t *block, size_t n, hpack_
 		n -= (size_t)used;
 		if (flags & NGHTTP2_HD_INFLATE_EMIT) {
 			if (!refused)
-				refused = fn(ctx, (struct span){nv.name, nv.namelen}, (struct span){nv.value, nv.valuelen});
+				refused = fn(ctx, (struct span){nv.name, nv.namelen},
+					     (struct span){nv.value, nv.valuelen});
 		} else if (flags & NGHTTP2_HD_INFLATE_FINAL) {
 			nghttp2_hd_inflate_end_headers(d->inflater);
 			return refused;

@@ -13,7 +13,10 @@ static bool char_is_token(uint8_t c)
 {
 	/* RFC 9110 section 5.6.2: one bit a character, 32 characters a word. */
 	static const uint32_t token[8] = {
-		0, 0x03ff6cfa /* !#$%&'*+-. 0-9 */, 0xc7fffffe /* A-Z ^_ */, 0x57ffffff /* ` a-z | ~ */,
+		0,
+		0x03ff6cfa /* !#$%&'*+-. 0-9 */,
+		0xc7fffffe /* A-Z ^_ */,
+		0x57ffffff /* ` a-z | ~ */,
 	};
 	return token[c >> 5] >> (c & 31) & 1;
 }

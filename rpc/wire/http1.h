@@ -15,11 +15,11 @@ struct http1_header {
 };
 
 struct http1_request {
-	struct span method;      /* "GET": upper and lower case differ */
-	struct span target;      /* "/stats?x=y", "*", "http://host/": visible ASCII, never empty */
-	uint8_t minor;           /* of the version HTTP/1.minor: 0 or 1 (higher ones are read as 1) */
-	bool keep_alive;         /* the connection stays open after the answer, as far as the client goes */
-	bool expect_continue;    /* it waits for "100 Continue" before it sends the body */
+	struct span method;   /* "GET": upper and lower case differ */
+	struct span target;   /* "/stats?x=y", "*", "http://host/": visible ASCII, never empty */
+	uint8_t minor;        /* of the version HTTP/1.minor: 0 or 1 (higher ones are read as 1) */
+	bool keep_alive;      /* the connection stays open after the answer, as far as the client goes */
+	bool expect_continue; /* it waits for "100 Continue" before it sends the body */
 	bool has_content_length;
 	uint64_t content_length; /* of the body that follows the head; 0 without the header */
 	uint32_t headers;

@@ -175,7 +175,8 @@ bool pb_is_utf8(struct span s)
 #define REPLY_ORDER 0x18
 
 /* A field whose tag is not the one-byte tag of a known field: unknown, or known by a tag that is longer than need be. */
-static __attribute__((noinline)) int request_field_slow(const uint8_t **p, const uint8_t *end, struct pb_next_request *r)
+static __attribute__((noinline)) int request_field_slow(const uint8_t **p, const uint8_t *end,
+							struct pb_next_request *r)
 {
 	uint32_t number;
 	unsigned wire;

@@ -15,7 +15,8 @@
 struct frame {
 	const uint8_t *end;
 	const ProtobufCMessageDescriptor *desc; /* NULL: unknown */
-	uint64_t seen; /* singular sub-messages met so far: bit (index in the descriptor % 64). Fields that share one count as merges early. */
+	uint64_t
+		seen; /* singular sub-messages met so far: bit (index in the descriptor % 64). Fields that share one count as merges early. */
 };
 
 static bool frame_merges(struct frame *f, const ProtobufCFieldDescriptor *field)

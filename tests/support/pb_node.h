@@ -31,11 +31,16 @@ struct pb_node {
 
 extern const ProtobufCMessageDescriptor pb_node_descriptor;
 
-#define PB_NODE_ONE(n, i, t, m, d) \
-	{n, i, PROTOBUF_C_LABEL_NONE, PROTOBUF_C_TYPE_##t, 0, offsetof(struct pb_node, m), d, NULL, 0, 0, NULL, NULL}
-#define PB_NODE_MANY(n, i, t, m, d)                                                                             \
-	{n, i, PROTOBUF_C_LABEL_REPEATED, PROTOBUF_C_TYPE_##t, offsetof(struct pb_node, n_##m),                 \
-	 offsetof(struct pb_node, m), d, NULL, 0, 0, NULL, NULL}
+#define PB_NODE_ONE(n, i, t, m, d)                                                                                     \
+	{                                                                                                              \
+		n, i, PROTOBUF_C_LABEL_NONE, PROTOBUF_C_TYPE_##t, 0, offsetof(struct pb_node, m), d, NULL, 0, 0, NULL, \
+			NULL                                                                                           \
+	}
+#define PB_NODE_MANY(n, i, t, m, d)                                                                                    \
+	{                                                                                                              \
+		n, i, PROTOBUF_C_LABEL_REPEATED, PROTOBUF_C_TYPE_##t, offsetof(struct pb_node, n_##m),                 \
+			offsetof(struct pb_node, m), d, NULL, 0, 0, NULL, NULL                                         \
+	}
 
 static const ProtobufCFieldDescriptor pb_node_fields[] = {
 	PB_NODE_ONE("name", 1, STRING, name, NULL),
@@ -49,8 +54,21 @@ static const unsigned pb_node_by_name[] = {4, 1, 2, 0, 5, 3};
 static const ProtobufCIntRange pb_node_ranges[] = {{1, 0}, {0, 6}};
 
 const ProtobufCMessageDescriptor pb_node_descriptor = {
-	PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC, "Node", "Node", "struct pb_node", "", sizeof(struct pb_node), 6, pb_node_fields,
-	pb_node_by_name, 1, pb_node_ranges, NULL, NULL, NULL, NULL,
+	PROTOBUF_C__MESSAGE_DESCRIPTOR_MAGIC,
+	"Node",
+	"Node",
+	"struct pb_node",
+	"",
+	sizeof(struct pb_node),
+	6,
+	pb_node_fields,
+	pb_node_by_name,
+	1,
+	pb_node_ranges,
+	NULL,
+	NULL,
+	NULL,
+	NULL,
 };
 
 #endif

@@ -83,14 +83,18 @@ static void test_pieces_do_not_overlap(void **state)
 /* With every budget from nothing to enough, protobuf-c either yields the message or says so; it leaks and breaks nothing. */
 static void test_protobuf_c_within_any_budget(void **state)
 {
-	static const uint8_t msg[] = "\x0a\x03" "abc\x12\x09\x0a\x03" "def\x1a\x02\x20\x07\x1a\x04\x32\x02xy\x1a\x00\x20\x05\x22\x02\x01\x02\x2a\x02\xff\xfe"
-				     "\x32\x01x\x32\x02yz\x12\x04\x2a\x02ok\x78\x01\x7a\x03unk";
+	static const uint8_t msg[] =
+		"\x0a\x03"
+		"abc\x12\x09\x0a\x03"
+		"def\x1a\x02\x20\x07\x1a\x04\x32\x02xy\x1a\x00\x20\x05\x22\x02\x01\x02\x2a\x02\xff\xfe"
+		"\x32\x01x\x32\x02yz\x12\x04\x2a\x02ok\x78\x01\x7a\x03unk";
 	size_t enough = 0;
 
 	for (size_t limit = 0; limit < 16384; limit += 16) {
 		struct budget b;
 		assert_int_equal(budget_init(&b, 32, limit), 0);
-		struct pb_node *m = (struct pb_node *)protobuf_c_message_unpack(&pb_node_descriptor, &b.allocator, sizeof msg - 1, msg);
+		struct pb_node *m = (struct pb_node *)protobuf_c_message_unpack(&pb_node_descriptor, &b.allocator,
+										sizeof msg - 1, msg);
 		assert_int_equal(m == NULL, budget_is_exhausted(&b));
 		assert_true(b.spent <= limit);
 		if (m) {

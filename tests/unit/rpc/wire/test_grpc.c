@@ -28,12 +28,21 @@ static void test_timeout_get(void **state)
 		const char *text;
 		uint64_t ns;
 	} good[] = {
-		{"1H", UINT64_C(3600000000000)}, {"20S", UINT64_C(20000000000)}, {"3M", UINT64_C(180000000000)},
-		{"100m", 100000000}, {"5u", 5000}, {"7n", 7}, {"0n", 0}, {"00000001n", 1}, {"99999999u", UINT64_C(99999999000)},
-		{"99999999S", UINT64_C(99999999000000000)}, {"99999999H", UINT64_MAX},
+		{"1H", UINT64_C(3600000000000)},
+		{"20S", UINT64_C(20000000000)},
+		{"3M", UINT64_C(180000000000)},
+		{"100m", 100000000},
+		{"5u", 5000},
+		{"7n", 7},
+		{"0n", 0},
+		{"00000001n", 1},
+		{"99999999u", UINT64_C(99999999000)},
+		{"99999999S", UINT64_C(99999999000000000)},
+		{"99999999H", UINT64_MAX},
 	};
 	static const char *const bad[] = {
-		"", "1", "S", "1s", "1h", " 1S", "1S ", "+1S", "-1S", "1.5S", "123456789n", "1 S", "1SS", "0x1S", "\xb9S",
+		"",    "1",    "S",          "1s",  "1h",  " 1S",  "1S ",   "+1S",
+		"-1S", "1.5S", "123456789n", "1 S", "1SS", "0x1S", "\xb9S",
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
 		uint8_t *copy = exact_copy(good[i].text, strlen(good[i].text));
@@ -110,8 +119,9 @@ static void test_percent_encode(void **state)
 	expect_encoded(SPAN_LIT("plain text ~"), 100, "plain text ~");
 	expect_encoded(SPAN_LIT("100%"), 100, "100%25");
 	/* grpc's interoperability case special_status_message */
-	expect_encoded(SPAN_LIT("\t\ntest with whitespace\r\nand Unicode BMP \xe2\x98\xba and non-BMP \xf0\x9f\x98\x88\t\n"), 200,
-		       "%09%0Atest with whitespace%0D%0Aand Unicode BMP %E2%98%BA and non-BMP %F0%9F%98%88%09%0A");
+	expect_encoded(
+		SPAN_LIT("\t\ntest with whitespace\r\nand Unicode BMP \xe2\x98\xba and non-BMP \xf0\x9f\x98\x88\t\n"),
+		200, "%09%0Atest with whitespace%0D%0Aand Unicode BMP %E2%98%BA and non-BMP %F0%9F%98%88%09%0A");
 	expect_encoded(SPAN_LIT("a\0b\x7f"), 100, "a%00b%7F");
 	/* Cut: neither in an escape nor in a character. */
 	expect_encoded(SPAN_LIT("abc"), 2, "ab");
@@ -127,8 +137,10 @@ static void test_percent_decode(void **state)
 	static const struct {
 		const char *text, *want;
 	} t[] = {
-		{"plain", "plain"}, {"a%20b", "a b"}, {"%e2%98%BA", "\xe2\x98\xba"}, {"100%25", "100%"},
-		{"%", "%"}, {"%2", "%2"}, {"%zz", "%zz"}, {"%2g%41", "%2gA"}, {"%%41", "%A"}, {"%-1", "%-1"}, {"%:0", "%:0"},
+		{"plain", "plain"}, {"a%20b", "a b"},   {"%e2%98%BA", "\xe2\x98\xba"},
+		{"100%25", "100%"}, {"%", "%"},         {"%2", "%2"},
+		{"%zz", "%zz"},     {"%2g%41", "%2gA"}, {"%%41", "%A"},
+		{"%-1", "%-1"},     {"%:0", "%:0"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
 		char out[64];
@@ -174,9 +186,9 @@ static void test_percent_round_trip(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_status_names),      cmocka_unit_test(test_timeout_get),
-		cmocka_unit_test(test_timeout_put),       cmocka_unit_test(test_timeout_round_trip),
-		cmocka_unit_test(test_percent_encode),    cmocka_unit_test(test_percent_decode),
+		cmocka_unit_test(test_status_names),       cmocka_unit_test(test_timeout_get),
+		cmocka_unit_test(test_timeout_put),        cmocka_unit_test(test_timeout_round_trip),
+		cmocka_unit_test(test_percent_encode),     cmocka_unit_test(test_percent_decode),
 		cmocka_unit_test(test_percent_round_trip),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -33,7 +33,8 @@ static void test_round_trip(void **state)
 
 	for (int i = 0; i < 5000; i++) {
 		uint8_t out[H2_FRAME_HEADER];
-		uint32_t len = (uint32_t)random_wide(&seed) & 0xffffff, stream = (uint32_t)random_wide(&seed) & 0x7fffffff;
+		uint32_t len = (uint32_t)random_wide(&seed) & 0xffffff,
+			 stream = (uint32_t)random_wide(&seed) & 0x7fffffff;
 		uint8_t type = (uint8_t)random_next(&seed), flags = (uint8_t)random_next(&seed);
 
 		h2_frame_put(out, len, type, flags, stream);

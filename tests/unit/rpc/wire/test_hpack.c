@@ -133,15 +133,15 @@ static void test_decode_malformed(void **state)
 	static const struct {
 		const char *hex;
 	} bad[] = {
-		{"80"},                   /* index 0 */
-		{"be"},                   /* beyond the table */
-		{"ffffffffffff"},         /* integer without end */
-		{"ff8080808080808080"},   /* the same, of zeros */
-		{"4001 61 05 62"},        /* string longer than the block */
-		{"40 01"},                /* cut in the name */
-		{"00 81 ff"},             /* Huffman: padding only, 8 bits of it */
-		{"82 20"},                /* size update after a field */
-		{"3fe21f"},               /* size update above 4096 */
+		{"80"},                 /* index 0 */
+		{"be"},                 /* beyond the table */
+		{"ffffffffffff"},       /* integer without end */
+		{"ff8080808080808080"}, /* the same, of zeros */
+		{"4001 61 05 62"},      /* string longer than the block */
+		{"40 01"},              /* cut in the name */
+		{"00 81 ff"},           /* Huffman: padding only, 8 bits of it */
+		{"82 20"},              /* size update after a field */
+		{"3fe21f"},             /* size update above 4096 */
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		struct hpack_decoder *d = hpack_decoder_new(4096);
@@ -186,18 +186,45 @@ static void test_purity_of_each_representation(void **state)
 		bool pure;
 	} t[] = {
 		{"", true},
-		{"82", true}, {"8286 84", true}, {"be", true}, {"fe", true}, {"ff00", true}, {"ff8001", true},
-		{"80", false},                      /* index 0 */
-		{"ff", false}, {"ff80", false},     /* cut integer */
-		{"ffffffff7f", false},              /* implausible index */
-		{"ff8080808000", false},            /* integer longer than need be by far */
-		{"40", false}, {"4001 61 01 62", false}, {"41 01 62", false}, {"7f00 01 62", false},
-		{"20", false}, {"3fe11f", false}, {"8220", false}, {"82 41 01 62", false},
-		{"00 01 61 01 62", true}, {"10 01 61 01 62", true}, {"00 00 00", true},
-		{"04 01 62", true}, {"14 01 62", true}, {"0f0f 01 62", true}, {"1f0f 01 62", true},
-		{"0f 0f", false}, {"04", false}, {"0402 62", false}, {"04 82 62", false}, {"04 81 8f", true},
-		{"00", false}, {"00 01", false}, {"00 01 61", false}, {"00 01 61 01", false}, {"00 02 61 01 62", false},
-		{"04 7f", false}, {"04 7f80", false}, {"04 7f 00", false},
+		{"82", true},
+		{"8286 84", true},
+		{"be", true},
+		{"fe", true},
+		{"ff00", true},
+		{"ff8001", true},
+		{"80", false}, /* index 0 */
+		{"ff", false},
+		{"ff80", false},         /* cut integer */
+		{"ffffffff7f", false},   /* implausible index */
+		{"ff8080808000", false}, /* integer longer than need be by far */
+		{"40", false},
+		{"4001 61 01 62", false},
+		{"41 01 62", false},
+		{"7f00 01 62", false},
+		{"20", false},
+		{"3fe11f", false},
+		{"8220", false},
+		{"82 41 01 62", false},
+		{"00 01 61 01 62", true},
+		{"10 01 61 01 62", true},
+		{"00 00 00", true},
+		{"04 01 62", true},
+		{"14 01 62", true},
+		{"0f0f 01 62", true},
+		{"1f0f 01 62", true},
+		{"0f 0f", false},
+		{"04", false},
+		{"0402 62", false},
+		{"04 82 62", false},
+		{"04 81 8f", true},
+		{"00", false},
+		{"00 01", false},
+		{"00 01 61", false},
+		{"00 01 61 01", false},
+		{"00 02 61 01 62", false},
+		{"04 7f", false},
+		{"04 7f80", false},
+		{"04 7f 00", false},
 		{"0f ffffff7f 00", false},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(t); i++) {
@@ -534,11 +561,13 @@ static void test_encode_round_trip(void **state)
 	n += hpack_put_literal_indexed_name(out + n, sizeof out - n, 31, SPAN_LIT("application/grpc"));
 	n += hpack_put_literal(out + n, sizeof out - n, SPAN_LIT("grpc-status"), SPAN_LIT("0"));
 	n += hpack_put_literal(out + n, sizeof out - n, SPAN_LIT("e"), (struct span){NULL, 0});
-	n += hpack_put_literal(out + n, sizeof out - n, SPAN_LIT("long"), (struct span){(uint8_t *)longer, sizeof longer});
+	n += hpack_put_literal(out + n, sizeof out - n, SPAN_LIT("long"),
+			       (struct span){(uint8_t *)longer, sizeof longer});
 	assert_true(hpack_block_is_pure(out, n));
 	assert_int_equal(hpack_decode(d, out, n, fields_add, &f), 0);
 	assert_int_equal(hpack_generation(d), 0);
-	assert_int_equal(strncmp(f.text, ":status: 200\ncontent-type: application/grpc\ngrpc-status: 0\ne: \nlong: vvv", 72), 0);
+	assert_int_equal(
+		strncmp(f.text, ":status: 200\ncontent-type: application/grpc\ngrpc-status: 0\ne: \nlong: vvv", 72), 0);
 	assert_int_equal(f.count, 5);
 
 	/* Into the table, and out of it by index. */
@@ -573,10 +602,18 @@ static void test_encode_respects_capacity(void **state)
 			size_t n = 0;
 			memset(out, 0xee, sizeof out);
 			switch (which) {
-			case 0: n = hpack_put_indexed(out, cap, 200); break;
-			case 1: n = hpack_put_literal(out, cap, name, value); break;
-			case 2: n = hpack_put_literal_indexed_name(out, cap, 31, value); break;
-			case 3: n = hpack_put_incremental(out, cap, name, value); break;
+			case 0:
+				n = hpack_put_indexed(out, cap, 200);
+				break;
+			case 1:
+				n = hpack_put_literal(out, cap, name, value);
+				break;
+			case 2:
+				n = hpack_put_literal_indexed_name(out, cap, 31, value);
+				break;
+			case 3:
+				n = hpack_put_incremental(out, cap, name, value);
+				break;
 			}
 			if (full == 0)
 				full = n;

@@ -36,7 +36,8 @@ static void test_first_two_bytes_decide(void **state)
 
 	for (unsigned first = 0; first < 256; first++) {
 		for (unsigned second = 0; second < 256; second++) {
-			uint8_t *p = exact_copy((uint8_t[NATIVE_HEADER]){(uint8_t)first, (uint8_t)second}, NATIVE_HEADER);
+			uint8_t *p = exact_copy((uint8_t[NATIVE_HEADER]){(uint8_t)first, (uint8_t)second},
+						NATIVE_HEADER);
 			struct native_header h = {.kind = 0xee};
 			unsigned kind = second & 0x0f;
 			bool good = first == 0x81 && kind >= 1 && kind <= 7 && (second & 0xc0) == 0;
@@ -61,13 +62,15 @@ static void test_round_trip(void **state)
 	for (int i = 0; i < 5000; i++) {
 		uint8_t kind = (uint8_t)(1 + random_below(&seed, 7)), flags = (uint8_t)(random_below(&seed, 4) << 4);
 		uint16_t code = (uint16_t)random_wide(&seed);
-		uint32_t len = (uint32_t)random_wide(&seed), call = (uint32_t)random_wide(&seed), arg = (uint32_t)random_wide(&seed);
+		uint32_t len = (uint32_t)random_wide(&seed), call = (uint32_t)random_wide(&seed),
+			 arg = (uint32_t)random_wide(&seed);
 		uint8_t out[NATIVE_HEADER];
 		struct native_header h;
 
 		native_put(out, kind | flags, code, len, call, arg);
 		assert_int_equal(native_get(out, &h), 0);
-		assert_true(h.kind == kind && h.flags == flags && h.code == code && h.len == len && h.call == call && h.arg == arg);
+		assert_true(h.kind == kind && h.flags == flags && h.code == code && h.len == len && h.call == call &&
+			    h.arg == arg);
 	}
 }
 

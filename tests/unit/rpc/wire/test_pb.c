@@ -56,9 +56,9 @@ static void test_field(void **state)
 {
 	static const uint8_t msg[] = {
 		0x08, 0x96, 0x01,                         /* 1: varint 150 */
-		0x11, 1, 2, 3, 4, 5, 6, 7, 8,             /* 2: fixed64 */
-		0x1a, 3, 'a', 'b', 'c',                   /* 3: bytes */
-		0x25, 1, 2, 3, 4,                         /* 4: fixed32 */
+		0x11, 1,    2,    3,    4,    5, 6, 7, 8, /* 2: fixed64 */
+		0x1a, 3,    'a',  'b',  'c',              /* 3: bytes */
+		0x25, 1,    2,    3,    4,                /* 4: fixed32 */
 		0xfa, 0xff, 0xff, 0xff, 0x0f, 0,          /* 2^29-1: no bytes */
 	};
 	const uint8_t *p = msg, *end = msg + sizeof msg;
@@ -87,19 +87,22 @@ static void test_field_malformed(void **state)
 		size_t n;
 	} bad[] = {
 #define BAD(s) {s, sizeof(s) - 1}
-		BAD("\x00\x00"),                             /* field 0 */
-		BAD("\x0b"), BAD("\x0c"),                    /* groups */
-		BAD("\x0e\x00"), BAD("\x0f\x00"),            /* no such wire type */
-		BAD("\x08"), BAD("\x08\x80"),                /* cut varint */
-		BAD("\x09\0\0\0\0\0\0\0"),                   /* cut fixed64 */
-		BAD("\x0d\0\0\0"),                           /* cut fixed32 */
-		BAD("\x0a\x01"),                             /* cut bytes */
-		BAD("\x0a\xff\xff\xff\xff\x0f"),             /* length 2^32-1 */
-		BAD("\x0a\xff\xff\xff\xff\x7f"),             /* length 2^35-1 */
-		BAD("\x0a\x80\x80\x80\x80\x80\x00"),         /* length of 6 bytes */
-		BAD("\x88\x80\x80\x80\x80\x00\x00"),         /* tag of 6 bytes */
-		BAD("\xf8\xff\xff\xff\x1f\x00"),             /* field 2^30-1 */
-		BAD("\x80\x80\x80\x80\x10\x00"),             /* field 2^29 */
+		BAD("\x00\x00"), /* field 0 */
+		BAD("\x0b"),
+		BAD("\x0c"), /* groups */
+		BAD("\x0e\x00"),
+		BAD("\x0f\x00"), /* no such wire type */
+		BAD("\x08"),
+		BAD("\x08\x80"),                     /* cut varint */
+		BAD("\x09\0\0\0\0\0\0\0"),           /* cut fixed64 */
+		BAD("\x0d\0\0\0"),                   /* cut fixed32 */
+		BAD("\x0a\x01"),                     /* cut bytes */
+		BAD("\x0a\xff\xff\xff\xff\x0f"),     /* length 2^32-1 */
+		BAD("\x0a\xff\xff\xff\xff\x7f"),     /* length 2^35-1 */
+		BAD("\x0a\x80\x80\x80\x80\x80\x00"), /* length of 6 bytes */
+		BAD("\x88\x80\x80\x80\x80\x00\x00"), /* tag of 6 bytes */
+		BAD("\xf8\xff\xff\xff\x1f\x00"),     /* field 2^30-1 */
+		BAD("\x80\x80\x80\x80\x10\x00"),     /* field 2^29 */
 #undef BAD
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
@@ -196,9 +199,9 @@ static void test_utf8_in_context(void **state)
 
 /* What a generated message has beyond what protobuf-c would accept, or treats otherwise. */
 struct made {
-	bool mismatch;    /* a known field with another wire type: protobuf-c refuses it, we skip it */
-	bool bad_utf8;    /* in `sequence`, which protobuf-c does not look at */
-	bool bad_number;  /* a field number that is none, which protobuf-c takes for unknown */
+	bool mismatch;   /* a known field with another wire type: protobuf-c refuses it, we skip it */
+	bool bad_utf8;   /* in `sequence`, which protobuf-c does not look at */
+	bool bad_number; /* a field number that is none, which protobuf-c takes for unknown */
 };
 
 /* A varint, sometimes longer than need be. */
@@ -225,7 +228,8 @@ static size_t make_text(uint64_t *seed, uint8_t *p, bool *ret_bad)
 	uint32_t chars = random_below(seed, random_below(seed, 12) ? 10 : 150);
 
 	for (uint32_t i = 0; i < chars; i++) {
-		uint32_t c = random_below(seed, 4) ? 'a' + random_below(seed, 26) : (uint32_t)random_wide(seed) % 0xd7ff + 1;
+		uint32_t c = random_below(seed, 4) ? 'a' + random_below(seed, 26)
+						   : (uint32_t)random_wide(seed) % 0xd7ff + 1;
 		n += utf8_put(p + n, c);
 	}
 	if (random_below(seed, 12) == 0) {
@@ -242,8 +246,9 @@ static size_t make_field(uint64_t *seed, uint8_t *p, unsigned strings, unsigned 
 {
 	size_t n = 0;
 	bool is_known = random_below(seed, 4) != 0;
-	uint32_t number = is_known ? 1 + random_below(seed, known) : known + 1 + (uint32_t)random_wide(seed) % 0x1ffffff0;
-	unsigned right = strings >> number % 32 & is_known ? 2 : 0, wire = right;
+	uint32_t number = is_known ? 1 + random_below(seed, known)
+				   : known + 1 + (uint32_t)random_wide(seed) % 0x1ffffff0;
+	unsigned right = is_known && (strings >> number & 1) ? 2 : 0, wire = right;
 
 	if (!is_known || random_below(seed, 25) == 0)
 		wire = (unsigned[]){0, 1, 2, 5}[random_below(seed, 4)];
@@ -256,7 +261,8 @@ static size_t make_field(uint64_t *seed, uint8_t *p, unsigned strings, unsigned 
 	n += make_varint(seed, p + n, (uint64_t)number << 3 | wire, 5);
 	switch (wire) {
 	case 0:
-		return n + make_varint(seed, p + n, random_below(seed, 3) ? random_wide(seed) : random_below(seed, 200), 10);
+		return n + make_varint(seed, p + n, random_below(seed, 3) ? random_wide(seed) : random_below(seed, 200),
+				       10);
 	case 1:
 		store_le64(p + n, random_next(seed));
 		return n + 8;
@@ -428,7 +434,8 @@ static void test_writing_against_protobuf_c(void **state)
 		assert_int_equal(n, ordinal__v1__next_reply__pack(&reply, theirs));
 		assert_memory_equal(ours, theirs, n);
 		assert_int_equal(pb_next_reply_get((struct span){ours, n}, &back), 0);
-		assert_true(back.first == reply.first && back.count == reply.count && back.order == (uint32_t)reply.order);
+		assert_true(back.first == reply.first && back.count == reply.count &&
+			    back.order == (uint32_t)reply.order);
 
 		size_t len = random_below(&seed, 3) ? random_below(&seed, sizeof name) : 0;
 		memset(name, 'a' + (int)random_below(&seed, 26), len);
@@ -453,7 +460,11 @@ static void test_next_request_common_forms(void **state)
 	assert_true(r.sequence.n == 0 && r.count == 0);
 	assert_int_equal(pb_next_request_get(SPAN_LIT("\x10\x05"), &r), 0);
 	assert_true(r.sequence.n == 0 && r.count == 5);
-	assert_int_equal(pb_next_request_get(SPAN_LIT("\x0a\x03" "abc" "\x10\x80\x01"), &r), 0);
+	assert_int_equal(pb_next_request_get(SPAN_LIT("\x0a\x03"
+						      "abc"
+						      "\x10\x80\x01"),
+					     &r),
+			 0);
 	assert_true(span_eq(r.sequence, SPAN_LIT("abc")) && r.count == 128);
 	/* The last wins, in any order; a count above 32 bits is cut, as protobuf has it. */
 	assert_int_equal(pb_next_request_get(SPAN_LIT("\x10\x01\x0a\x01x\x10\x02\x0a\x02yz"), &r), 0);

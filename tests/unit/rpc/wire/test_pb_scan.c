@@ -15,8 +15,9 @@
 
 static int scan(const void *p, size_t n, const ProtobufCMessageDescriptor *desc)
 {
+	const struct pb_scan_limits limits = PB_SCAN_LIMITS;
 	uint8_t *copy = exact_copy(p, n);
-	int r = pb_scan((struct span){copy, n}, desc, &PB_SCAN_LIMITS);
+	int r = pb_scan((struct span){copy, n}, desc, &limits);
 
 	free(copy);
 	return r;
@@ -28,16 +29,24 @@ static void test_well_formed(void **state)
 {
 	assert_int_equal(pb_scan((struct span){NULL, 0}, &pb_node_descriptor, &PB_SCAN_LIMITS), 0);
 	assert_int_equal(NODE(""), 0);
-	assert_int_equal(NODE("\x0a\x03" "abc\x12\x05\x0a\x03" "def\x1a\x00\x1a\x00\x20\x05\x22\x02\x01\x02\x2a\x01\xff\x32\x01x"), 0);
-	assert_int_equal(NODE("\x7a\x02\xff\x00\x7d\x01\x02\x03\x04\x79\x01\x02\x03\x04\x05\x06\x07\x08"), 0); /* unknown */
+	assert_int_equal(NODE("\x0a\x03"
+			      "abc\x12\x05\x0a\x03"
+			      "def\x1a\x00\x1a\x00\x20\x05\x22\x02\x01\x02\x2a\x01\xff\x32\x01x"),
+			 0);
+	assert_int_equal(NODE("\x7a\x02\xff\x00\x7d\x01\x02\x03\x04\x79\x01\x02\x03\x04\x05\x06\x07\x08"),
+			 0); /* unknown */
 }
 
 static void test_malformed(void **state)
 {
 	assert_int_equal(NODE("\x0a"), -EBADMSG);
-	assert_int_equal(NODE("\x0a\x04" "abc"), -EBADMSG);
+	assert_int_equal(NODE("\x0a\x04"
+			      "abc"),
+			 -EBADMSG);
 	assert_int_equal(NODE("\x0b\x0c"), -EBADMSG); /* a group */
-	assert_int_equal(NODE("\x12\x02\x0a\x01" "x"), -EBADMSG); /* reaches over the end of its message */
+	assert_int_equal(NODE("\x12\x02\x0a\x01"
+			      "x"),
+			 -EBADMSG); /* reaches over the end of its message */
 	assert_int_equal(NODE("\x12\x01\x0a"), -EBADMSG);
 	assert_int_equal(NODE("\x12\x03\x12\x01\x0a"), -EBADMSG);
 	assert_int_equal(BARE("\x12\x01\x0a"), 0); /* just bytes without a descriptor */
@@ -48,9 +57,15 @@ static void test_strings(void **state)
 {
 	assert_int_equal(NODE("\x0a\x02\xc3\xa9"), 0);
 	assert_int_equal(NODE("\x0a\x02\xc3\x28"), -EILSEQ);
-	assert_int_equal(NODE("\x0a\x03" "a\0b"), -EILSEQ);
-	assert_int_equal(NODE("\x0a\x02\xff\xff\x0a\x01" "a"), -EILSEQ); /* one that the last one replaces, too */
-	assert_int_equal(NODE("\x32\x01" "a\x32\x01\x80"), -EILSEQ);
+	assert_int_equal(NODE("\x0a\x03"
+			      "a\0b"),
+			 -EILSEQ);
+	assert_int_equal(NODE("\x0a\x02\xff\xff\x0a\x01"
+			      "a"),
+			 -EILSEQ); /* one that the last one replaces, too */
+	assert_int_equal(NODE("\x32\x01"
+			      "a\x32\x01\x80"),
+			 -EILSEQ);
 	assert_int_equal(NODE("\x12\x03\x0a\x01\xff"), -EILSEQ);
 	assert_int_equal(NODE("\x1a\x02\x1a\x00\x1a\x03\x0a\x01\xff"), -EILSEQ);
 	assert_int_equal(NODE("\x2a\x02\xff\x00"), 0); /* bytes may be anything */
@@ -100,7 +115,8 @@ static void test_limits(void **state)
 	static const uint8_t msg[] = {0x20, 1, 0x1a, 2, 0x20, 1, 0x20, 1, 0x20, 1, 0x20};
 
 	assert_int_equal(pb_scan((struct span){msg, 6}, &pb_node_descriptor, &limits), 0);
-	assert_int_equal(pb_scan((struct span){msg, 8}, &pb_node_descriptor, &limits), -E2BIG); /* 4 fields, one of them inside */
+	assert_int_equal(pb_scan((struct span){msg, 8}, &pb_node_descriptor, &limits),
+			 -E2BIG); /* 4 fields, one of them inside */
 	assert_int_equal(pb_scan((struct span){msg, 8}, NULL, &limits), 0);
 	assert_int_equal(pb_scan((struct span){msg, 11}, &pb_node_descriptor, &limits), -EMSGSIZE);
 	limits.fields_max = 100;
@@ -222,8 +238,9 @@ static void test_garbage(void **state)
 		uint8_t msg[100];
 		size_t n = random_below(&seed, sizeof msg);
 		for (size_t k = 0; k < n; k++)
-			msg[k] = (uint8_t)(random_below(&seed, 2) ? "\x0a\x12\x1a\x20\x2a\x32\x00\x01\x02\x05"[random_below(&seed, 10)]
-								  : (int)random_next(&seed));
+			msg[k] = (uint8_t)(random_below(&seed, 2)
+						   ? "\x0a\x12\x1a\x20\x2a\x32\x00\x01\x02\x05"[random_below(&seed, 10)]
+						   : (int)random_next(&seed));
 		int r = scan(msg, n, &pb_node_descriptor);
 		assert_true(r == 0 || r == -EBADMSG || r == -EILSEQ || r == -ELOOP || r == -E2BIG);
 	}
@@ -232,9 +249,11 @@ static void test_garbage(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_well_formed), cmocka_unit_test(test_malformed),  cmocka_unit_test(test_strings),
-		cmocka_unit_test(test_depth),       cmocka_unit_test(test_limits),     cmocka_unit_test(test_merges),
-		cmocka_unit_test(test_error_text),  cmocka_unit_test(test_against_protobuf_c), cmocka_unit_test(test_garbage),
+		cmocka_unit_test(test_well_formed), cmocka_unit_test(test_malformed),
+		cmocka_unit_test(test_strings),     cmocka_unit_test(test_depth),
+		cmocka_unit_test(test_limits),      cmocka_unit_test(test_merges),
+		cmocka_unit_test(test_error_text),  cmocka_unit_test(test_against_protobuf_c),
+		cmocka_unit_test(test_garbage),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

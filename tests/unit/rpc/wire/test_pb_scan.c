@@ -17,7 +17,8 @@ static int scan(const void *p, size_t n, const ProtobufCMessageDescriptor *desc)
 {
 	const struct pb_scan_limits limits = PB_SCAN_LIMITS;
 	uint8_t *copy = exact_copy(p, n);
-	int r = pb_scan((struct span){copy, n}, desc, &limits);
+	struct span msg = {copy, n};
+	int r = pb_scan(msg, desc, &limits);
 
 	free(copy);
 	return r;

@@ -284,7 +284,7 @@ lint-tidy: $(TIDY)
 $(TIDY): $(B)/lint/%.tidy: %.c $(O)/%.o .clang-tidy
 	$(say) TIDY $<
 	@mkdir -p $(@D)
-	$(Q)clang-tidy --quiet $< -- -D_GNU_SOURCE -I. -I$(G) $(CSTD) > $@.log 2>&1 || { cat $@.log; exit 1; }
+	$(Q)clang-tidy --quiet $< -- -D_GNU_SOURCE -I. -I$(G) $(CSTD) $(WARN) > $@.log 2>&1 || { cat $@.log; exit 1; }
 	@touch $@
 
 .PHONY: compile_commands.json

@@ -562,7 +562,7 @@ static void on_timer(struct timer *t, void *ctx)
 
 const char *conn_peer(const struct conn *c, char *buf, size_t cap)
 {
-	struct sockaddr_storage ss;
+	struct sockaddr_storage ss = {0};
 	socklen_t len = sizeof ss;
 	char host[INET6_ADDRSTRLEN] = "";
 	if (getpeername(c->fd, (struct sockaddr *)&ss, &len)) {

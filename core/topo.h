@@ -19,9 +19,9 @@
 #define TOPO_CPUS_MAX 8192 /* the most that Linux can be built for */
 
 struct topo_opts {
-	const char *cpus;  /* "0-3,8", in the order of use; NULL or "": all CPUs that the process may run on */
-	unsigned shards;   /* 0: one a CPU, but no more than the cgroup's CPU quota, rounded up, and TOPO_SHARDS_MAX */
-	bool numa;         /* name memory nodes in the plan */
+	const char *cpus; /* "0-3,8", in the order of use; NULL or "": all CPUs that the process may run on */
+	unsigned shards;  /* 0: one a CPU, but no more than the cgroup's CPU quota, rounded up, and TOPO_SHARDS_MAX */
+	bool numa;        /* name memory nodes in the plan */
 	/* For tests: a directory that stands for /, and the affinity mask as a list. NULL: the real ones. */
 	const char *root;
 	const char *allowed;

@@ -56,10 +56,10 @@ struct log_ring {
 	atomic_bool closed; /* its thread is gone: release in log_thread_unregister, acquire in reap */
 
 	/* The writer's. */
-	uint32_t limit;        /* take records up to here in this pass */
-	uint64_t drops;        /* `dropped`, as this pass began */
-	uint64_t reported;     /* of drops */
-	struct record first;   /* the oldest record, if `head` is not yet at `limit` */
+	uint32_t limit;      /* take records up to here in this pass */
+	uint64_t drops;      /* `dropped`, as this pass began */
+	uint64_t reported;   /* of drops */
+	struct record first; /* the oldest record, if `head` is not yet at `limit` */
 
 	_Alignas(CACHE_LINE) atomic_uint tail; /* bytes put in; release in ring_put, acquire in collect and has_work */
 	atomic_uint_fast64_t dropped;
@@ -72,10 +72,10 @@ enum target { TARGET_STDERR, TARGET_JOURNAL, TARGET_FILE };
 static struct log_ring shared = {.name = "unregistered threads"};
 
 static struct {
-	pthread_mutex_t lock;    /* of adding and removing rings, putting into `shared`, has_writer, running */
-	struct log_ring *rings;  /* `shared` is always the last */
+	pthread_mutex_t lock;   /* of adding and removing rings, putting into `shared`, has_writer, running */
+	struct log_ring *rings; /* `shared` is always the last */
 	bool has_writer;
-	atomic_bool running;     /* lines go to the rings; ends a moment before the writer does */
+	atomic_bool running; /* lines go to the rings; ends a moment before the writer does */
 	atomic_bool stop, reopen;
 	atomic_uint_fast64_t dropped, written;
 	struct doorbell bell;

@@ -105,8 +105,7 @@ static void check_shards(unsigned n, const int *cpus)
 		assert_int_equal(t.shard[i].cpu, cpus[i]);
 }
 
-#define CHECK_SHARDS(...)                                                                                              \
-	check_shards(sizeof((int[]){__VA_ARGS__}) / sizeof(int), (const int[]){__VA_ARGS__})
+#define CHECK_SHARDS(...) check_shards(sizeof((int[]){__VA_ARGS__}) / sizeof(int), (const int[]){__VA_ARGS__})
 
 static void test_one_shard_a_cpu_cores_first_nodes_together(void **state)
 {
@@ -236,8 +235,8 @@ static void test_cpu_outside_the_mask_is_refused_by_name(void **state)
 
 static void test_bad_lists_are_refused(void **state)
 {
-	static const char *const bad[] = {"x", "0,x", "0-", "-1", "3-1", "0,,1", "0,", ",0", "0 1", "0;1", "1-2-3",
-					  "99999999999", "8192", "0-99999", "0x1", "\n", " "};
+	static const char *const bad[] = {"x",   "0,x",   "0-",          "-1",   "3-1",     "0,,1", "0,", ",0", "0 1",
+					  "0;1", "1-2-3", "99999999999", "8192", "0-99999", "0x1",  "\n", " "};
 
 	for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
 		why = NULL;

@@ -67,7 +67,7 @@ static void test_a_ring_as_the_wait_times_out_is_not_lost(void **state)
 
 	assert_int_equal(doorbell_init(&b), 0);
 	doorbell_arm(&b);
-	doorbell_ring(&b);    /* between the time-out and the disarm, seen from the sleeper */
+	doorbell_ring(&b); /* between the time-out and the disarm, seen from the sleeper */
 	doorbell_disarm(&b);
 	doorbell_arm(&b);
 	assert_true(doorbell_wait(&b, UINT64_MAX));

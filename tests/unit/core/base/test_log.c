@@ -164,7 +164,7 @@ static void test_peer_cannot_forge_a_line(void **state)
 	assert_string_equal(logged_as("a\n2025-01-01T00:00:00.000Z ERROR shard/0: forged"),
 			    "a\\n2025-01-01T00:00:00.000Z ERROR shard/0: forged");
 	assert_string_equal(logged_as("\r\t\x1b[2J\x7f\x01"), "\\r\\t\\x1b[2J\\x7f\\x01");
-	assert_string_equal(logged_as("next\xc2\x85line"), "next\\xc2\\x85line");             /* U+0085 */
+	assert_string_equal(logged_as("next\xc2\x85line"), "next\\xc2\\x85line"); /* U+0085 */
 	assert_string_equal(logged_as("sep\xe2\x80\xa8para\xe2\x80\xa9"), "sep\\xe2\\x80\\xa8para\\xe2\\x80\\xa9");
 }
 
@@ -173,12 +173,12 @@ static void test_utf8_is_kept_and_what_is_not_is_escaped(void **state)
 	assert_string_equal(logged_as("gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x9a\x80"),
 			    "gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x9a\x80");
 	assert_string_equal(logged_as("\xff\xfe\x80"), "\\xff\\xfe\\x80");
-	assert_string_equal(logged_as("\xc0\x8a"), "\\xc0\\x8a");                 /* overlong newline */
+	assert_string_equal(logged_as("\xc0\x8a"), "\\xc0\\x8a"); /* overlong newline */
 	assert_string_equal(logged_as("\xe0\x80\x8a"), "\\xe0\\x80\\x8a");
 	assert_string_equal(logged_as("\xf0\x80\x80\x8a"), "\\xf0\\x80\\x80\\x8a");
-	assert_string_equal(logged_as("\xed\xa0\x80"), "\\xed\\xa0\\x80");         /* a surrogate */
+	assert_string_equal(logged_as("\xed\xa0\x80"), "\\xed\\xa0\\x80");          /* a surrogate */
 	assert_string_equal(logged_as("\xf4\x90\x80\x80"), "\\xf4\\x90\\x80\\x80"); /* above U+10FFFF */
-	assert_string_equal(logged_as("\xe2\x82"), "\\xe2\\x82");                 /* ends too early */
+	assert_string_equal(logged_as("\xe2\x82"), "\\xe2\\x82");                   /* ends too early */
 	assert_string_equal(logged_as("\xe2\x82z"), "\\xe2\\x82z");
 	assert_string_equal(logged_as(""), "");
 }
@@ -540,7 +540,7 @@ static void test_rotation_under_load_loses_nothing(void **state)
 	}
 	pthread_join(t, NULL);
 	log_done();
-	snprintf(name, sizeof name, "%s.%02u", path, ROTATIONS);
+	snprintf(name, sizeof name, "%s.%02u", path, (unsigned)ROTATIONS);
 	assert_int_equal(rename(path, name), 0);
 	for (unsigned i = 0; i <= ROTATIONS; i++) {
 		size_t len;

@@ -15,7 +15,7 @@
 
 struct probe {
 	struct timer t;
-	uint64_t due_ns;   /* when armed by the test */
+	uint64_t due_ns; /* when armed by the test */
 	unsigned fired;
 	struct probe *other; /* what a callback acts on */
 	uint64_t again_ns;
@@ -64,8 +64,8 @@ static void test_empty_wheel(void **state)
 /* For delays around every level's border, and starts around every border: not before, and at most one tick after. */
 static void test_fires_at_its_tick_from_any_start(void **state)
 {
-	static const uint64_t edges[] = {0, 1, 63, 64, 65, 4095, 4096, 4097, 262143, 262144, 262145,
-					 16777215, 16777216, 16777217, 50000000};
+	static const uint64_t edges[] = {0,      1,      63,     64,       65,       4095,     4096,    4097,
+					 262143, 262144, 262145, 16777215, 16777216, 16777217, 50000000};
 
 	for (size_t i = 0; i < ARRAY_SIZE(edges); i++) {
 		for (size_t k = 0; k < ARRAY_SIZE(edges); k++) {

@@ -301,10 +301,12 @@ install: programs
 	install -D -m 755 $(B)/ordinald $(DESTDIR)$(BINDIR)/ordinald
 	install -D -m 755 $(B)/ordinal $(DESTDIR)$(BINDIR)/ordinal
 	install -d $(DESTDIR)$(LIBDIR)/systemd/system $(DESTDIR)$(LIBDIR)/sysusers.d $(DESTDIR)$(LIBDIR)/sysctl.d $(DESTDIR)$(dir $(CONF))
-	sed 's,@BINDIR@,$(BINDIR),g; s,@CONF@,$(CONF),g' systemd/ordinald.service.in > $(DESTDIR)$(LIBDIR)/systemd/system/ordinald.service
+	sed 's,@BINDIR@,$(BINDIR),g; s,@CONF@,$(CONF),g' systemd/ordinald.service.in > $(B)/ordinald.service
+	install -m 644 $(B)/ordinald.service $(DESTDIR)$(LIBDIR)/systemd/system/ordinald.service
 	install -m 644 systemd/sysusers.conf $(DESTDIR)$(LIBDIR)/sysusers.d/ordinal.conf
 	install -m 644 systemd/sysctl.conf $(DESTDIR)$(LIBDIR)/sysctl.d/60-ordinal.conf
-	[ -e $(DESTDIR)$(CONF) ] || $(PYTHON) tools/kconfig/gen.py conf Kconfig .config > $(DESTDIR)$(CONF)
+	$(PYTHON) tools/kconfig/gen.py conf Kconfig .config > $(B)/ordinal.conf
+	[ -e $(DESTDIR)$(CONF) ] || install -m 644 $(B)/ordinal.conf $(DESTDIR)$(CONF)
 	@[ -n "$(DESTDIR)" ] || echo "Next, as root: systemd-sysusers && systemctl daemon-reload && systemctl enable --now ordinald"
 
 # Leaves the configuration and the data.

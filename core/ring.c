@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 struct ring {
@@ -105,8 +106,11 @@ static int restrict_ops(struct ring *r)
 		res[i] = (struct io_uring_restriction){.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = ops[i]};
 	res[ARRAY_SIZE(ops)] = (struct io_uring_restriction){
 		.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_BUFFER_SELECT};
-	int rc = io_uring_register_restrictions(&r->u, res, ARRAY_SIZE(res));
-	return rc ? rc : io_uring_enable_rings(&r->u);
+	/* By system call: liburing 2.3's shared library does not export its functions for these two. */
+	int fd = r->u.ring_fd;
+	if (syscall(__NR_io_uring_register, fd, IORING_REGISTER_RESTRICTIONS, res, (unsigned)ARRAY_SIZE(res)) < 0)
+		return -errno;
+	return syscall(__NR_io_uring_register, fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0u) < 0 ? -errno : 0;
 }
 
 int ring_init(const struct ring_params *p, struct ring **ret)

@@ -74,7 +74,7 @@ WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-st
 GEN_WARN := -w
 # ThreadSanitizer does not model fences. Ours order flags that say who sleeps; the data itself goes through acquire and release
 ifneq ($(findstring thread,$(SANITIZE)),)
-WARN += -Wno-unknown-warning-option -Wno-tsan
+WARN += $(if $(findstring clang,$(CC)),,-Wno-tsan)
 endif
 # cmocka does not say that a failed assertion does not return
 TEST_WARN := -Wno-maybe-uninitialized -Wno-unknown-warning-option

@@ -13,7 +13,7 @@ DESTDIR ?=
 # Fuzzing time of each target for `make fuzz`, in seconds
 TIME ?= 60
 PYTHON := /usr/bin/python3
-ifeq ($(origin CC),default)
+ifneq ($(filter default undefined,$(origin CC)),)
 CC := gcc
 endif
 

@@ -1,0 +1,127 @@
+/* A call: one RPC in flight, between a session (which knows the wire) and a service (which knows the meaning).
+ *
+ *   session  --method->open, message, half_close-->  service
+ *   session  <--call_send, call_finish, call_reply--  service
+ *
+ * Every protocol reaches the same methods through this file. A call lives inside an object of its session's, is owned by one shard, and is handled on
+ * that shard's thread only. Invariants: a call ends exactly once, by call_reply or call_finish from the service, or by
+ * cancel from the session (client's cancel, deadline, connection lost), after which neither names it again.
+ */
+#ifndef ORDINAL_RPC_CALL_H
+#define ORDINAL_RPC_CALL_H
+
+#include "core/base/bytes.h"
+#include "core/base/hist.h"
+#include "core/base/wheel.h"
+#include "core/shard.h"
+#include "rpc/method.h"
+#include "rpc/wire/grpc.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What a session does for its calls. */
+struct call_ops {
+	/* The whole answer of a unary call: one message, status OK. */
+	void (*reply)(struct call *c, const uint8_t *msg, size_t n);
+	/* One message of a streaming answer. false: accepted, but stop for now: wait for `writable`. */
+	bool (*send)(struct call *c, const uint8_t *msg, size_t n);
+	/* The end; text is for people (may be empty). */
+	void (*finish)(struct call *c, enum grpc_status status, struct span text);
+	/* Stop and go on delivering request messages (back-pressure of the service's). Native framing stops the whole connection, and what
+	 * one receive had brought is still delivered; so services take messages after a pause, too. */
+	void (*pause)(struct call *c);
+	void (*resume)(struct call *c);
+};
+
+struct call {
+	const struct method *method;
+	const struct call_ops *ops;
+	struct rpc_shard *rpc;
+	struct conn *conn;
+	uint64_t start_ns;    /* monotonic */
+	uint64_t deadline_ns; /* monotonic; 0: none */
+	struct timer timer;   /* deadline, and slow bodies */
+	uint16_t method_index; /* of the table */
+	bool live;             /* begun and not ended */
+	bool seen;             /* the service has been told of it (open or message) */
+	bool ended_send;       /* the service has ended it */
+	/* The service's own state; zero-filled at the beginning. */
+	union {
+		void *ptr;
+		uint64_t word[8];
+	} svc;
+};
+
+/* Per-method figures of one shard; written by it, read by anybody. */
+struct method_stats {
+	uint64_t by_status[GRPC_STATUS_COUNT];
+	uint64_t messages_in, messages_out;
+	struct hist latency_ns;
+};
+
+struct rpc_opts {
+	uint32_t message_max, streams_max, native_inflight_max, header_list_max, header_fields_max;
+	uint64_t assembly_max; /* bytes of partly received messages on a shard */
+	uint64_t preface_ns, headers_ns, body_ns, call_ns; /* call_ns: cap on calls without a deadline; 0: none */
+};
+
+/* RPC state of one shard. */
+struct rpc_shard {
+	struct shard *shard;
+	const struct rpc_opts *opts;
+	const struct method_table *methods;
+	struct method_stats *stats; /* one a method, and one more for calls of unknown methods */
+	uint64_t reply_ns;          /* the time used for the latency of this turn's replies; 0: not read yet */
+	/* Runs of equal (method, latency) are counted once. */
+	uint16_t run_method;
+	uint64_t run_ns, run_count;
+	uint32_t calls;         /* live */
+	uint64_t assembly;      /* bytes of partly received messages */
+	struct slab native_calls, h2_streams;
+	uint64_t sessions_h2, sessions_native; /* live */
+	uint64_t protocol_errors, refused_streams, floods;
+	void *ids; /* the services' own state, one field each */
+	void *feed;
+};
+
+/* Shard thread. 0 or -ENOMEM. */
+int rpc_shard_init(struct rpc_shard *r, struct shard *s, const struct method_table *methods, const struct rpc_opts *opts);
+void rpc_shard_done(struct rpc_shard *r);
+/* Once a turn, after the services: closes the run of counted replies. */
+void rpc_shard_turn(struct rpc_shard *r);
+
+/* For sessions. */
+
+/* A call begins: c->ops, rpc and conn are set by the session. `timeout_ns` from now (0: none). */
+void call_begin(struct call *c, const struct method *m, uint16_t index, uint64_t timeout_ns);
+/* It has ended: counts it and disarms its timer. Called once by the session, whoever ended it. */
+void call_end(struct call *c, enum grpc_status status);
+/* Counts a call refused before it began (unknown method, limit). */
+void call_count_refused(struct rpc_shard *r, enum grpc_status status);
+/* Tells the service that the call is over. */
+static inline void call_cancel_service(struct call *c);
+
+/* For services. */
+
+void call_finish_text(struct call *c, enum grpc_status status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+static inline void call_reply(struct call *c, const uint8_t *msg, size_t n)
+{
+	c->ops->reply(c, msg, n);
+}
+static inline bool call_send(struct call *c, const uint8_t *msg, size_t n)
+{
+	return c->ops->send(c, msg, n);
+}
+static inline void call_finish(struct call *c, enum grpc_status status, struct span text)
+{
+	c->ops->finish(c, status, text);
+}
+static inline void call_cancel_service(struct call *c)
+{
+	if (c->seen && c->method->cancel)
+		c->method->cancel(c);
+}
+
+#endif

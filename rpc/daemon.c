@@ -1,0 +1,318 @@
+/* The composition of the daemon; see the header. Main thread, but for the callbacks, which say which thread runs them.
+ *
+ * Order of making: plan, journal, sequences, listeners, journal thread, producer, shards. Unmade in the opposite order, so that what a part uses always
+ * outlives it: shards end before the producer, the producer before the journal.
+ */
+#include "rpc/daemon.h"
+#include "core/base/check.h"
+#include "core/base/clock.h"
+#include "core/base/log.h"
+#include "core/mesh.h"
+#include "core/ring.h"
+#include "rpc/session.h"
+#include "rpc/svc_ids.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static char why[640];
+
+static uint64_t ms(int64_t v)
+{
+	return (uint64_t)v * NS_PER_MS;
+}
+
+static uint64_t ms_or_never(int64_t v)
+{
+	return v ? ms(v) : UINT64_MAX / 4;
+}
+
+/* Services: one line each. */
+static void add_services(struct method_table *t)
+{
+	method_table_add(t, svc_ids_methods, SVC_IDS_METHODS);
+}
+
+/* Shard threads. */
+
+static void turn(struct shard *s, void *ctx)
+{
+	struct rpc_shard *r = s->services;
+	svc_ids_turn(r);
+	rpc_shard_turn(r);
+}
+
+static bool pending(struct shard *s, void *ctx)
+{
+	return svc_ids_pending(s->services);
+}
+
+static int shard_begin(struct shard *s, void *ctx)
+{
+	struct daemon *d = ctx;
+	struct rpc_shard *r = &d->rpc[s->index];
+	int rc = rpc_shard_init(r, s, &d->methods, &d->rpc_opts);
+	if (rc)
+		return rc;
+	rc = svc_ids_start(r, d->ids);
+	if (rc) {
+		rpc_shard_done(r);
+		return rc;
+	}
+	s->services = r;
+	shard_add_hook(s, &(struct shard_hook){.turn = turn, .pending = pending});
+	return 0;
+}
+
+static void shard_end(struct shard *s, void *ctx)
+{
+	struct rpc_shard *r = s->services;
+	svc_ids_stop(r);
+	rpc_shard_done(r);
+}
+
+static bool attach(struct conn *c, void *ctx)
+{
+	return session_attach(c, c->shard->services);
+}
+
+static void on_conn_mail(struct shard *to, const struct mesh_msg *m, void *ctx)
+{
+	shard_adopt(to, (int)m->arg);
+}
+
+/* Journal thread: the daemon cannot keep its promises any more. */
+static void journal_failed(void *ctx, int err, const char *what)
+{
+	struct daemon *d = ctx;
+	uint64_t one = 1;
+	snprintf(d->fail_text, sizeof d->fail_text, "%s", what);
+	log_error("the journal has failed: %s; nothing more is acknowledged, stopping", what);
+	if (write(d->fail_fd, &one, sizeof one) < 0)
+		log_error("cannot tell the main thread: %s", strerror(errno));
+}
+
+/* Making. */
+
+static void set_options(struct daemon *d)
+{
+	const struct config *c = &d->cfg;
+	d->shard_opts = (struct shard_opts){
+		.ring_entries = (uint32_t)c->ring_entries,
+		.cq_entries = (uint32_t)c->cq_entries,
+		.recv_bufs = (uint32_t)c->recv_buffers,
+		.recv_buf_size = (uint32_t)c->recv_buffer_size,
+		.conns_max = (uint32_t)((c->connections_max + d->topo.shards - 1) / d->topo.shards),
+		.conn_queue_max = (uint32_t)c->conn_queue_max,
+		.stall_ns = ms_or_never(c->stall_timeout_ms),
+		.idle_ns = ms(c->idle_timeout_ms),
+		.drain_ns = ms(c->drain_timeout_ms),
+		.spin_ns = (uint64_t)c->spin_us * NS_PER_US,
+		.restrict_ring = true,
+		.start = shard_begin,
+		.stop = shard_end,
+		.attach = attach,
+		.ctx = d,
+	};
+	d->rpc_opts = (struct rpc_opts){
+		.message_max = (uint32_t)c->message_max,
+		.streams_max = (uint32_t)c->streams_max,
+		.native_inflight_max = (uint32_t)c->native_inflight_max,
+		.header_list_max = (uint32_t)c->header_list_max,
+		.header_fields_max = (uint32_t)c->header_fields_max,
+		.assembly_max = (uint64_t)c->assembly_max,
+		.preface_ns = ms_or_never(c->preface_timeout_ms),
+		.headers_ns = ms_or_never(c->headers_timeout_ms),
+		.body_ns = ms_or_never(c->body_timeout_ms),
+		.call_ns = ms(c->call_timeout_ms),
+	};
+}
+
+static int check_cleartext(const struct config *c)
+{
+	if (c->allow_cleartext || listener_is_loopback(c->listen) != 0)
+		return 0;
+	snprintf(why, sizeof why,
+		 "LISTEN=\"%s\" is not a loopback address, and without TLS everybody on the way could read and write: set ALLOW_CLEARTEXT=y "
+		 "if that network is trusted",
+		 c->listen);
+	return -EPERM;
+}
+
+/* Connections need descriptors: as many as the hard limit gives. */
+static void raise_descriptor_limit(const struct config *c)
+{
+	struct rlimit r;
+	if (getrlimit(RLIMIT_NOFILE, &r))
+		return;
+	r.rlim_cur = r.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &r);
+	if (r.rlim_max < (rlim_t)c->connections_max + 256)
+		log_warn("the limit of open files, %lu, is below CONNECTIONS_MAX=%ld: raise LimitNOFILE= (ulimit -n)",
+			 (unsigned long)r.rlim_max, (long)c->connections_max);
+}
+
+static int make_data(struct daemon *d, const char **ret_why)
+{
+	const struct config *c = &d->cfg;
+	struct journal_opts jo = {
+		.dir = c->data_dir, .group_max = (uint32_t)c->journal_group_max, .failed = journal_failed, .ctx = d};
+	int rc = journal_open(&jo, &d->journal, ret_why);
+	if (rc)
+		return rc;
+	struct ids_opts io = {
+		.shards = d->topo.shards,
+		.order = c->id_order == ID_ORDER_SHARDED ? IDS_SHARDED : IDS_STRICT,
+		.window_min = (uint32_t)c->window_min,
+		.window_max = (uint32_t)c->window_max,
+		.window_target_ms = (uint32_t)c->window_target_ms,
+		.rate = (uint64_t)c->producer_rate,
+		.queue_depth = (uint32_t)c->queue_depth,
+		.sequences_max = (uint32_t)c->sequences_max,
+		.create = c->sequence_create,
+		.count_max = (uint32_t)c->count_max,
+	};
+	return ids_open(&io, d->journal, &d->ids, ret_why);
+}
+
+static int make_shards(struct daemon *d, const char **ret_why)
+{
+	unsigned n = d->topo.shards;
+	int fds[SHARD_MAX];
+	d->mesh = mesh_new(n, 1024);
+	d->shards = aligned_alloc(CACHE_LINE, n * sizeof *d->shards);
+	d->rpc = calloc(n, sizeof *d->rpc);
+	if (!d->mesh || !d->shards || !d->rpc)
+		return -ENOMEM;
+	memset(d->shards, 0, n * sizeof *d->shards);
+	mesh_on(d->mesh, MESH_CONN, on_conn_mail, d);
+	int rc = listener_open(d->cfg.listen, n, (unsigned)d->cfg.stall_timeout_ms, fds, d->bound, ret_why);
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < n; i++) {
+		rc = shard_init(&d->shards[i], i, d->topo.shard[i].cpu, d->topo.shard[i].node, &d->shard_opts, d->mesh);
+		d->shards_made++;
+		shard_add_listener(&d->shards[i], fds[i]);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int start_threads(struct daemon *d, const char **ret_why)
+{
+	int rc = journal_start(d->journal);
+	if (rc)
+		return rc;
+	rc = ids_start(d->ids, d->topo.producer_cpu);
+	if (rc)
+		return rc;
+	for (unsigned i = 0; i < d->topo.shards; i++) {
+		rc = shard_start(&d->shards[i]);
+		if (rc) {
+			*ret_why = ring_explain(rc);
+			return rc;
+		}
+		d->shards_started++;
+	}
+	return 0;
+}
+
+static int make(struct daemon *d, const char **ret_why)
+{
+	const struct config *c = &d->cfg;
+	int rc = ring_probe();
+	if (rc) {
+		*ret_why = ring_explain(rc);
+		return rc;
+	}
+	rc = topo_plan(&(struct topo_opts){.cpus = c->cpus, .shards = (unsigned)c->shards, .numa = c->numa}, &d->topo, ret_why);
+	if (rc)
+		return rc;
+	topo_confine_self(&d->topo);
+	rc = check_cleartext(c);
+	if (rc)
+		return rc;
+	raise_descriptor_limit(c);
+	set_options(d);
+	add_services(&d->methods);
+	d->fail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (d->fail_fd < 0)
+		return -errno;
+	rc = make_data(d, ret_why);
+	if (rc == 0)
+		rc = make_shards(d, ret_why);
+	return rc ? rc : start_threads(d, ret_why);
+}
+
+int daemon_start(struct daemon *d, const struct config *cfg, const char **ret_why)
+{
+	*d = (struct daemon){.cfg = *cfg, .fail_fd = -1, .start_ns = clock_mono_ns()};
+	*ret_why = NULL;
+	why[0] = 0;
+	int rc = make(d, ret_why);
+	if (rc == 0)
+		return 0;
+	if (!*ret_why)
+		*ret_why = why[0] ? why : strerror(-rc);
+	snprintf(why, sizeof why, "%s", *ret_why); /* what made it may go away now */
+	*ret_why = why;
+	daemon_stop(d);
+	return rc;
+}
+
+/* Unmaking. */
+
+static void stop_shards(struct daemon *d)
+{
+	for (unsigned i = 0; i < d->shards_started; i++)
+		shard_drain(&d->shards[i]);
+	for (unsigned i = 0; i < d->shards_started; i++)
+		shard_join(&d->shards[i]);
+	for (unsigned i = 0; i < d->shards_made; i++) {
+		for (unsigned k = 0; k < d->shards[i].listener_count; k++) /* of a shard that never ran */
+			close(d->shards[i].listeners[k]);
+		shard_done(&d->shards[i]);
+	}
+	d->shards_made = d->shards_started = 0;
+}
+
+int daemon_stop(struct daemon *d)
+{
+	int rc = 0;
+	stop_shards(d);
+	if (d->ids) {
+		ids_stop(d->ids);
+		if (d->journal)
+			rc = journal_close(d->journal);
+		ids_free(d->ids);
+	} else if (d->journal) {
+		rc = journal_close(d->journal);
+	}
+	mesh_free(d->mesh);
+	free(d->shards);
+	free(d->rpc);
+	if (d->fail_fd >= 0)
+		close(d->fail_fd);
+	config_done(&d->cfg);
+	*d = (struct daemon){.fail_fd = -1};
+	return rc;
+}
+
+bool daemon_is_alive(struct daemon *d)
+{
+	static uint64_t seen[SHARD_MAX];
+	bool alive = true;
+	for (unsigned i = 0; i < d->topo.shards; i++) {
+		uint64_t beat = atomic_load_explicit(&d->shards[i].beat, memory_order_relaxed);
+		alive &= beat != seen[i];
+		seen[i] = beat;
+		doorbell_ring(&d->shards[i].bell); /* the next beat, if it sleeps */
+	}
+	return alive;
+}

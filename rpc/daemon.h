@@ -1,0 +1,39 @@
+/* The daemon as a whole: every part made, joined, started, drained and freed in order. For rpc/ordinald.c, and (to read) for rpc/report.c. Main
+ * thread; what other threads write is read with relaxed loads. */
+#ifndef ORDINAL_RPC_DAEMON_H
+#define ORDINAL_RPC_DAEMON_H
+
+#include "core/config.h"
+#include "core/journal.h"
+#include "core/listener.h"
+#include "core/shard.h"
+#include "core/topo.h"
+#include "queue/ids.h"
+#include "rpc/call.h"
+
+struct daemon {
+	struct config cfg;
+	struct topo topo;
+	struct shard_opts shard_opts;
+	struct rpc_opts rpc_opts;
+	struct method_table methods;
+	struct journal *journal;
+	struct ids *ids;
+	struct mesh *mesh;
+	struct shard *shards; /* topo.shards of them */
+	struct rpc_shard *rpc;
+	unsigned shards_made, shards_started;
+	char bound[LISTENER_TEXT]; /* the address in force */
+	int fail_fd;               /* an eventfd: written when the journal has failed */
+	char fail_text[512];
+	uint64_t start_ns;         /* monotonic */
+};
+
+/* From a loaded configuration (taken over) to a running daemon. On failure everything is undone, and *ret_why is a sentence for people. */
+int daemon_start(struct daemon *d, const struct config *cfg, const char **ret_why);
+/* Asks all shards to finish, waits for them, records where sequences stand, closes the journal. 0, or -errno when the journal has failed. */
+int daemon_stop(struct daemon *d);
+/* Whether every shard has turned since the last call; rings those that sleep. */
+bool daemon_is_alive(struct daemon *d);
+
+#endif

@@ -1,0 +1,166 @@
+/* The header block of a request: the few fields that we use, and the rules of RFC 9113 section 8 and of gRPC for the rest. Pure: fills a
+ * h2_head from decoded fields. Runs on the shard.
+ *
+ * Limits are counted as SETTINGS_MAX_HEADER_LIST_SIZE counts (name + value + 32 bytes a field); beyond them fields are decoded, so that the
+ * decoder's state stays right, and not looked at.
+ */
+#include "rpc/h2_impl.h"
+
+#include <string.h>
+
+static bool is(struct span s, const char *lit, size_t n)
+{
+	return s.n == n && memcmp(s.p, lit, n) == 0;
+}
+#define IS(s, lit) is(s, lit, sizeof(lit) - 1)
+
+/* Section 8.2.1: lower case, no controls, no spaces, no colon (but for the first byte of pseudo-header fields). */
+static bool name_ok(struct span name)
+{
+	if (name.n == 0)
+		return false;
+	for (size_t i = 0; i < name.n; i++) {
+		uint8_t c = name.p[i];
+		if (c <= 0x20 || c >= 0x7f || (c >= 'A' && c <= 'Z') || (c == ':' && i > 0))
+			return false;
+	}
+	return true;
+}
+
+static bool value_ok(struct span v)
+{
+	for (size_t i = 0; i < v.n; i++) {
+		if (v.p[i] == 0 || v.p[i] == '\r' || v.p[i] == '\n')
+			return false;
+	}
+	return v.n == 0 || (v.p[0] != ' ' && v.p[0] != '\t' && v.p[v.n - 1] != ' ' && v.p[v.n - 1] != '\t');
+}
+
+/* Section 8.3.1: each at most once, before all others. */
+static bool pseudo(struct h2_head_reader *rd, struct span name, struct span value)
+{
+	struct h2_head *h = &rd->head;
+	bool *seen = IS(name, ":method")    ? &rd->has_method :
+		     IS(name, ":scheme")    ? &rd->has_scheme :
+		     IS(name, ":path")	    ? &rd->has_path :
+		     IS(name, ":authority") ? &rd->has_authority :
+					      NULL;
+	if (!seen || *seen || rd->regular || rd->trailers)
+		return false;
+	*seen = true;
+	if (seen == &rd->has_method && !IS(value, "POST"))
+		h->http_status = 405;
+	if (seen == &rd->has_path) {
+		if (value.n == 0 || (value.p[0] != '/' && !IS(value, "*")))
+			return false;
+		h->method = (int16_t)method_find(rd->rpc->methods, value);
+		h->service_known = h->method < 0 && method_service_exists(rd->rpc->methods, value);
+	}
+	return true;
+}
+
+/* "application/grpc", alone or followed by '+' or ';'. */
+static bool is_grpc(struct span v)
+{
+	static const char type[] = "application/grpc";
+	size_t n = sizeof type - 1;
+	return v.n >= n && memcmp(v.p, type, n) == 0 && (v.n == n || v.p[n] == '+' || v.p[n] == ';');
+}
+
+static bool content_length(struct h2_head *h, struct span v)
+{
+	int64_t n = 0;
+	if (v.n == 0 || v.n > 18)
+		return false;
+	for (size_t i = 0; i < v.n; i++) {
+		if (v.p[i] < '0' || v.p[i] > '9')
+			return false;
+		n = n * 10 + (v.p[i] - '0');
+	}
+	if (h->content_length >= 0 && h->content_length != n)
+		return false;
+	h->content_length = n;
+	return true;
+}
+
+static bool regular(struct h2_head_reader *rd, struct span name, struct span value)
+{
+	struct h2_head *h = &rd->head;
+	rd->regular = true;
+	switch (name.n) {
+	case 2:
+		if (IS(name, "te"))
+			return IS(value, "trailers");
+		break;
+	case 7:
+		if (IS(name, "upgrade"))
+			return false;
+		break;
+	case 10:
+		if (IS(name, "connection") || IS(name, "keep-alive"))
+			return false;
+		break;
+	case 12:
+		if (IS(name, "content-type")) {
+			rd->has_type = true;
+			if (!is_grpc(value))
+				h->http_status = 415;
+		} else if (IS(name, "grpc-timeout")) {
+			h->bad_timeout = grpc_timeout_get(value, &h->timeout_ns) != 0;
+			if (h->timeout_ns == 0) /* "0m": already over, which is not "none" */
+				h->timeout_ns = 1;
+		}
+		break;
+	case 13:
+		if (IS(name, "grpc-encoding")) {
+			h->gzip = IS(value, "gzip");
+			h->unknown_coding = !h->gzip && !IS(value, "identity");
+		}
+		break;
+	case 14:
+		if (IS(name, "content-length"))
+			return content_length(h, value);
+		break;
+	case 16:
+		if (IS(name, "proxy-connection"))
+			return false;
+		break;
+	case 17:
+		if (IS(name, "transfer-encoding"))
+			return false;
+		break;
+	default:
+		break;
+	}
+	return true;
+}
+
+int h2_head_field(void *ctx, struct span name, struct span value)
+{
+	struct h2_head_reader *rd = ctx;
+	struct h2_head *h = &rd->head;
+	rd->fields++;
+	rd->bytes += (uint32_t)(name.n + value.n) + 32;
+	if (rd->fields > rd->rpc->opts->header_fields_max || rd->bytes > rd->rpc->opts->header_list_max)
+		h->too_large = true;
+	if (h->too_large || h->malformed)
+		return 0;
+	if (!name_ok(name) || !value_ok(value))
+		h->malformed = true;
+	else if (name.p[0] == ':')
+		h->malformed = !pseudo(rd, name, value);
+	else
+		h->malformed = !regular(rd, name, value);
+	return 0;
+}
+
+void h2_head_finish(struct h2_head_reader *rd)
+{
+	struct h2_head *h = &rd->head;
+	if (h->too_large || h->malformed || rd->trailers)
+		return;
+	if (!rd->has_method || !rd->has_scheme || !rd->has_path)
+		h->malformed = true;
+	else if (!rd->has_type && h->http_status == 0)
+		h->http_status = 415;
+}

@@ -1,0 +1,139 @@
+/* The insides of the HTTP/2 session, shared by h2_session.c (frames, connection), h2_stream.c (streams, calls) and h2_head.c (request
+ * headers). For these three only. */
+#ifndef ORDINAL_RPC_H2_IMPL_H
+#define ORDINAL_RPC_H2_IMPL_H
+
+#include "rpc/session.h"
+#include "rpc/wire/h2_frame.h"
+#include "rpc/wire/hpack.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define H2_STREAM_WINDOW (256u << 10) /* SETTINGS_INITIAL_WINDOW_SIZE that we announce */
+#define H2_CONN_WINDOW (1u << 20)     /* the connection's, raised to this by a first WINDOW_UPDATE */
+#define H2_CONTINUATIONS_MAX 8
+#define H2_USELESS_MAX 1000 /* empty DATA, PRIORITY, unknown frames, in H2_USELESS_NS */
+#define H2_USELESS_NS (10 * UINT64_C(1000000000))
+#define H2_RESETS_BURST 100 /* RST_STREAM received or provoked, and how many a second come back */
+#define H2_RESETS_PER_S 20
+#define H2_RESET_IDS 32 /* streams that we reset and whose late frames are ignored */
+
+/* A growing block from the shard's pool. */
+struct h2_bytes {
+	uint8_t *p;
+	uint32_t at, len, cap;
+};
+bool h2_bytes_add(struct rpc_shard *r, struct h2_bytes *b, const void *p, size_t n);
+void h2_bytes_free(struct rpc_shard *r, struct h2_bytes *b);
+
+/* What a request's header block says. Plain data: it is kept in the memo. */
+struct h2_head {
+	int16_t method;       /* index in the table, or -1 */
+	bool service_known;   /* of an unknown method */
+	bool malformed;       /* RFC 9113 section 8.1.1: a stream error */
+	bool too_large;       /* more than HEADER_LIST_MAX or HEADER_FIELDS_MAX */
+	bool gzip;            /* grpc-encoding: gzip */
+	bool unknown_coding;  /* grpc-encoding is something else */
+	bool bad_timeout;
+	uint16_t http_status; /* not gRPC at all: answer with this and no more; 0: fine */
+	int64_t content_length; /* -1: none */
+	uint64_t timeout_ns;    /* 0: none */
+};
+struct h2_head_reader {
+	struct h2_head head;
+	const struct rpc_shard *rpc;
+	uint32_t fields, bytes;
+	bool regular, has_method, has_scheme, has_path, has_authority, has_type, trailers;
+};
+/* hpack_field_fn over a h2_head_reader; h2_head_finish settles what only the end of the block tells. */
+int h2_head_field(void *ctx, struct span name, struct span value);
+void h2_head_finish(struct h2_head_reader *rd);
+
+struct h2_stream {
+	struct call call;
+	struct h2_session *session;
+	uint32_t id, slot;
+	int64_t send_window;
+	int32_t recv_window;   /* what the peer may still send */
+	uint32_t recv_unacked; /* taken in, and not credited yet */
+	int64_t content_left;  /* of content-length; -1: none given */
+	bool remote_end, headers_sent, local_end;
+	bool paused;           /* by the service: bytes are held */
+	bool have_message;     /* a unary request is complete and waits for the end of the stream */
+	bool end_pending;      /* trailers follow the pending bytes */
+	bool gzip, unknown_coding;
+	bool want_writable;    /* call_send said false */
+	bool counted_message;
+	uint8_t prefix_len, prefix[GRPC_PREFIX];
+	uint8_t end_status;
+	uint32_t want;          /* bytes of the message being put together */
+	struct h2_bytes msg;    /* the message being put together */
+	struct h2_bytes held;   /* received while paused */
+	struct h2_bytes pend;   /* DATA payload that waits for window */
+	struct h2_bytes text;   /* status message for the trailers */
+	uint64_t progress_ns;   /* last time that the request or the answer moved */
+};
+
+enum h2_drain { H2_DRAIN_NO, H2_DRAIN_WARNED, H2_DRAIN_FINAL };
+
+struct h2_session {
+	struct rpc_shard *rpc;
+	struct conn *conn;
+	bool preface_done, settings_got, settings_acked, ending, eof;
+	uint8_t draining; /* enum h2_drain */
+	uint8_t continuations;
+	uint8_t block_flags; /* of the HEADERS frame */
+	uint32_t block_stream; /* CONTINUATION is expected for this stream; 0: no */
+	uint32_t last_id;    /* highest stream opened by the peer */
+	uint32_t open;       /* streams in the table */
+	uint32_t pending;    /* streams with bytes that wait for window or output room */
+	int64_t send_window;
+	int64_t recv_window;
+	uint32_t recv_unacked;
+	uint32_t peer_window, peer_frame;
+	struct h2_stream **table; /* open-addressed by id; NULL while none was ever open */
+	uint32_t table_mask;
+	struct h2_stream *recent; /* the last one found */
+	struct hpack_decoder *hpack;
+	struct hpack_memo *memo;
+	struct h2_bytes part;  /* a frame cut by the end of a buffer */
+	struct h2_bytes block; /* a header block in several frames */
+	uint64_t part_ns, block_ns, start_ns, drain_ns;
+	uint32_t reset_tokens, useless;
+	uint64_t reset_ns, useless_ns;
+	uint32_t reset_ids[H2_RESET_IDS], reset_at;
+	struct timer timer;
+};
+
+/* h2_session.c */
+
+/* Ends the connection with GOAWAY. All calls are cancelled at once. */
+void h2_conn_error(struct h2_session *s, enum h2_error code, enum conn_reason why, const char *text);
+/* Resets a stream and forgets it; `provoked` by the peer: counts towards the flood limit. */
+void h2_reset(struct h2_session *s, uint32_t id, enum h2_error code, bool provoked);
+/* Makes sure that the session's timer runs. */
+void h2_watch(struct h2_session *s);
+void h2_credit(struct h2_session *s, uint32_t n);
+void h2_maybe_close(struct h2_session *s);
+
+/* h2_stream.c */
+
+struct h2_stream *h2_stream_find(struct h2_session *s, uint32_t id);
+void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *head, bool end);
+/* Payload of DATA, without padding; `credit` bytes of flow control go with it. */
+void h2_stream_data(struct h2_stream *st, const uint8_t *p, uint32_t n, bool end);
+void h2_stream_remote_end(struct h2_stream *st);
+/* The peer has reset it, or the connection is gone: the call is cancelled, nothing is sent. */
+void h2_stream_kill(struct h2_stream *st);
+void h2_stream_pump(struct h2_stream *st);
+void h2_streams_pump(struct h2_session *s);
+void h2_streams_each(struct h2_session *s, void (*fn)(struct h2_stream *st, void *ctx), void *ctx);
+/* Looks for requests and answers that do not move. */
+void h2_streams_check(struct h2_session *s);
+bool h2_streams_need_watch(const struct h2_session *s);
+void h2_streams_free(struct h2_session *s);
+/* A malformed request: stream error PROTOCOL_ERROR. */
+void h2_stream_error(struct h2_stream *st, enum h2_error code);
+
+#endif

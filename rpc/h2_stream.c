@@ -1,0 +1,739 @@
+/* HTTP/2 streams as gRPC calls: request messages in, answers and trailers out, stream flow control. Runs on the connection's shard.
+ *
+ *   idle --HEADERS--> open --END_STREAM--> half-closed (remote) --trailers--> closed
+ *                       \--trailers first--> RST_STREAM(NO_ERROR) --> closed
+ *
+ * The hot path is a unary call whose request came in one DATA frame and whose answer fits the windows: its message is handled in place,
+ * and its answer is one copy of constant HEADERS, DATA, constant trailers. Everything else takes the general path: `msg` puts messages together, `held` keeps
+ * bytes while the service has paused, `pend` keeps answers until windows open.
+ *
+ * Invariants: a call ends once (call.live). A stream is freed when both sides have ended, or it was reset. Bytes taken in are credited to the
+ * windows when they have been handled, so what a peer can make us hold is bounded by the windows and by message_max for a stream.
+ */
+#include "core/base/check.h"
+#include "core/base/clock.h"
+#include "rpc/h2_impl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TABLE_MIN = 16, PUMP_QUEUE = 256 << 10 };
+
+/* ":status: 200" and "content-type: application/grpc", from the static table only. */
+static const uint8_t block_ok[] = "\x88\x0f\x10\x10"
+				  "application/grpc";
+enum { BLOCK_OK = sizeof block_ok - 1 };
+/* "grpc-status: 0" */
+static const uint8_t trailers_ok[] = "\x00\x0b"
+				     "grpc-status\x01"
+				     "0";
+enum { TRAILERS_OK = sizeof trailers_ok - 1 };
+
+static const struct call_ops h2_call_ops;
+
+size_t h2_stream_size(void)
+{
+	return sizeof(struct h2_stream);
+}
+
+static struct h2_stream *stream_of(struct call *c)
+{
+	return container_of(c, struct h2_stream, call);
+}
+
+/* The table: open addressing, linear probing, deletion by shifting back. */
+
+static uint32_t slot_of(const struct h2_session *s, uint32_t id)
+{
+	return (id >> 1) & s->table_mask;
+}
+
+struct h2_stream *h2_stream_find(struct h2_session *s, uint32_t id)
+{
+	if (likely(s->recent && s->recent->id == id))
+		return s->recent;
+	if (!s->table)
+		return NULL;
+	for (uint32_t i = slot_of(s, id); s->table[i]; i = (i + 1) & s->table_mask) {
+		if (s->table[i]->id == id)
+			return s->recent = s->table[i];
+	}
+	return NULL;
+}
+
+static void table_put(struct h2_session *s, struct h2_stream *st)
+{
+	uint32_t i = slot_of(s, st->id);
+	while (s->table[i])
+		i = (i + 1) & s->table_mask;
+	s->table[i] = st;
+}
+
+static bool table_room(struct h2_session *s)
+{
+	uint32_t size = s->table ? s->table_mask + 1 : 0;
+	if (s->open * 2 < size)
+		return true;
+	struct h2_stream **old = s->table, **bigger = calloc(size ? size * 2 : TABLE_MIN, sizeof *bigger);
+	if (!bigger)
+		return false;
+	s->table = bigger;
+	s->table_mask = (size ? size * 2 : TABLE_MIN) - 1;
+	for (uint32_t i = 0; i < size; i++) {
+		if (old[i])
+			table_put(s, old[i]);
+	}
+	free(old);
+	return true;
+}
+
+static void table_remove(struct h2_session *s, struct h2_stream *st)
+{
+	uint32_t i = slot_of(s, st->id), mask = s->table_mask;
+	while (s->table[i] != st)
+		i = (i + 1) & mask;
+	for (uint32_t k = (i + 1) & mask; s->table[k]; k = (k + 1) & mask) {
+		uint32_t home = slot_of(s, s->table[k]->id);
+		if (((k - home) & mask) >= ((k - i) & mask)) {
+			s->table[i] = s->table[k];
+			i = k;
+		}
+	}
+	s->table[i] = NULL;
+	if (s->recent == st)
+		s->recent = NULL;
+}
+
+void h2_streams_each(struct h2_session *s, void (*fn)(struct h2_stream *st, void *ctx), void *ctx)
+{
+	/* fn may end the stream, and with it shift the table; so the identifiers are taken first. */
+	uint32_t few[128], *ids = s->open <= ARRAY_SIZE(few) ? few : malloc(s->open * sizeof *ids), n = 0;
+	if (!ids) {
+		conn_abort(s->conn, CONN_R_MEMORY);
+		return;
+	}
+	for (uint32_t i = 0; s->table && i <= s->table_mask; i++) {
+		if (s->table[i])
+			ids[n++] = s->table[i]->id;
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		struct h2_stream *st = h2_stream_find(s, ids[i]);
+		if (st)
+			fn(st, ctx);
+	}
+	if (ids != few)
+		free(ids);
+}
+
+static void set_pending(struct h2_stream *st, bool pending, bool was)
+{
+	if (pending != was)
+		st->session->pending += pending ? 1 : (uint32_t)-1;
+}
+
+static bool is_pending(const struct h2_stream *st)
+{
+	return st->pend.len > st->pend.at || st->end_pending;
+}
+
+static void drop(struct h2_stream *st)
+{
+	struct h2_session *s = st->session;
+	struct rpc_shard *r = s->rpc;
+	DCHECK(!st->call.live);
+	set_pending(st, false, is_pending(st));
+	if (st->held.len > st->held.at)
+		h2_credit(s, st->held.len - st->held.at);
+	r->assembly -= st->msg.cap;
+	h2_bytes_free(r, &st->msg);
+	h2_bytes_free(r, &st->held);
+	h2_bytes_free(r, &st->pend);
+	h2_bytes_free(r, &st->text);
+	table_remove(s, st);
+	s->open--;
+	slab_put(&r->h2_streams, st->slot);
+}
+
+void h2_stream_kill(struct h2_stream *st)
+{
+	if (st->call.live) {
+		call_cancel_service(&st->call);
+		call_end(&st->call, GRPC_CANCELLED);
+	}
+	drop(st);
+}
+
+static void kill_one(struct h2_stream *st, void *ctx)
+{
+	h2_stream_kill(st);
+}
+
+void h2_streams_free(struct h2_session *s)
+{
+	while (s->open) {
+		uint32_t before = s->open;
+		h2_streams_each(s, kill_one, NULL);
+		CHECK(s->open < before);
+	}
+	free(s->table);
+	s->table = NULL;
+}
+
+void h2_stream_error(struct h2_stream *st, enum h2_error code)
+{
+	struct h2_session *s = st->session;
+	uint32_t id = st->id;
+	s->rpc->protocol_errors++;
+	h2_stream_kill(st);
+	h2_reset(s, id, code, true);
+	h2_maybe_close(s);
+}
+
+/* Sending. */
+
+/* Both sides have ended, or ours has and the rest of the request is of no interest. */
+static void finish_stream(struct h2_stream *st)
+{
+	struct h2_session *s = st->session;
+	uint32_t id = st->id;
+	bool remote_end = st->remote_end;
+	drop(st);
+	if (!remote_end)
+		h2_reset(s, id, H2_NO_ERROR, false);
+	if (unlikely(s->draining || s->eof))
+		h2_maybe_close(s);
+}
+
+static uint8_t *put_headers_ok(uint8_t *p, uint32_t id)
+{
+	h2_frame_put(p, BLOCK_OK, H2_HEADERS, H2_F_END_HEADERS, id);
+	memcpy(p + H2_FRAME_HEADER, block_ok, BLOCK_OK);
+	return p + H2_FRAME_HEADER + BLOCK_OK;
+}
+
+/* The last HEADERS of a stream: trailers, or headers and trailers in one if nothing was sent before. */
+static void put_trailers(struct h2_stream *st, enum grpc_status status, struct span text)
+{
+	uint8_t block[2048];
+	char number[4], message[1536];
+	size_t n = 0;
+	if (!st->headers_sent) {
+		memcpy(block, block_ok, BLOCK_OK);
+		n = BLOCK_OK;
+	}
+	int digits = snprintf(number, sizeof number, "%u", (unsigned)status);
+	n += hpack_put_literal(block + n, sizeof block - n, SPAN_LIT("grpc-status"), (struct span){(uint8_t *)number, (size_t)digits});
+	if (text.n) {
+		size_t m = grpc_percent_encode(message, sizeof message, text);
+		n += hpack_put_literal(block + n, sizeof block - n, SPAN_LIT("grpc-message"), (struct span){(uint8_t *)message, m});
+	}
+	uint8_t *p = conn_reserve(st->session->conn, H2_FRAME_HEADER + n);
+	if (!p)
+		return;
+	h2_frame_put(p, (uint32_t)n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, st->id);
+	memcpy(p + H2_FRAME_HEADER, block, n);
+	conn_commit(st->session->conn, H2_FRAME_HEADER + n);
+	st->headers_sent = st->local_end = true;
+}
+
+/* The answer to something that is not gRPC. */
+static void put_http_status(struct h2_session *s, uint32_t id, uint16_t status)
+{
+	uint8_t p[H2_FRAME_HEADER + 16];
+	char number[8];
+	int digits = snprintf(number, sizeof number, "%u", (unsigned)status);
+	size_t n = hpack_put_literal_indexed_name(p + H2_FRAME_HEADER, 16, 8, (struct span){(uint8_t *)number, (size_t)digits});
+	h2_frame_put(p, (uint32_t)n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, id);
+	conn_write(s->conn, p, H2_FRAME_HEADER + n);
+}
+
+static bool put_headers(struct h2_stream *st)
+{
+	if (st->headers_sent)
+		return true;
+	uint8_t *p = conn_reserve(st->session->conn, H2_FRAME_HEADER + BLOCK_OK);
+	if (!p)
+		return false;
+	put_headers_ok(p, st->id);
+	conn_commit(st->session->conn, H2_FRAME_HEADER + BLOCK_OK);
+	return st->headers_sent = true;
+}
+
+/* Sends what the windows and the output queue allow. true: nothing is left. */
+static bool pump_data(struct h2_stream *st)
+{
+	struct h2_session *s = st->session;
+	while (st->pend.at < st->pend.len) {
+		int64_t n = st->pend.len - st->pend.at;
+		n = n < s->peer_frame ? n : s->peer_frame;
+		n = n < st->send_window ? n : st->send_window;
+		n = n < s->send_window ? n : s->send_window;
+		if (n <= 0 || conn_queued(s->conn) > PUMP_QUEUE)
+			return false;
+		uint8_t *p = conn_reserve(s->conn, H2_FRAME_HEADER + (size_t)n);
+		if (!p)
+			return false;
+		h2_frame_put(p, (uint32_t)n, H2_DATA, 0, st->id);
+		memcpy(p + H2_FRAME_HEADER, st->pend.p + st->pend.at, (size_t)n);
+		conn_commit(s->conn, H2_FRAME_HEADER + (size_t)n);
+		st->pend.at += (uint32_t)n;
+		st->send_window -= n;
+		s->send_window -= n;
+		st->progress_ns = s->rpc->shard->now_ns;
+	}
+	h2_bytes_free(s->rpc, &st->pend);
+	return true;
+}
+
+void h2_stream_pump(struct h2_stream *st)
+{
+	bool was = is_pending(st);
+	if (!pump_data(st))
+		return;
+	if (st->end_pending) {
+		put_trailers(st, st->end_status, (struct span){st->text.p, st->text.len});
+		finish_stream(st);
+		return;
+	}
+	set_pending(st, false, was);
+	if (st->want_writable && st->call.live && conn_queued(st->session->conn) < CONN_HIGH_WATER) {
+		st->want_writable = false;
+		if (st->call.method->writable)
+			st->call.method->writable(&st->call);
+	}
+}
+
+static void pump_one(struct h2_stream *st, void *ctx)
+{
+	if (is_pending(st) || st->want_writable)
+		h2_stream_pump(st);
+}
+
+void h2_streams_pump(struct h2_session *s)
+{
+	h2_streams_each(s, pump_one, NULL);
+}
+
+static bool h2_send(struct call *c, const uint8_t *msg, size_t n)
+{
+	struct h2_stream *st = stream_of(c);
+	struct h2_session *s = st->session;
+	uint8_t prefix[GRPC_PREFIX] = {0};
+	bool was = is_pending(st);
+	c->rpc->stats[c->method_index].messages_out++;
+	if (!put_headers(st))
+		return false;
+	store_be32(prefix + 1, (uint32_t)n);
+	if (!h2_bytes_add(s->rpc, &st->pend, prefix, sizeof prefix) || !h2_bytes_add(s->rpc, &st->pend, msg, n)) {
+		conn_abort(s->conn, CONN_R_MEMORY);
+		return false;
+	}
+	bool all = pump_data(st);
+	set_pending(st, !all, was);
+	if (!all) {
+		st->progress_ns = s->rpc->shard->now_ns;
+		h2_watch(s);
+	}
+	st->want_writable = !all || conn_queued(s->conn) >= CONN_HIGH_WATER;
+	return !st->want_writable;
+}
+
+static void h2_finish(struct call *c, enum grpc_status status, struct span text)
+{
+	struct h2_stream *st = stream_of(c);
+	struct h2_session *s = st->session;
+	call_end(c, status);
+	if (!is_pending(st)) {
+		put_trailers(st, status, text);
+		finish_stream(st);
+		return;
+	}
+	st->end_pending = true;
+	st->end_status = (uint8_t)status;
+	st->progress_ns = s->rpc->shard->now_ns;
+	if (text.n && !h2_bytes_add(s->rpc, &st->text, text.p, text.n))
+		conn_abort(s->conn, CONN_R_MEMORY);
+	h2_watch(s);
+}
+
+static void h2_reply(struct call *c, const uint8_t *msg, size_t n)
+{
+	struct h2_stream *st = stream_of(c);
+	struct h2_session *s = st->session;
+	int64_t len = (int64_t)n + GRPC_PREFIX;
+	if (unlikely(len > s->send_window || len > st->send_window || len > H2_FRAME_SIZE_DEFAULT || !st->remote_end || st->headers_sent)) {
+		h2_send(c, msg, n);
+		h2_finish(c, GRPC_OK, (struct span){0});
+		return;
+	}
+	size_t total = 3 * H2_FRAME_HEADER + BLOCK_OK + TRAILERS_OK + (size_t)len;
+	uint8_t *p = conn_reserve(s->conn, total);
+	call_end(c, GRPC_OK);
+	if (likely(p != NULL)) {
+		p = put_headers_ok(p, st->id);
+		h2_frame_put(p, (uint32_t)len, H2_DATA, 0, st->id);
+		p += H2_FRAME_HEADER;
+		p[0] = 0;
+		store_be32(p + 1, (uint32_t)n);
+		memcpy(p + GRPC_PREFIX, msg, n);
+		p += len;
+		h2_frame_put(p, TRAILERS_OK, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, st->id);
+		memcpy(p + H2_FRAME_HEADER, trailers_ok, TRAILERS_OK);
+		conn_commit(s->conn, total);
+		s->send_window -= len;
+	}
+	finish_stream(st);
+}
+
+/* Receiving. */
+
+static void fail(struct h2_stream *st, enum grpc_status status, const char *text)
+{
+	call_cancel_service(&st->call);
+	h2_finish(&st->call, status, (struct span){(const uint8_t *)text, strlen(text)});
+}
+
+static bool wants_one_message(const struct h2_stream *st)
+{
+	return st->call.method->kind == METHOD_UNARY || st->call.method->kind == METHOD_SERVER_STREAM;
+}
+
+/* A whole message. false: the stream is gone, or takes no more. */
+static bool deliver(struct h2_stream *st, struct span msg)
+{
+	struct h2_session *s = st->session;
+	uint32_t id = st->id;
+	st->counted_message = true;
+	st->call.seen = true;
+	st->call.method->message(&st->call, msg);
+	/* The handler may have ended the call; the stream may be gone, or another. */
+	return h2_stream_find(s, id) == st && st->call.live;
+}
+
+/* The prefix of a message is complete. false: refused. */
+static bool begin_message(struct h2_stream *st)
+{
+	const struct rpc_opts *o = st->call.rpc->opts;
+	char text[128];
+	if (st->prefix[0]) {
+		fail(st, st->prefix[0] == 1 ? GRPC_UNIMPLEMENTED : GRPC_INTERNAL,
+		     st->prefix[0] == 1 ? "compressed messages are not supported; send them with grpc-encoding identity" :
+					  "the compressed flag of a message is neither 0 nor 1");
+		return false;
+	}
+	if (st->have_message) {
+		fail(st, GRPC_INVALID_ARGUMENT, "this method takes exactly one request message");
+		return false;
+	}
+	st->want = load_be32(st->prefix + 1);
+	if (st->want > o->message_max) {
+		snprintf(text, sizeof text, "a message of %u bytes is above MESSAGE_MAX, %u", st->want, o->message_max);
+		fail(st, GRPC_RESOURCE_EXHAUSTED, text);
+		return false;
+	}
+	return true;
+}
+
+/* Keeps a piece of a message that is not whole yet. */
+static bool keep(struct h2_stream *st, const uint8_t *p, size_t n)
+{
+	struct rpc_shard *r = st->call.rpc;
+	uint32_t before = st->msg.cap;
+	bool ok = h2_bytes_add(r, &st->msg, p, n);
+	r->assembly += st->msg.cap - before;
+	if (ok && r->assembly <= r->opts->assembly_max)
+		return true;
+	fail(st, GRPC_RESOURCE_EXHAUSTED, "the memory for partly received messages, ASSEMBLY_MAX, is used up");
+	return false;
+}
+
+/* A message has been put together. false: the stream takes no more. */
+static bool whole(struct h2_stream *st)
+{
+	struct rpc_shard *r = st->call.rpc;
+	struct h2_bytes msg = st->msg;
+	st->prefix_len = 0;
+	if (wants_one_message(st)) { /* it waits for the end of the stream; a further prefix would be one too many */
+		st->have_message = true;
+		return true;
+	}
+	st->msg = (struct h2_bytes){0};
+	bool go_on = deliver(st, (struct span){msg.p, msg.len});
+	r->assembly -= msg.cap;
+	h2_bytes_free(r, &msg);
+	return go_on;
+}
+
+/* Takes one step in p; returns the bytes used, or SIZE_MAX when the stream takes no more. */
+static size_t step(struct h2_stream *st, const uint8_t *p, size_t n)
+{
+	if (st->prefix_len < GRPC_PREFIX) {
+		size_t want = (size_t)GRPC_PREFIX - st->prefix_len, take = want < n ? want : n;
+		memcpy(st->prefix + st->prefix_len, p, take);
+		st->prefix_len += (uint8_t)take;
+		if (st->prefix_len == GRPC_PREFIX && (!begin_message(st) || (st->want == 0 && !whole(st))))
+			return SIZE_MAX;
+		return take;
+	}
+	size_t left = st->want - st->msg.len, take = left < n ? left : n;
+	if (take == st->want && !wants_one_message(st)) { /* all of it is here */
+		st->prefix_len = 0;
+		return deliver(st, (struct span){p, take}) ? take : SIZE_MAX;
+	}
+	if (!keep(st, p, take) || (take == left && !whole(st)))
+		return SIZE_MAX;
+	return take;
+}
+
+static void credit_stream(struct h2_stream *st, uint32_t n)
+{
+	struct h2_session *s = st->session;
+	st->recv_unacked += n;
+	if (!st->remote_end && st->recv_unacked >= H2_STREAM_WINDOW / 2) {
+		uint8_t p[H2_FRAME_HEADER + 4];
+		h2_frame_put(p, 4, H2_WINDOW_UPDATE, 0, st->id);
+		store_be32(p + H2_FRAME_HEADER, st->recv_unacked);
+		conn_write(s->conn, p, sizeof p);
+		st->recv_window += (int32_t)st->recv_unacked;
+		st->recv_unacked = 0;
+	}
+}
+
+/* Takes request bytes until they are used up or the service pauses. Returns how many were used; *ret_gone: the stream takes no more. */
+static uint32_t feed(struct h2_stream *st, const uint8_t *p, uint32_t n, bool *ret_gone)
+{
+	uint32_t at = 0;
+	*ret_gone = false;
+	while (at < n && !st->paused) {
+		size_t used = step(st, p + at, n - at);
+		if (used == SIZE_MAX) {
+			*ret_gone = true;
+			return n;
+		}
+		at += (uint32_t)used;
+	}
+	return at;
+}
+
+/* The request is complete and nothing of it is held. */
+static void request_done(struct h2_stream *st)
+{
+	if (!st->call.live)
+		return;
+	if (st->prefix_len > 0) {
+		fail(st, GRPC_INVALID_ARGUMENT, "the request ended within a message");
+	} else if (!wants_one_message(st)) {
+		st->call.seen = true;
+		st->call.method->half_close(&st->call);
+	} else if (!st->have_message) {
+		fail(st, GRPC_INVALID_ARGUMENT, "the request ended without a message");
+	} else {
+		struct h2_bytes msg = st->msg;
+		struct rpc_shard *r = st->call.rpc;
+		st->msg = (struct h2_bytes){0};
+		deliver(st, (struct span){msg.p, msg.len});
+		r->assembly -= msg.cap;
+		h2_bytes_free(r, &msg);
+	}
+}
+
+void h2_stream_remote_end(struct h2_stream *st)
+{
+	if (st->content_left > 0) {
+		h2_stream_error(st, H2_PROTOCOL_ERROR);
+		return;
+	}
+	st->remote_end = true;
+	if (st->held.len == st->held.at)
+		request_done(st);
+}
+
+/* The whole request of a unary call in one frame. */
+static bool is_whole(const struct h2_stream *st, const uint8_t *p, uint32_t n, bool end)
+{
+	return end && n >= GRPC_PREFIX && p[0] == 0 && load_be32(p + 1) == n - GRPC_PREFIX && st->prefix_len == 0 && !st->have_message &&
+	       st->call.live && wants_one_message(st) && n - GRPC_PREFIX <= st->call.rpc->opts->message_max;
+}
+
+void h2_stream_data(struct h2_stream *st, const uint8_t *p, uint32_t n, bool end)
+{
+	struct h2_session *s = st->session;
+	if (st->content_left >= 0) {
+		st->content_left -= n;
+		if (st->content_left < 0 || (end && st->content_left > 0)) {
+			h2_credit(s, n);
+			h2_stream_error(st, H2_PROTOCOL_ERROR);
+			return;
+		}
+	}
+	if (likely(is_whole(st, p, n, end))) {
+		st->remote_end = true;
+		h2_credit(s, n);
+		deliver(st, (struct span){p + GRPC_PREFIX, n - GRPC_PREFIX});
+		return;
+	}
+	if (!st->call.live) { /* answered already; the answer waits for window */
+		h2_credit(s, n);
+		st->remote_end |= end;
+		return;
+	}
+	st->progress_ns = s->rpc->shard->now_ns;
+	h2_watch(s);
+	bool gone = false;
+	uint32_t used = st->held.len > st->held.at ? 0 : feed(st, p, n, &gone);
+	h2_credit(s, used);
+	if (gone)
+		return;
+	credit_stream(st, used);
+	if (used < n && !h2_bytes_add(s->rpc, &st->held, p + used, n - used)) {
+		conn_abort(s->conn, CONN_R_MEMORY);
+		return;
+	}
+	if (end)
+		h2_stream_remote_end(st);
+}
+
+static void h2_pause(struct call *c)
+{
+	stream_of(c)->paused = true;
+}
+
+static void h2_resume(struct call *c)
+{
+	struct h2_stream *st = stream_of(c);
+	struct h2_session *s = st->session;
+	uint32_t id = st->id;
+	if (!st->paused)
+		return;
+	st->paused = false;
+	bool gone = false;
+	if (st->held.len > st->held.at) {
+		/* The bytes are out of the stream's hands while they are handled: the stream may go meanwhile. */
+		struct h2_bytes held = st->held;
+		st->held = (struct h2_bytes){0};
+		uint32_t used = feed(st, held.p + held.at, held.len - held.at, &gone);
+		h2_credit(s, used);
+		if (!gone) {
+			credit_stream(st, used);
+			held.at += used;
+			if (held.at < held.len) {
+				st->held = held;
+				held = (struct h2_bytes){0};
+			}
+		}
+		h2_bytes_free(s->rpc, &held);
+	}
+	if (!gone && h2_stream_find(s, id) == st && st->remote_end && !st->paused && st->held.len == st->held.at)
+		request_done(st);
+}
+
+static const struct call_ops h2_call_ops = {
+	.reply = h2_reply, .send = h2_send, .finish = h2_finish, .pause = h2_pause, .resume = h2_resume};
+
+static void on_call_timer(struct timer *t, void *ctx)
+{
+	fail(container_of(t, struct h2_stream, call.timer), GRPC_DEADLINE_EXCEEDED, "the deadline has passed");
+}
+
+/* Opening. */
+
+/* What cannot become a call gets its answer at once. */
+static void refuse(struct h2_session *s, uint32_t id, const struct h2_head *head, bool end)
+{
+	struct h2_stream st = {.session = s, .id = id};
+	if (head->http_status && !head->too_large) {
+		call_count_refused(s->rpc, GRPC_INVALID_ARGUMENT);
+		put_http_status(s, id, head->http_status);
+	} else {
+		enum grpc_status status = head->too_large   ? GRPC_RESOURCE_EXHAUSTED :
+					  head->bad_timeout ? GRPC_INVALID_ARGUMENT :
+							      GRPC_UNIMPLEMENTED;
+		char text[128];
+		if (head->too_large)
+			snprintf(text, sizeof text, "the request's header fields are above HEADER_LIST_MAX, %u bytes, or HEADER_FIELDS_MAX, %u",
+				 s->rpc->opts->header_list_max, s->rpc->opts->header_fields_max);
+		else
+			snprintf(text, sizeof text, "%s",
+				 head->bad_timeout   ? "grpc-timeout is not 1 to 8 digits and a unit of H, M, S, m, u or n" :
+				 head->service_known ? "there is no such method in this service" :
+						       "there is no such service here");
+		call_count_refused(s->rpc, status);
+		put_trailers(&st, status, (struct span){(uint8_t *)text, strlen(text)});
+	}
+	if (!end)
+		h2_reset(s, id, H2_NO_ERROR, false);
+}
+
+void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *head, bool end)
+{
+	struct rpc_shard *r = s->rpc;
+	uint32_t slot;
+	if (unlikely(head->too_large || head->http_status || head->bad_timeout || head->method < 0)) {
+		refuse(s, id, head, end);
+		return;
+	}
+	struct h2_stream *st = table_room(s) ? slab_get(&r->h2_streams, &slot) : NULL;
+	if (unlikely(!st)) {
+		h2_reset(s, id, H2_REFUSED_STREAM, false);
+		return;
+	}
+	memset(&st->session, 0, sizeof *st - offsetof(struct h2_stream, session));
+	st->session = s;
+	st->id = id;
+	st->slot = slot;
+	st->send_window = s->peer_window;
+	st->recv_window = H2_STREAM_WINDOW;
+	st->content_left = head->content_length;
+	st->gzip = head->gzip;
+	st->unknown_coding = head->unknown_coding;
+	st->progress_ns = r->shard->now_ns;
+	st->call.ops = &h2_call_ops;
+	st->call.rpc = r;
+	st->call.conn = s->conn;
+	st->call.timer.fire = on_call_timer;
+	s->recent = st;
+	table_put(s, st);
+	s->open++;
+	h2_watch(s);
+	const struct method *m = r->methods->method[head->method];
+	call_begin(&st->call, m, (uint16_t)head->method, head->timeout_ns);
+	if (m->open) {
+		st->call.seen = true;
+		m->open(&st->call);
+		if (h2_stream_find(s, id) != st || !st->call.live)
+			return;
+	}
+	if (end)
+		h2_stream_remote_end(st);
+}
+
+/* Time. */
+
+static bool awaits_request(const struct h2_stream *st)
+{
+	return st->call.live && !st->remote_end && !st->paused && (wants_one_message(st) || st->prefix_len > 0);
+}
+
+static void check_one(struct h2_stream *st, void *ctx)
+{
+	struct h2_session *s = st->session;
+	uint64_t still = s->rpc->shard->now_ns - st->progress_ns;
+	if (awaits_request(st) && still >= s->rpc->opts->body_ns) {
+		fail(st, GRPC_DEADLINE_EXCEEDED, "the request did not come within BODY_TIMEOUT_MS");
+	} else if (st->end_pending && still >= s->rpc->shard->opts->stall_ns) {
+		uint32_t id = st->id;
+		drop(st);
+		h2_reset(s, id, H2_CANCEL, false);
+	}
+}
+
+void h2_streams_check(struct h2_session *s)
+{
+	h2_streams_each(s, check_one, NULL);
+}
+
+bool h2_streams_need_watch(const struct h2_session *s)
+{
+	return s->open > 0;
+}

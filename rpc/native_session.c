@@ -1,0 +1,515 @@
+/* The native session: rpc/wire/native.h on a connection. Runs on the connection's shard.
+ *
+ * Frames are handled in place in the receive buffer; only a frame that is cut by its end is kept. A call is a slab object in a
+ * small chained hash by its id, which grows with the calls open at once, so that MESSAGE and CANCEL cost the same however many
+ * there are.
+ *
+ * Invariants: every REQUEST is answered by exactly one LAST or END, unless the connection ends first. At most native_inflight_max calls are
+ * open before reading pauses. After GOAWAY the connection ends when no call is open and the peer has fallen silent or closed.
+ */
+#include "core/base/check.h"
+#include "core/base/clock.h"
+#include "rpc/session.h"
+#include "rpc/wire/native.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct native_call {
+	struct call call;
+	struct native_call *next, **link; /* of its bucket */
+	uint32_t id, slot;
+	bool half_closed, paused;
+};
+
+enum { BUCKETS_FEW = 8, BUCKETS_MAX = 4096 };
+
+struct native_session {
+	struct rpc_shard *rpc;
+	struct conn *conn;
+	struct native_call **bucket; /* few, or a bigger array of their own */
+	struct native_call *few[BUCKETS_FEW];
+	uint32_t bucket_mask;
+	uint32_t open;    /* calls */
+	uint32_t stopped; /* calls whose service asked to pause */
+	bool draining, eof;
+	uint8_t *part; /* a frame cut by the end of a buffer */
+	uint32_t part_len, part_cap;
+	struct timer timer; /* a frame that does not get finished; the end of draining */
+	uint64_t drain_seen_ns;
+};
+
+static const struct call_ops native_call_ops;
+
+size_t native_call_size(void)
+{
+	return sizeof(struct native_call);
+}
+
+static void protocol_error(struct native_session *ns, const char *what)
+{
+	ns->rpc->protocol_errors++;
+	session_log_close(ns->conn, what);
+	conn_abort(ns->conn, CONN_R_PROTOCOL);
+}
+
+static bool put_frame(struct native_session *ns, uint8_t kind, uint16_t code, uint32_t id, const void *p, size_t n)
+{
+	uint8_t *out = conn_reserve(ns->conn, NATIVE_HEADER + n);
+	if (!out)
+		return false;
+	native_put(out, kind, code, (uint32_t)n, id, 0);
+	if (n)
+		memcpy(out + NATIVE_HEADER, p, n);
+	conn_commit(ns->conn, NATIVE_HEADER + n);
+	return true;
+}
+
+static void put_error(struct native_session *ns, uint32_t id, enum grpc_status status, const char *text)
+{
+	call_count_refused(ns->rpc, status);
+	put_frame(ns, NATIVE_END, (uint16_t)status, id, text, strlen(text));
+}
+
+/* Calls. */
+
+static struct native_session *session_of(const struct call *c)
+{
+	return c->conn->session;
+}
+
+static void maybe_close(struct native_session *ns)
+{
+	if (ns->open == 0 && ns->eof)
+		conn_close(ns->conn);
+}
+
+static void maybe_resume(struct native_session *ns)
+{
+	if (ns->stopped == 0 && ns->open < ns->rpc->opts->native_inflight_max)
+		conn_resume(ns->conn);
+}
+
+static void call_drop(struct native_call *nc, enum grpc_status status)
+{
+	struct native_session *ns = session_of(&nc->call);
+	call_end(&nc->call, status);
+	*nc->link = nc->next;
+	if (nc->next)
+		nc->next->link = nc->link;
+	slab_put(&ns->rpc->native_calls, nc->slot);
+	ns->open--;
+	if (unlikely(nc->paused))
+		ns->stopped--;
+	if (unlikely(ns->conn->paused))
+		maybe_resume(ns);
+	if (unlikely(ns->eof))
+		maybe_close(ns);
+}
+
+static void native_reply(struct call *c, const uint8_t *msg, size_t n)
+{
+	struct native_call *nc = container_of(c, struct native_call, call);
+	put_frame(session_of(c), NATIVE_MESSAGE | NATIVE_F_LAST, 0, nc->id, msg, n);
+	call_drop(nc, GRPC_OK);
+}
+
+static bool native_send(struct call *c, const uint8_t *msg, size_t n)
+{
+	struct native_call *nc = container_of(c, struct native_call, call);
+	put_frame(session_of(c), NATIVE_MESSAGE, 0, nc->id, msg, n);
+	c->rpc->stats[c->method_index].messages_out++;
+	return conn_queued(c->conn) < CONN_HIGH_WATER;
+}
+
+static void native_finish(struct call *c, enum grpc_status status, struct span text)
+{
+	struct native_call *nc = container_of(c, struct native_call, call);
+	put_frame(session_of(c), NATIVE_END, (uint16_t)status, nc->id, text.p, text.n);
+	call_drop(nc, status);
+}
+
+static void native_pause(struct call *c)
+{
+	struct native_call *nc = container_of(c, struct native_call, call);
+	if (nc->paused)
+		return;
+	nc->paused = true;
+	if (session_of(c)->stopped++ == 0)
+		conn_pause(c->conn);
+}
+
+static void native_resume(struct call *c)
+{
+	struct native_call *nc = container_of(c, struct native_call, call);
+	struct native_session *ns = session_of(c);
+	if (!nc->paused)
+		return;
+	nc->paused = false;
+	ns->stopped--;
+	maybe_resume(ns);
+}
+
+static const struct call_ops native_call_ops = {
+	.reply = native_reply, .send = native_send, .finish = native_finish, .pause = native_pause, .resume = native_resume};
+
+static void on_call_timer(struct timer *t, void *ctx)
+{
+	struct native_call *nc = container_of(t, struct native_call, call.timer);
+	call_cancel_service(&nc->call);
+	native_finish(&nc->call, GRPC_DEADLINE_EXCEEDED, SPAN_LIT("the deadline has passed"));
+}
+
+static struct native_call *find(struct native_session *ns, uint32_t id)
+{
+	struct native_call *nc = ns->bucket[id & ns->bucket_mask];
+	while (nc && nc->id != id)
+		nc = nc->next;
+	return nc;
+}
+
+static void link_call(struct native_session *ns, struct native_call *nc)
+{
+	struct native_call **b = &ns->bucket[nc->id & ns->bucket_mask];
+	nc->next = *b;
+	nc->link = b;
+	if (nc->next)
+		nc->next->link = &nc->next;
+	*b = nc;
+}
+
+/* Four times the buckets; without memory the chains just stay longer. */
+static void grow(struct native_session *ns)
+{
+	uint32_t old = ns->bucket_mask + 1, n = old * 4;
+	struct native_call **from = ns->bucket, **to = n <= BUCKETS_MAX ? calloc(n, sizeof *to) : NULL;
+	if (!to)
+		return;
+	ns->bucket = to;
+	ns->bucket_mask = n - 1;
+	for (uint32_t i = 0; i < old; i++) {
+		for (struct native_call *nc = from[i], *next; nc; nc = next) {
+			next = nc->next;
+			link_call(ns, nc);
+		}
+	}
+	if (from != ns->few)
+		free(from);
+}
+
+/* Calls fn for every open call; fn may end it. */
+static void each_call(struct native_session *ns, void (*fn)(struct native_call *nc))
+{
+	for (uint32_t i = 0; i <= ns->bucket_mask; i++) {
+		for (struct native_call *nc = ns->bucket[i], *next; nc; nc = next) {
+			next = nc->next;
+			fn(nc);
+		}
+	}
+}
+
+/* Frames. */
+
+static void on_request(struct native_session *ns, const struct native_header *h, const uint8_t *payload)
+{
+	struct rpc_shard *r = ns->rpc;
+	int index = method_find_number(r->methods, h->code);
+	if (unlikely(index < 0)) {
+		put_error(ns, h->call, GRPC_UNIMPLEMENTED, "there is no method of this number; rpc/methods.h lists them");
+		return;
+	}
+	const struct method *m = r->methods->method[index];
+	bool streaming = m->kind == METHOD_CLIENT_STREAM || m->kind == METHOD_BIDI;
+	if (unlikely(!streaming && (h->flags & (NATIVE_F_LAST | NATIVE_F_EMPTY)) != NATIVE_F_LAST)) {
+		put_error(ns, h->call, GRPC_INVALID_ARGUMENT, "this method takes exactly one request message, with the flag LAST");
+		return;
+	}
+	uint32_t slot;
+	struct native_call *nc = slab_get(&r->native_calls, &slot);
+	if (unlikely(!nc)) {
+		put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, "no memory for another call");
+		return;
+	}
+	nc->id = h->call;
+	nc->slot = slot;
+	nc->half_closed = h->flags & NATIVE_F_LAST;
+	nc->paused = false;
+	link_call(ns, nc);
+	struct call *c = &nc->call;
+	c->ops = &native_call_ops;
+	c->rpc = r;
+	c->conn = ns->conn;
+	c->timer.fire = on_call_timer;
+	call_begin(c, m, (uint16_t)index, (uint64_t)h->arg * NS_PER_MS);
+	if (++ns->open == r->opts->native_inflight_max)
+		conn_pause(ns->conn);
+	if (ns->open > 2 * ns->bucket_mask && ns->bucket_mask + 1 < BUCKETS_MAX)
+		grow(ns);
+	c->seen = true;
+	if (m->open)
+		m->open(c);
+	/* The service may have ended the call, and with it the object, in any of these. */
+	uint32_t id = nc->id;
+	if (!(h->flags & NATIVE_F_EMPTY))
+		m->message(c, (struct span){payload, h->len});
+	if (streaming && (h->flags & NATIVE_F_LAST) && (nc = find(ns, id)) && nc->call.live)
+		m->half_close(&nc->call);
+}
+
+static void on_message(struct native_session *ns, const struct native_header *h, const uint8_t *payload)
+{
+	struct native_call *nc = find(ns, h->call);
+	if (!nc) /* it ended while this was on its way */
+		return;
+	if (nc->half_closed) {
+		protocol_error(ns, "a MESSAGE after the LAST of its call");
+		return;
+	}
+	const struct method *m = nc->call.method;
+	nc->half_closed = h->flags & NATIVE_F_LAST;
+	if (!(h->flags & NATIVE_F_EMPTY))
+		m->message(&nc->call, (struct span){payload, h->len});
+	if ((h->flags & NATIVE_F_LAST) && find(ns, h->call) == nc)
+		m->half_close(&nc->call);
+}
+
+static void on_cancel(struct native_session *ns, const struct native_header *h)
+{
+	struct native_call *nc = find(ns, h->call);
+	if (!nc)
+		return;
+	call_cancel_service(&nc->call);
+	native_finish(&nc->call, GRPC_CANCELLED, SPAN_LIT("cancelled by the client"));
+}
+
+static void on_frame(struct native_session *ns, const struct native_header *h, const uint8_t *payload)
+{
+	switch (h->kind) {
+	case NATIVE_REQUEST:
+		on_request(ns, h, payload);
+		break;
+	case NATIVE_MESSAGE:
+		on_message(ns, h, payload);
+		break;
+	case NATIVE_CANCEL:
+		on_cancel(ns, h);
+		break;
+	case NATIVE_PING:
+		put_frame(ns, NATIVE_PONG, 0, h->call, payload, h->len);
+		break;
+	default:
+		protocol_error(ns, "a frame of a kind that only servers send");
+	}
+}
+
+/* Checks a header's form and length. A message that is too long is a clear error before the connection ends: its bytes cannot be skipped
+ * without reading them all. */
+static bool header_ok(struct native_session *ns, const uint8_t *p, struct native_header *h)
+{
+	if (unlikely(native_get(p, h))) {
+		protocol_error(ns, "not a native header (rpc/wire/native.h)");
+		return false;
+	}
+	uint32_t max = h->kind == NATIVE_REQUEST || h->kind == NATIVE_MESSAGE ? ns->rpc->opts->message_max :
+		       h->kind == NATIVE_PING				      ? NATIVE_PING_MAX :
+										0;
+	if (likely(h->len <= max && !((h->flags & NATIVE_F_EMPTY) && h->len)))
+		return true;
+	if (h->kind == NATIVE_REQUEST || h->kind == NATIVE_MESSAGE) {
+		char text[128];
+		struct native_call *nc = h->kind == NATIVE_MESSAGE ? find(ns, h->call) : NULL;
+		int n = snprintf(text, sizeof text, "a message of %u bytes is above MESSAGE_MAX, %u", h->len, max);
+		if (nc) {
+			call_cancel_service(&nc->call);
+			native_finish(&nc->call, GRPC_RESOURCE_EXHAUSTED, (struct span){(uint8_t *)text, (size_t)n});
+		} else {
+			put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, text);
+		}
+		ns->rpc->protocol_errors++;
+		conn_close(ns->conn);
+	} else {
+		protocol_error(ns, "a frame that is longer than its kind allows");
+	}
+	return false;
+}
+
+/* Handles whole frames from p; returns how many bytes they were. */
+static size_t consume(struct native_session *ns, const uint8_t *p, size_t n)
+{
+	size_t at = 0;
+	while (n - at >= NATIVE_HEADER && conn_is_open(ns->conn)) {
+		struct native_header h;
+		if (!header_ok(ns, p + at, &h))
+			break;
+		if (n - at - NATIVE_HEADER < h.len)
+			break;
+		on_frame(ns, &h, p + at + NATIVE_HEADER);
+		at += NATIVE_HEADER + h.len;
+	}
+	return at;
+}
+
+/* How many bytes the kept frame has in all, as far as is known. */
+static size_t part_wants(const struct native_session *ns)
+{
+	return ns->part_len < NATIVE_HEADER ? NATIVE_HEADER : NATIVE_HEADER + load_le32(ns->part + 4);
+}
+
+static bool part_add(struct native_session *ns, const uint8_t *p, size_t n)
+{
+	if (ns->part_cap - ns->part_len < n) {
+		uint32_t cap;
+		uint8_t *more = bufpool_get(&ns->rpc->shard->pool, ns->part_len + n, &cap);
+		if (!more) {
+			conn_abort(ns->conn, CONN_R_MEMORY);
+			return false;
+		}
+		if (ns->part_len)
+			memcpy(more, ns->part, ns->part_len);
+		bufpool_put(&ns->rpc->shard->pool, ns->part, ns->part_cap);
+		ns->part = more;
+		ns->part_cap = cap;
+	}
+	memcpy(ns->part + ns->part_len, p, n);
+	ns->part_len += (uint32_t)n;
+	if (!ns->draining && !timer_is_armed(&ns->timer) && ns->rpc->opts->body_ns)
+		wheel_add(&ns->rpc->shard->wheel, &ns->timer, ns->rpc->shard->now_ns + ns->rpc->opts->body_ns);
+	return true;
+}
+
+static void part_done(struct native_session *ns)
+{
+	bufpool_put(&ns->rpc->shard->pool, ns->part, ns->part_cap);
+	ns->part = NULL;
+	ns->part_len = ns->part_cap = 0;
+	if (!ns->draining)
+		wheel_del(&ns->rpc->shard->wheel, &ns->timer);
+}
+
+/* Completes the kept frame from new bytes; returns how many were taken. */
+static size_t part_fill(struct native_session *ns, const uint8_t *p, size_t n)
+{
+	size_t at = 0;
+	while (at < n && conn_is_open(ns->conn)) {
+		size_t want = part_wants(ns) - ns->part_len, take = want < n - at ? want : n - at;
+		if (!part_add(ns, p + at, take))
+			return n;
+		at += take;
+		if (take < want)
+			break;
+		struct native_header h;
+		if (ns->part_len == NATIVE_HEADER && !header_ok(ns, ns->part, &h))
+			return n;
+		if (part_wants(ns) == ns->part_len) {
+			consume(ns, ns->part, ns->part_len);
+			part_done(ns);
+			break;
+		}
+	}
+	return at;
+}
+
+static void native_data(struct conn *c, const uint8_t *p, size_t n)
+{
+	struct native_session *ns = c->session;
+	ns->drain_seen_ns = ns->rpc->shard->now_ns;
+	size_t at = ns->part_len ? part_fill(ns, p, n) : 0;
+	if (ns->part_len)
+		return;
+	at += consume(ns, p + at, n - at);
+	if (at < n && conn_is_open(c))
+		part_add(ns, p + at, n - at);
+}
+
+static void cancel_call(struct native_call *nc)
+{
+	call_cancel_service(&nc->call);
+	call_drop(nc, GRPC_CANCELLED);
+}
+
+/* A stream that was not ended before the end of the connection's input never will be. */
+static void cancel_unended(struct native_call *nc)
+{
+	if (!nc->half_closed)
+		cancel_call(nc);
+}
+
+static void native_eof(struct conn *c)
+{
+	struct native_session *ns = c->session;
+	ns->eof = true;
+	each_call(ns, cancel_unended);
+	maybe_close(ns);
+}
+
+static void tell_writable(struct native_call *nc)
+{
+	if (nc->call.method->writable)
+		nc->call.method->writable(&nc->call);
+}
+
+static void native_writable(struct conn *c)
+{
+	each_call(c->session, tell_writable);
+}
+
+static void native_drain(struct conn *c)
+{
+	struct native_session *ns = c->session;
+	if (ns->draining)
+		return;
+	ns->draining = true;
+	ns->drain_seen_ns = ns->rpc->shard->now_ns;
+	put_frame(ns, NATIVE_GOAWAY, 0, 0, NULL, 0);
+	wheel_add(&ns->rpc->shard->wheel, &ns->timer, ns->rpc->shard->now_ns + 100 * NS_PER_MS);
+}
+
+/* The client is expected to close after GOAWAY, when its calls have been answered. One that stays but has been silent for a second is let go. */
+static void on_timer(struct timer *t, void *ctx)
+{
+	struct native_session *ns = container_of(t, struct native_session, timer);
+	struct shard *s = ns->rpc->shard;
+	if (!ns->draining) {
+		conn_abort(ns->conn, CONN_R_TIMEOUT);
+		return;
+	}
+	if (ns->open == 0 && s->now_ns - ns->drain_seen_ns >= NS_PER_S)
+		conn_close(ns->conn);
+	else
+		wheel_add(&s->wheel, t, s->now_ns + 100 * NS_PER_MS);
+}
+
+static void native_closed(struct conn *c)
+{
+	struct native_session *ns = c->session;
+	each_call(ns, cancel_call);
+	if (ns->bucket != ns->few)
+		free(ns->bucket);
+	part_done(ns);
+	wheel_del(&ns->rpc->shard->wheel, &ns->timer);
+	ns->rpc->sessions_native--;
+	free(ns);
+}
+
+static const struct conn_ops native_ops = {.data = native_data,
+					   .eof = native_eof,
+					   .writable = native_writable,
+					   .drain = native_drain,
+					   .closed = native_closed};
+
+bool native_session_start(struct conn *c, struct rpc_shard *r)
+{
+	struct native_session *ns = calloc(1, sizeof *ns);
+	if (!ns)
+		return false;
+	ns->rpc = r;
+	ns->conn = c;
+	ns->timer.fire = on_timer;
+	ns->bucket = ns->few;
+	ns->bucket_mask = BUCKETS_FEW - 1;
+	c->session = ns;
+	c->ops = &native_ops;
+	r->sessions_native++;
+	return true;
+}

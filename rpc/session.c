@@ -1,0 +1,109 @@
+/* The sniffer: waits for the first bytes of a connection and hands it to the session that they ask for. Runs on the connection's shard.
+ *
+ *   accepted --first byte 0x81--> native --'P','R','I'--> h2
+ *       \--anything else, or PREFACE_TIMEOUT--> closed
+ */
+#include "rpc/session.h"
+#include "core/base/check.h"
+#include "core/base/log.h"
+#include "rpc/wire/h2_frame.h"
+#include "rpc/wire/native.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct sniffer {
+	struct rpc_shard *rpc;
+	struct conn *conn;
+	struct timer timer;
+};
+
+int session_pools_init(struct rpc_shard *r)
+{
+	/* A bound that is never the first to be met: connections x calls are bounded by their own limits. */
+	int rc = slab_init(&r->native_calls, native_call_size(), 1u << 24);
+	return rc ? rc : slab_init(&r->h2_streams, h2_stream_size(), 1u << 24);
+}
+
+void session_pools_done(struct rpc_shard *r)
+{
+	slab_done(&r->native_calls);
+	slab_done(&r->h2_streams);
+}
+
+void session_log_close(struct conn *c, const char *what)
+{
+	static _Thread_local uint64_t last_ns, unsaid;
+	uint64_t now = c->shard->now_ns;
+	if (last_ns && now - last_ns < UINT64_C(1000000000)) {
+		unsaid++;
+		return;
+	}
+	char peer[64];
+	log_info("closing %s: %s (%lu more such in the burst before)", conn_peer(c, peer, sizeof peer), what, (unsigned long)unsaid);
+	last_ns = now;
+	unsaid = 0;
+}
+
+static void sniffer_free(struct sniffer *n)
+{
+	wheel_del(&n->conn->shard->wheel, &n->timer);
+	free(n);
+}
+
+static void sniffer_data(struct conn *c, const uint8_t *p, size_t n)
+{
+	struct sniffer *sn = c->session;
+	struct rpc_shard *r = sn->rpc;
+	bool (*start)(struct conn *, struct rpc_shard *) = p[0] == NATIVE_MAGIC ? native_session_start :
+							   p[0] == H2_PREFACE[0] ? h2_session_start :
+										   NULL;
+	if (!start) {
+		r->protocol_errors++;
+		session_log_close(c, "the first byte is none of a protocol spoken here (gRPC over cleartext HTTP/2, or native framing)");
+		conn_abort(c, CONN_R_PROTOCOL);
+		return;
+	}
+	sniffer_free(sn);
+	c->session = NULL;
+	if (!start(c, r)) {
+		c->ops = NULL;
+		conn_abort(c, CONN_R_MEMORY);
+		return;
+	}
+	c->ops->data(c, p, n);
+}
+
+static void sniffer_drain(struct conn *c)
+{
+	conn_close(c);
+}
+
+static void sniffer_closed(struct conn *c)
+{
+	if (c->session)
+		sniffer_free(c->session);
+}
+
+static const struct conn_ops sniffer_ops = {.data = sniffer_data, .drain = sniffer_drain, .closed = sniffer_closed};
+
+static void on_timer(struct timer *t, void *ctx)
+{
+	struct sniffer *sn = container_of(t, struct sniffer, timer);
+	conn_abort(sn->conn, CONN_R_TIMEOUT);
+}
+
+bool session_attach(struct conn *c, struct rpc_shard *r)
+{
+	struct sniffer *sn = calloc(1, sizeof *sn);
+	if (!sn)
+		return false;
+	sn->rpc = r;
+	sn->conn = c;
+	sn->timer.fire = on_timer;
+	c->session = sn;
+	c->ops = &sniffer_ops;
+	if (r->opts->preface_ns)
+		wheel_add(&c->shard->wheel, &sn->timer, c->shard->now_ns + r->opts->preface_ns);
+	return true;
+}

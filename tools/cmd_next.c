@@ -1,0 +1,154 @@
+/* `ordinal next`: a number of IDs of one sequence, as text. Asks for ranges, one after another, so that 10 million IDs are ten calls.
+ * Main thread, with the synchronous channel. */
+#include "tools/tool.h"
+
+#include "core/base/clock.h"
+#include "rpc/client/sync.h"
+#include "rpc/methods.h"
+#include "rpc/wire/grpc.h"
+#include "rpc/wire/pb.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PIECE_MAX 1000000u /* IDs in one call */
+#define SEQUENCE_MAX 4096u
+
+struct next {
+	struct span sequence;
+	uint64_t count, timeout_ns;
+	const char *server;
+	enum channel_protocol protocol;
+	bool json;
+};
+
+static const char usage[] =
+	"usage: ordinal next [OPTION]...\n\n"
+	"Prints IDs, one a line; they rise, and no other caller of this sequence gets them.\n\n"
+	"  --sequence S           the sequence (default: \"\", the default one)\n"
+	"  --count N              how many IDs (default 1); asked for in pieces of at most 1,000,000\n"
+	"  --server HOST:PORT     where ordinald listens (default: $ORDINAL_SERVER, else " TOOL_SERVER_DEFAULT ")\n"
+	"  --protocol native|grpc what to speak (default native)\n"
+	"  --timeout DURATION     for connecting, and for each call (default 5s)\n"
+	"  --json                 one object: sequence, order, ranges of {first, count}\n\n" TOOL_EXIT_CODES;
+
+enum { OPT_SEQUENCE = 256, OPT_COUNT, OPT_SERVER, OPT_PROTOCOL, OPT_TIMEOUT, OPT_JSON, OPT_HELP };
+static const struct option options[] = {
+	{"sequence", required_argument, NULL, OPT_SEQUENCE}, {"count", required_argument, NULL, OPT_COUNT},
+	{"server", required_argument, NULL, OPT_SERVER},     {"protocol", required_argument, NULL, OPT_PROTOCOL},
+	{"timeout", required_argument, NULL, OPT_TIMEOUT},   {"json", no_argument, NULL, OPT_JSON},
+	{"help", no_argument, NULL, OPT_HELP},               {NULL, 0, NULL, 0},
+};
+
+static int take_option(struct next *n, int opt)
+{
+	switch (opt) {
+	case OPT_SEQUENCE:
+		n->sequence = (struct span){(const uint8_t *)optarg, strlen(optarg)};
+		if (n->sequence.n > SEQUENCE_MAX) {
+			fprintf(stderr, "ordinal: --sequence is longer than any sequence's name may be\n");
+			return -EINVAL;
+		}
+		return 0;
+	case OPT_COUNT:
+		return tool_u64("--count", optarg, 1, UINT64_MAX, &n->count);
+	case OPT_SERVER:
+		n->server = optarg;
+		return 0;
+	case OPT_PROTOCOL:
+		return tool_protocol("--protocol", optarg, &n->protocol);
+	case OPT_TIMEOUT:
+		return tool_duration("--timeout", optarg, &n->timeout_ns);
+	case OPT_JSON:
+		n->json = true;
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static int print_failure(const struct next *n, int r, const struct sync_reply *reply)
+{
+	if (r) {
+		fprintf(stderr, "ordinal: the call could not be made: %s\n", reply->text);
+		return TOOL_FAILED;
+	}
+	fprintf(stderr, "ordinal: %s: %s\n", grpc_status_name(reply->code),
+		reply->text[0]                             ? reply->text
+		: reply->code == GRPC_DEADLINE_EXCEEDED ? "no answer within --timeout"
+							  : "the server gave no reason");
+	if (reply->code == GRPC_UNAVAILABLE)
+		fprintf(stderr, "%s is stopping, or the connection was lost; IDs that were under way are skipped, never given twice.\n",
+			n->server);
+	return TOOL_FAILED;
+}
+
+static void print_range(const struct next *n, const struct pb_next_reply *r, bool first)
+{
+	if (n->json) {
+		if (first) {
+			printf("{\"sequence\":");
+			tool_json_string(stdout, n->sequence);
+			printf(",\"order\":\"%s\",\"ranges\":[", r->order ? "sharded" : "strict");
+		}
+		printf("%s{\"first\":%" PRIu64 ",\"count\":%" PRIu32 "}", first ? "" : ",", r->first, r->count);
+		return;
+	}
+	for (uint32_t i = 0; i < r->count; i++)
+		printf("%" PRIu64 "\n", r->first + i);
+}
+
+static int run(const struct next *n, struct sync_channel *s)
+{
+	uint8_t request[SEQUENCE_MAX + 2 * PB_VARINT_MAX];
+	bool first = true;
+	for (uint64_t left = n->count; left > 0; first = false) {
+		struct sync_reply reply;
+		struct pb_next_reply ids;
+		uint32_t piece = left < PIECE_MAX ? (uint32_t)left : PIECE_MAX;
+		size_t len = pb_next_request_put(request, sizeof request, n->sequence, piece);
+		int r = sync_call(s, METHOD_IDS_NEXT, (struct span){request, len}, n->timeout_ns, &reply);
+		if (r || reply.code != GRPC_OK) {
+			if (n->json && !first)
+				printf("]}\n");
+			return print_failure(n, r, &reply);
+		}
+		if (pb_next_reply_get(reply.message, &ids) || ids.count == 0 || ids.count > piece) {
+			fprintf(stderr, "ordinal: the server's answer is no NextReply for %" PRIu32 " IDs\n", piece);
+			return TOOL_FAILED;
+		}
+		print_range(n, &ids, first);
+		left -= ids.count;
+	}
+	if (n->json)
+		printf("]}\n");
+	return TOOL_OK;
+}
+
+int cmd_next(int argc, char **argv)
+{
+	struct next n = {.count = 1, .timeout_ns = 5 * NS_PER_S, .server = tool_server(), .protocol = CHANNEL_NATIVE};
+	int opt;
+	while ((opt = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (opt == OPT_HELP || opt == 'h') {
+			fputs(usage, stdout);
+			return TOOL_OK;
+		}
+		if (take_option(&n, opt))
+			return tool_usage("next");
+	}
+	if (optind < argc) {
+		fprintf(stderr, "ordinal: next takes no argument \"%s\"\n", argv[optind]);
+		return tool_usage("next");
+	}
+	struct sync_channel *s;
+	char why[256];
+	if (sync_connect(n.server, n.protocol, n.timeout_ns, &s, why, sizeof why))
+		return tool_unreachable(n.server, why);
+	int r = run(&n, s);
+	sync_close(s);
+	return r;
+}

@@ -1,0 +1,47 @@
+/* The `ordinal` program: a table of sub-commands. Each has a file cmd_NAME.c of its own, and its own --help. */
+#include "tools/tool.h"
+
+#include "core/base/check.h"
+
+#include <string.h>
+
+static const struct tool_command commands[] = {
+	{"next", "ask for IDs, one a line", cmd_next},
+	{"load", "generate load, measure it, and check the IDs", cmd_load},
+	{"stats", "what the daemon on this machine is doing", cmd_stats},
+};
+
+static void help(FILE *f)
+{
+	fprintf(f, "usage: ordinal COMMAND [OPTION]...\n\n");
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].summary);
+	fprintf(f, "\n`ordinal COMMAND --help` explains each. The server is --server HOST:PORT, else $ORDINAL_SERVER, else\n"
+		   TOOL_SERVER_DEFAULT ".\n" TOOL_EXIT_CODES);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 2) {
+		help(stderr);
+		return TOOL_USAGE;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+		help(stdout);
+		return TOOL_OK;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+		if (strcmp(argv[1], commands[i].name) == 0) {
+			int r = commands[i].run(argc - 1, argv + 1);
+			/* A full disk or a closed pipe must not look like success. */
+			if (fflush(stdout) || ferror(stdout)) {
+				perror("ordinal: standard output");
+				return r ? r : TOOL_FAILED;
+			}
+			return r;
+		}
+	}
+	fprintf(stderr, "ordinal: there is no command \"%s\"\n\n", argv[1]);
+	help(stderr);
+	return TOOL_USAGE;
+}

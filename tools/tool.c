@@ -1,0 +1,120 @@
+/* The small things that every sub-command needs: option values with errors that name the option, JSON strings, the sentence for a server that
+ * is not there. Main thread. */
+#include "tools/tool.h"
+
+#include "core/base/check.h"
+#include "core/base/clock.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *tool_server(void)
+{
+	const char *s = getenv("ORDINAL_SERVER");
+	return s && *s ? s : TOOL_SERVER_DEFAULT;
+}
+
+int tool_u64(const char *option, const char *text, uint64_t min, uint64_t max, uint64_t *ret)
+{
+	char *end;
+	errno = 0;
+	unsigned long long v = isdigit((unsigned char)text[0]) ? strtoull(text, &end, 10) : (end = (char *)text, 0);
+	if (end == text || *end || errno || v < min || v > max) {
+		fprintf(stderr, "ordinal: %s takes a number from %" PRIu64 " to %" PRIu64 ", not \"%s\"\n", option, min, max, text);
+		return -EINVAL;
+	}
+	*ret = v;
+	return 0;
+}
+
+int tool_duration(const char *option, const char *text, uint64_t *ret_ns)
+{
+	static const struct {
+		const char *unit;
+		double ns;
+	} units[] = {{"", 1e9}, {"s", 1e9}, {"ms", 1e6}, {"us", 1e3}, {"m", 60e9}, {"h", 3600e9}};
+	char *end;
+	errno = 0;
+	double v = isdigit((unsigned char)text[0]) || text[0] == '.' ? strtod(text, &end) : (end = (char *)text, 0);
+	for (size_t i = 0; end != text && !errno && i < ARRAY_SIZE(units); i++) {
+		if (strcmp(end, units[i].unit) == 0 && v * units[i].ns <= 1e18) {
+			*ret_ns = (uint64_t)(v * units[i].ns);
+			return 0;
+		}
+	}
+	fprintf(stderr, "ordinal: %s takes a duration such as 10, 1.5s, 500ms or 2m, not \"%s\"\n", option, text);
+	return -EINVAL;
+}
+
+int tool_protocol(const char *option, const char *text, enum channel_protocol *ret)
+{
+	if (strcmp(text, "native") == 0)
+		*ret = CHANNEL_NATIVE;
+	else if (strcmp(text, "grpc") == 0)
+		*ret = CHANNEL_GRPC;
+	else {
+		fprintf(stderr, "ordinal: %s takes native or grpc, not \"%s\"\n", option, text);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+int tool_usage(const char *name)
+{
+	fprintf(stderr, "Try `ordinal %s --help`.\n", name);
+	return TOOL_USAGE;
+}
+
+int tool_unreachable(const char *server, const char *why)
+{
+	fprintf(stderr,
+		"ordinal: cannot connect to %s: %s\n"
+		"Is ordinald running there? Start it with `systemctl start ordinald` (or `make run` in the source tree), or name another\n"
+		"server with --server HOST:PORT or ORDINAL_SERVER.\n",
+		server, why);
+	return TOOL_UNREACHABLE;
+}
+
+/* Length of the well-formed UTF-8 sequence at p (RFC 3629), or 0. */
+static size_t utf8_len(const uint8_t *p, size_t n)
+{
+	static const struct {
+		uint8_t mask, lead;
+		uint32_t min;
+	} forms[] = {{0x80, 0x00, 0}, {0xe0, 0xc0, 0x80}, {0xf0, 0xe0, 0x800}, {0xf8, 0xf0, 0x10000}};
+	for (size_t len = 1; len <= ARRAY_SIZE(forms); len++) {
+		if ((p[0] & forms[len - 1].mask) != forms[len - 1].lead)
+			continue;
+		uint32_t v = p[0] & (uint8_t)~forms[len - 1].mask;
+		if (len > n)
+			return 0;
+		for (size_t i = 1; i < len; i++) {
+			if ((p[i] & 0xc0) != 0x80)
+				return 0;
+			v = v << 6 | (p[i] & 0x3f);
+		}
+		return v < forms[len - 1].min || v > 0x10ffff || (v >= 0xd800 && v < 0xe000) ? 0 : len;
+	}
+	return 0;
+}
+
+void tool_json_string(FILE *f, struct span s)
+{
+	fputc('"', f);
+	for (size_t i = 0; i < s.n;) {
+		size_t len = utf8_len(s.p + i, s.n - i);
+		if (len == 0) {
+			fputs("\\ufffd", f);
+			len = 1;
+		} else if (len == 1 && (s.p[i] < 0x20 || s.p[i] == '"' || s.p[i] == '\\' || s.p[i] == 0x7f)) {
+			fprintf(f, "\\u%04x", s.p[i]);
+		} else {
+			fwrite(s.p + i, 1, len, f);
+		}
+		i += len;
+	}
+	fputc('"', f);
+}

@@ -1,0 +1,44 @@
+/* What the sub-commands of `ordinal` share: the command table's entries, exit codes, reading options, JSON text. Main thread. */
+#ifndef ORDINAL_TOOLS_TOOL_H
+#define ORDINAL_TOOLS_TOOL_H
+
+#include "core/base/bytes.h"
+#include "rpc/client/channel.h"
+
+#include <stdio.h>
+
+/* What every sub-command's --help ends with. */
+#define TOOL_EXIT_CODES                                                                                                \
+	"Exit code: 0 done, 1 something failed, 2 wrong usage, 3 the server cannot be reached.\n"
+
+enum tool_exit { TOOL_OK = 0, TOOL_FAILED = 1, TOOL_USAGE = 2, TOOL_UNREACHABLE = 3 };
+
+struct tool_command {
+	const char *name;
+	const char *summary;
+	/* argv[0] is the name; options follow. Returns the exit code. */
+	int (*run)(int argc, char **argv);
+};
+
+int cmd_next(int argc, char **argv);
+int cmd_load(int argc, char **argv);
+int cmd_stats(int argc, char **argv);
+
+#define TOOL_SERVER_DEFAULT "127.0.0.1:50051"
+/* $ORDINAL_SERVER, or TOOL_SERVER_DEFAULT. */
+const char *tool_server(void);
+
+/* Option values. 0, or -EINVAL after one line on standard error that names the option and what it takes. */
+int tool_u64(const char *option, const char *text, uint64_t min, uint64_t max, uint64_t *ret);
+/* "10", "10s", "1.5s", "500ms", "20us", "2m": seconds unless a unit is given. */
+int tool_duration(const char *option, const char *text, uint64_t *ret_ns);
+int tool_protocol(const char *option, const char *text, enum channel_protocol *ret);
+/* "Try `ordinal NAME --help`." Returns TOOL_USAGE. */
+int tool_usage(const char *name);
+/* The sentence for an operator who cannot reach a server, on standard error. Returns TOOL_UNREACHABLE. */
+int tool_unreachable(const char *server, const char *why);
+
+/* A JSON string with its quotes; bytes that are no UTF-8 become U+FFFD. */
+void tool_json_string(FILE *f, struct span s);
+
+#endif

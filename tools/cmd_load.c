@@ -23,8 +23,8 @@
 #define TICK_NS (5 * NS_PER_MS)
 #define CONNECTIONS_MAX 100000u
 #define DEPTH_MAX 100000u
-#define SLOTS_MAX (16u << 20)     /* connections x depth */
-#define CHECK_PAGES_MAX 16384u    /* 1 GiB of IDs with holes around them */
+#define SLOTS_MAX (16u << 20)  /* connections x depth */
+#define CHECK_PAGES_MAX 16384u /* 1 GiB of IDs with holes around them */
 
 static const char usage[] =
 	"usage: ordinal load [OPTION]...\n\n"
@@ -51,8 +51,23 @@ static const char usage[] =
 	"Exit code: 0 every call was answered with OK and the check holds, 1 not so, 2 wrong usage, 3 the server cannot be reached.\n";
 
 enum {
-	OPT_CONNECTIONS = 256, OPT_DEPTH, OPT_THREADS, OPT_DURATION, OPT_REQUESTS, OPT_WARMUP, OPT_PROTOCOL, OPT_METHOD, OPT_COUNT,
-	OPT_SEQUENCE, OPT_RATE, OPT_TIMEOUT, OPT_SERVER, OPT_PIN, OPT_LIVE, OPT_JSON, OPT_HELP
+	OPT_CONNECTIONS = 256,
+	OPT_DEPTH,
+	OPT_THREADS,
+	OPT_DURATION,
+	OPT_REQUESTS,
+	OPT_WARMUP,
+	OPT_PROTOCOL,
+	OPT_METHOD,
+	OPT_COUNT,
+	OPT_SEQUENCE,
+	OPT_RATE,
+	OPT_TIMEOUT,
+	OPT_SERVER,
+	OPT_PIN,
+	OPT_LIVE,
+	OPT_JSON,
+	OPT_HELP
 };
 static const struct option options[] = {
 	{"connections", required_argument, NULL, OPT_CONNECTIONS},
@@ -131,7 +146,8 @@ static int pin_option(struct load_opts *o)
 			o->cpus[o->cpus_n++] = (int)a;
 		}
 		if (!ok) {
-			fprintf(stderr, "ordinal: --pin takes a list of CPUs that this process may use, such as 1 or 2-5,8, not \"%s\"\n",
+			fprintf(stderr,
+				"ordinal: --pin takes a list of CPUs that this process may use, such as 1 or 2-5,8, not \"%s\"\n",
 				optarg);
 			return -EINVAL;
 		}
@@ -206,7 +222,8 @@ static int read_options(struct load_opts *o, int argc, char **argv)
 		return tool_usage("load");
 	}
 	if (o->method == METHOD_IDS_TAKE && o->timeout_ns) {
-		fprintf(stderr, "ordinal: --timeout is the deadline of a call, and --method take is one call for the whole run\n");
+		fprintf(stderr,
+			"ordinal: --timeout is the deadline of a call, and --method take is one call for the whole run\n");
 		return tool_usage("load");
 	}
 	if (o->threads > o->connections)
@@ -265,8 +282,9 @@ static void live_line(struct live *l, struct load_worker *const *workers, uint32
 		return;
 	sum_counts(&l->now, workers, n);
 	fprintf(stderr, "%s%6.1f s  %12.0f calls/s  p50 %.1f us  p99 %.1f us  errors %" PRIu64 "%s", l->tty ? "\r" : "",
-		(double)(now - l->start_ns) / 1e9, (double)(l->now.calls - l->before.calls) * 1e9 / (double)(now - l->last_ns),
-		interval_quantile(l, 0.5), interval_quantile(l, 0.99), l->now.calls - l->now.by_status[GRPC_OK], l->tty ? "\033[K" : "\n");
+		(double)(now - l->start_ns) / 1e9,
+		(double)(l->now.calls - l->before.calls) * 1e9 / (double)(now - l->last_ns), interval_quantile(l, 0.5),
+		interval_quantile(l, 0.99), l->now.calls - l->now.by_status[GRPC_OK], l->tty ? "\033[K" : "\n");
 	fflush(stderr);
 	l->drawn = true;
 	l->before = l->now;
@@ -279,7 +297,8 @@ static void set_phase(struct load *load, int phase)
 }
 
 /* Until `due_ns`, all workers have ended, or a signal. Returns true for the signal. */
-static bool wait_until(struct load *load, uint64_t due_ns, struct live *live, struct load_worker *const *workers, const atomic_uint *goal)
+static bool wait_until(struct load *load, uint64_t due_ns, struct live *live, struct load_worker *const *workers,
+		       const atomic_uint *goal)
 {
 	sigset_t signals;
 	sigemptyset(&signals);
@@ -288,7 +307,8 @@ static bool wait_until(struct load *load, uint64_t due_ns, struct live *live, st
 	uint32_t n = load->opts.threads;
 	for (;;) {
 		uint64_t now = clock_mono_ns();
-		if (now >= due_ns || atomic_load(&load->ended) == n || (goal && atomic_load(goal) == n) || atomic_load(&load->failed))
+		if (now >= due_ns || atomic_load(&load->ended) == n || (goal && atomic_load(goal) == n) ||
+		    atomic_load(&load->failed))
 			return false;
 		uint64_t nap = due_ns - now < TICK_NS ? due_ns - now : TICK_NS;
 		if (sigtimedwait(&signals, NULL, &(struct timespec){.tv_nsec = (long)nap}) > 0)
@@ -315,7 +335,8 @@ static void conduct(struct load *load, struct load_worker *const *workers, uint6
 		live.on = o->live || live.tty;
 		live.start_ns = live.last_ns = now;
 		set_phase(load, LOAD_MEASURE);
-		wait_until(load, o->duration_ns > UINT64_MAX - now ? UINT64_MAX : now + o->duration_ns, &live, workers, NULL);
+		wait_until(load, o->duration_ns > UINT64_MAX - now ? UINT64_MAX : now + o->duration_ns, &live, workers,
+			   NULL);
 		if (live.drawn && live.tty)
 			fputc('\n', stderr);
 	}
@@ -387,7 +408,9 @@ static int finish(const struct load *load, struct load_worker *const *workers, u
 	}
 	total(&t, load, workers, start_ns);
 	if (t.depth < o->depth)
-		fprintf(stderr, "ordinal: the server allows %" PRIu32 " calls in flight on a connection; --depth %" PRIu32 " was lowered to that\n",
+		fprintf(stderr,
+			"ordinal: the server allows %" PRIu32 " calls in flight on a connection; --depth %" PRIu32
+			" was lowered to that\n",
 			t.depth, o->depth);
 	return load_report(o, &t) ? TOOL_OK : TOOL_FAILED;
 }
@@ -427,8 +450,13 @@ int cmd_load(int argc, char **argv)
 {
 	static struct load load;
 	struct load_opts *o = &load.opts;
-	*o = (struct load_opts){.server = tool_server(), .protocol = CHANNEL_NATIVE, .method = METHOD_IDS_NEXT, .count = 1,
-				.connections = 5, .depth = 20, .threads = 1};
+	*o = (struct load_opts){.server = tool_server(),
+				.protocol = CHANNEL_NATIVE,
+				.method = METHOD_IDS_NEXT,
+				.count = 1,
+				.connections = 5,
+				.depth = 20,
+				.threads = 1};
 	int r = read_options(o, argc, argv);
 	if (r)
 		return r < 0 ? TOOL_OK : r;

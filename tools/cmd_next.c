@@ -37,10 +37,14 @@ static const char usage[] =
 
 enum { OPT_SEQUENCE = 256, OPT_COUNT, OPT_SERVER, OPT_PROTOCOL, OPT_TIMEOUT, OPT_JSON, OPT_HELP };
 static const struct option options[] = {
-	{"sequence", required_argument, NULL, OPT_SEQUENCE}, {"count", required_argument, NULL, OPT_COUNT},
-	{"server", required_argument, NULL, OPT_SERVER},     {"protocol", required_argument, NULL, OPT_PROTOCOL},
-	{"timeout", required_argument, NULL, OPT_TIMEOUT},   {"json", no_argument, NULL, OPT_JSON},
-	{"help", no_argument, NULL, OPT_HELP},               {NULL, 0, NULL, 0},
+	{"sequence", required_argument, NULL, OPT_SEQUENCE},
+	{"count", required_argument, NULL, OPT_COUNT},
+	{"server", required_argument, NULL, OPT_SERVER},
+	{"protocol", required_argument, NULL, OPT_PROTOCOL},
+	{"timeout", required_argument, NULL, OPT_TIMEOUT},
+	{"json", no_argument, NULL, OPT_JSON},
+	{"help", no_argument, NULL, OPT_HELP},
+	{NULL, 0, NULL, 0},
 };
 
 static int take_option(struct next *n, int opt)
@@ -77,11 +81,12 @@ static int print_failure(const struct next *n, int r, const struct sync_reply *r
 		return TOOL_FAILED;
 	}
 	fprintf(stderr, "ordinal: %s: %s\n", grpc_status_name(reply->code),
-		reply->text[0]                             ? reply->text
+		reply->text[0]                          ? reply->text
 		: reply->code == GRPC_DEADLINE_EXCEEDED ? "no answer within --timeout"
-							  : "the server gave no reason");
+							: "the server gave no reason");
 	if (reply->code == GRPC_UNAVAILABLE)
-		fprintf(stderr, "%s is stopping, or the connection was lost; IDs that were under way are skipped, never given twice.\n",
+		fprintf(stderr,
+			"%s is stopping, or the connection was lost; IDs that were under way are skipped, never given twice.\n",
 			n->server);
 	return TOOL_FAILED;
 }

@@ -10,8 +10,7 @@ static const char usage[] =
 	"Prints what the daemon on this machine is doing, read from its stats socket.\n\n"
 	"  --json         the same as one JSON object, for programs\n"
 	"  --metrics      the same as Prometheus text\n"
-	"  --socket PATH  the socket (default: $ORDINAL_STATS_SOCKET, else /run/ordinal/stats.sock, else build/run/stats.sock)\n\n"
-	TOOL_EXIT_CODES;
+	"  --socket PATH  the socket (default: $ORDINAL_STATS_SOCKET, else /run/ordinal/stats.sock, else build/run/stats.sock)\n\n" TOOL_EXIT_CODES;
 
 enum { OPT_JSON = 256, OPT_METRICS, OPT_SOCKET, OPT_HELP };
 static const struct option options[] = {

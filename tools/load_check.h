@@ -34,7 +34,8 @@ void check_seen_done(struct check_seen *s);
 struct check_result {
 	uint64_t received; /* IDs in all replies */
 	uint64_t repeated; /* IDs beyond the first time each was received */
-	uint64_t missing;  /* IDs between the lowest and the highest received that nobody received; 0 while unchecked > 0 */
+	uint64_t
+		missing; /* IDs between the lowest and the highest received that nobody received; 0 while unchecked > 0 */
 	uint64_t unchecked; /* IDs that were not looked at, for want of memory */
 };
 void check_pages_result(const struct check_pages *p, struct check_result *ret);

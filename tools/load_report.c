@@ -43,16 +43,16 @@ static const char *method_name(unsigned method)
 static const struct {
 	const char *json, *text;
 	double q;
-} quantiles[] = {{"p50", "p50", 0.5},    {"p75", "p75", 0.75}, {"p90", "p90", 0.9},
-		 {"p95", "p95", 0.95},   {"p99", "p99", 0.99}, {"p999", "p99.9", 0.999}};
+} quantiles[] = {{"p50", "p50", 0.5},  {"p75", "p75", 0.75}, {"p90", "p90", 0.9},
+		 {"p95", "p95", 0.95}, {"p99", "p99", 0.99}, {"p999", "p99.9", 0.999}};
 
 static void print_json(const struct load_opts *o, const struct load_totals *t)
 {
 	const struct load_counts *c = &t->counts;
 	const struct hist *h = &c->latency;
 	bool first = true;
-	printf("{\"calls_per_second\":%.1f,\"items_per_second\":%.1f,\"errors\":%" PRIu64 ",", per_second(c->calls, t->elapsed_ns),
-	       per_second(c->items, t->elapsed_ns), errors(c));
+	printf("{\"calls_per_second\":%.1f,\"items_per_second\":%.1f,\"errors\":%" PRIu64 ",",
+	       per_second(c->calls, t->elapsed_ns), per_second(c->items, t->elapsed_ns), errors(c));
 	printf("\"latency_us\":{\"min\":%.3f,\"mean\":%.3f", h->count ? us(h->min) : 0, hist_mean(h) / 1e3);
 	for (size_t i = 0; i < ARRAY_SIZE(quantiles); i++)
 		printf(",\"%s\":%.3f", quantiles[i].json, us(hist_quantile(h, quantiles[i].q)));
@@ -63,25 +63,27 @@ static void print_json(const struct load_opts *o, const struct load_totals *t)
 		printf("%s\"%s\":%" PRIu64, first ? "" : ",", status_name(i), c->by_status[i]);
 		first = false;
 	}
-	printf("},\"check\":{\"received\":%" PRIu64 ",\"repeated\":%" PRIu64 ",\"disordered\":%" PRIu64 ",\"missing\":%" PRIu64
-	       ",\"disordered_on_connection\":%" PRIu64 ",\"unchecked\":%" PRIu64 ",\"order\":\"%s\",\"ok\":%s}",
-	       t->check.received, t->check.repeated, c->disordered, t->check.missing, c->disordered_here, t->check.unchecked,
-	       t->sharded ? "sharded" : "strict", check_holds(t) ? "true" : "false");
+	printf("},\"check\":{\"received\":%" PRIu64 ",\"repeated\":%" PRIu64 ",\"disordered\":%" PRIu64
+	       ",\"missing\":%" PRIu64 ",\"disordered_on_connection\":%" PRIu64 ",\"unchecked\":%" PRIu64
+	       ",\"order\":\"%s\",\"ok\":%s}",
+	       t->check.received, t->check.repeated, c->disordered, t->check.missing, c->disordered_here,
+	       t->check.unchecked, t->sharded ? "sharded" : "strict", check_holds(t) ? "true" : "false");
 	printf(",\"calls\":%" PRIu64 ",\"items\":%" PRIu64 ",\"unprocessed\":%" PRIu64 ",\"unsent\":%" PRIu64
 	       ",\"elapsed_seconds\":%.6f,\"client_cpu_seconds\":%.6f",
 	       c->calls, c->items, c->unprocessed, c->unsent, (double)t->elapsed_ns / 1e9, (double)t->cpu_ns / 1e9);
-	printf(",\"connections\":%" PRIu32 ",\"connections_lost\":%" PRIu64 ",\"depth\":%" PRIu32 ",\"threads\":%" PRIu32
-	       ",\"protocol\":\"%s\",\"method\":\"%s\",\"count\":%" PRIu32 ",\"rate\":%.1f,\"sequence\":",
-	       o->connections, c->lost, t->depth, o->threads, o->protocol == CHANNEL_GRPC ? "grpc" : "native", method_name(o->method),
-	       o->count, o->rate);
+	printf(",\"connections\":%" PRIu32 ",\"connections_lost\":%" PRIu64 ",\"depth\":%" PRIu32
+	       ",\"threads\":%" PRIu32 ",\"protocol\":\"%s\",\"method\":\"%s\",\"count\":%" PRIu32
+	       ",\"rate\":%.1f,\"sequence\":",
+	       o->connections, c->lost, t->depth, o->threads, o->protocol == CHANNEL_GRPC ? "grpc" : "native",
+	       method_name(o->method), o->count, o->rate);
 	tool_json_string(stdout, o->sequence);
 	printf("}\n");
 }
 
 static void print_check(const struct load_totals *t)
 {
-	printf("check      received %" PRIu64 ", repeated %" PRIu64 ", disordered %" PRIu64 ", missing %" PRIu64 "\n", t->check.received,
-	       t->check.repeated, t->counts.disordered, t->check.missing);
+	printf("check      received %" PRIu64 ", repeated %" PRIu64 ", disordered %" PRIu64 ", missing %" PRIu64 "\n",
+	       t->check.received, t->check.repeated, t->counts.disordered, t->check.missing);
 	printf("           order: %s; %s\n", t->sharded ? "sharded" : "strict",
 	       !check_holds(t) ? "BROKEN: IDs were given twice or out of order"
 	       : t->sharded    ? "the IDs were unique, and rising on each connection"
@@ -91,16 +93,19 @@ static void print_check(const struct load_totals *t)
 	if (t->check.missing)
 		printf("           missing: IDs in between that this program did not get (other clients, or a window skipped after a crash)\n");
 	if (t->check.unchecked)
-		printf("           %" PRIu64 " IDs were too scattered to be remembered and were not checked for repeats\n", t->check.unchecked);
+		printf("           %" PRIu64
+		       " IDs were too scattered to be remembered and were not checked for repeats\n",
+		       t->check.unchecked);
 }
 
 static void print_text(const struct load_opts *o, const struct load_totals *t)
 {
 	const struct load_counts *c = &t->counts;
 	const struct hist *h = &c->latency;
-	printf("load       %s over %s, %" PRIu32 " connections x %" PRIu32 " in flight, %" PRIu32 " thread%s, count %" PRIu32 ", ",
-	       method_name(o->method), o->protocol == CHANNEL_GRPC ? "grpc" : "native", o->connections, t->depth, o->threads,
-	       o->threads == 1 ? "" : "s", o->count);
+	printf("load       %s over %s, %" PRIu32 " connections x %" PRIu32 " in flight, %" PRIu32
+	       " thread%s, count %" PRIu32 ", ",
+	       method_name(o->method), o->protocol == CHANNEL_GRPC ? "grpc" : "native", o->connections, t->depth,
+	       o->threads, o->threads == 1 ? "" : "s", o->count);
 	if (o->rate > 0)
 		printf("open loop at %.0f calls/s\n", o->rate);
 	else
@@ -121,11 +126,12 @@ static void print_text(const struct load_opts *o, const struct load_totals *t)
 	if (c->unprocessed)
 		printf("given back %" PRIu64 " calls that a leaving server had not looked at\n", c->unprocessed);
 	if (c->unsent)
-		printf("unsent     %" PRIu64 " calls were due and could not be sent: every slot was waiting (raise --depth or --connections)\n",
+		printf("unsent     %" PRIu64
+		       " calls were due and could not be sent: every slot was waiting (raise --depth or --connections)\n",
 		       c->unsent);
 	if (c->lost || t->gone)
-		printf("lost       %" PRIu64 " connections broke, %" PRIu32 " could not be made again%s%s\n", c->lost, t->gone,
-		       t->why ? ": " : "", t->why ? t->why : "");
+		printf("lost       %" PRIu64 " connections broke, %" PRIu32 " could not be made again%s%s\n", c->lost,
+		       t->gone, t->why ? ": " : "", t->why ? t->why : "");
 	printf("client     %.0f%% of a CPU\n", t->elapsed_ns ? 100.0 * (double)t->cpu_ns / (double)t->elapsed_ns : 0);
 }
 

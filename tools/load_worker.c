@@ -31,14 +31,14 @@
 enum { STRIKES_MAX = 3 };             /* connections in a row that end without having answered a call */
 
 struct load_call {
-	uint64_t due_ns;  /* when it was sent, or should have been */
-	uint64_t floor;   /* the highest ID received by anybody before it was sent */
+	uint64_t due_ns; /* when it was sent, or should have been */
+	uint64_t floor;  /* the highest ID received by anybody before it was sent */
 	uint64_t floor_here;
 	struct load_conn *conn;
 	bool measured;
-	bool again;       /* given back unprocessed: due_ns stands */
-	bool bad;         /* the answer was no NextReply */
-	uint32_t got;     /* IDs */
+	bool again;   /* given back unprocessed: due_ns stands */
+	bool bad;     /* the answer was no NextReply */
+	uint32_t got; /* IDs */
 };
 
 enum conn_state { CONN_CONNECTING, CONN_OPEN, CONN_DRAINING, CONN_CLOSED /* to be made again */, CONN_DEAD };
@@ -47,9 +47,9 @@ struct load_conn {
 	struct worker *w;
 	struct channel *channel;
 	enum conn_state state;
-	unsigned strikes;         /* ends since the last answered call */
-	uint64_t highest;         /* ID received on it */
-	struct load_call *calls;  /* depth of them */
+	unsigned strikes;          /* ends since the last answered call */
+	uint64_t highest;          /* ID received on it */
+	struct load_call *calls;   /* depth of them */
 	struct load_call **parked; /* slots that wait until the connection can take a call */
 	uint32_t parked_n;
 	/* take */
@@ -67,15 +67,16 @@ struct worker {
 	struct client *client;
 	struct ring *ring;
 	struct load_conn *conns;
-	struct load_call **idle; /* a ring of idle_cap: first in, first out, so that the open loop is fair to connections */
+	struct load_call *
+		*idle; /* a ring of idle_cap: first in, first out, so that the open loop is fair to connections */
 	uint32_t idle_head, idle_n, idle_mask;
 	uint32_t in_flight, open, closed, dead; /* calls; connections in those states */
 	int phase;
-	bool abandoning;         /* the end has come, and what is in flight is given up */
-	uint64_t now_ns;         /* arrival time of this turn's replies */
+	bool abandoning; /* the end has come, and what is in flight is given up */
+	uint64_t now_ns; /* arrival time of this turn's replies */
 	uint64_t highest;
-	uint64_t left, budget;   /* measured calls that may still be started, and could at first */
-	uint64_t issued;         /* open loop: calls that were due, since start_ns */
+	uint64_t left, budget; /* measured calls that may still be started, and could at first */
+	uint64_t issued;       /* open loop: calls that were due, since start_ns */
 	uint64_t start_ns, cpu_start_ns;
 	struct check_seen seen;
 	uint8_t *request;
@@ -227,7 +228,8 @@ static int start_take(struct worker *w, struct load_conn *conn, struct load_call
 {
 	struct span request = {w->request, w->request_n};
 	int r = conn->streaming ? channel_call_send(conn->channel, conn->stream, request, CHANNEL_MORE)
-				: channel_call(conn->channel, METHOD_IDS_TAKE, request, 0, CHANNEL_MORE, &take_ops, conn, &conn->stream);
+				: channel_call(conn->channel, METHOD_IDS_TAKE, request, 0, CHANNEL_MORE, &take_ops,
+					       conn, &conn->stream);
 	if (r)
 		return r;
 	conn->streaming = true;
@@ -250,9 +252,10 @@ static bool start(struct worker *w, struct load_call *call, uint64_t due_ns, uin
 	call->floor_here = conn->highest;
 	call->got = 0;
 	call->bad = false;
-	int r = w->o->method == METHOD_IDS_TAKE ? start_take(w, conn, call)
-						: channel_call(conn->channel, METHOD_IDS_NEXT, (struct span){w->request, w->request_n},
-							       w->o->timeout_ns, 0, &unary_ops, call, NULL);
+	int r = w->o->method == METHOD_IDS_TAKE
+			? start_take(w, conn, call)
+			: channel_call(conn->channel, METHOD_IDS_NEXT, (struct span){w->request, w->request_n},
+				       w->o->timeout_ns, 0, &unary_ops, call, NULL);
 	if (unlikely(r)) {
 		/* -EAGAIN: the server has lowered its limit, and `complete` unparks. Else the connection is about to close. */
 		park(w, call);
@@ -372,8 +375,8 @@ static int conn_connect(struct worker *w, struct load_conn *conn)
 	const struct load_opts *o = w->o;
 	struct channel_opts opts = {.protocol = o->protocol, .authority = o->server, .calls_max = o->depth};
 	conn->state = CONN_CONNECTING;
-	return channel_connect(w->client, &opts, (const struct sockaddr *)&o->address.addr, o->address.len, &conn_events, conn,
-			       &conn->channel);
+	return channel_connect(w->client, &opts, (const struct sockaddr *)&o->address.addr, o->address.len,
+			       &conn_events, conn, &conn->channel);
 }
 
 /* Makes again what was closed. */
@@ -442,7 +445,8 @@ static int worker_init(struct worker *w)
 	w->request = malloc(o->sequence.n + 2 * PB_VARINT_MAX + 2);
 	if (!w->conns || !w->idle || !w->request)
 		return worker_fail(w, -ENOMEM, "not enough memory");
-	w->request_n = pb_next_request_put(w->request, o->sequence.n + 2 * PB_VARINT_MAX + 2, o->sequence, o->count == 1 ? 0 : o->count);
+	w->request_n = pb_next_request_put(w->request, o->sequence.n + 2 * PB_VARINT_MAX + 2, o->sequence,
+					   o->count == 1 ? 0 : o->count);
 	for (uint32_t i = 0; i < connections; i++)
 		if (conn_init(w, &w->conns[i]))
 			return worker_fail(w, -ENOMEM, "not enough memory");
@@ -478,8 +482,8 @@ static int worker_connect(struct worker *w)
 static void publish_highest(struct worker *w)
 {
 	uint64_t seen = atomic_load_explicit(&w->load->highest, memory_order_relaxed);
-	while (w->highest > seen &&
-	       !atomic_compare_exchange_weak_explicit(&w->load->highest, &seen, w->highest, memory_order_relaxed, memory_order_relaxed))
+	while (w->highest > seen && !atomic_compare_exchange_weak_explicit(&w->load->highest, &seen, w->highest,
+									   memory_order_relaxed, memory_order_relaxed))
 		;
 }
 
@@ -534,7 +538,8 @@ static int worker_loop(struct worker *w)
 		if (unlikely(phase != w->phase)) {
 			change_phase(w, phase);
 			if (phase == LOAD_STOP)
-				grace_end_ns = clock_mono_ns() + (w->o->timeout_ns ? w->o->timeout_ns + NS_PER_S : GRACE_NS);
+				grace_end_ns = clock_mono_ns() +
+					       (w->o->timeout_ns ? w->o->timeout_ns + NS_PER_S : GRACE_NS);
 		}
 		if (is_finished(w))
 			return 0;

@@ -16,8 +16,9 @@ static void help(FILE *f)
 	fprintf(f, "usage: ordinal COMMAND [OPTION]...\n\n");
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].summary);
-	fprintf(f, "\n`ordinal COMMAND --help` explains each. The server is --server HOST:PORT, else $ORDINAL_SERVER, else\n"
-		   TOOL_SERVER_DEFAULT ".\n" TOOL_EXIT_CODES);
+	fprintf(f,
+		"\n`ordinal COMMAND --help` explains each. The server is --server HOST:PORT, else $ORDINAL_SERVER, else\n" TOOL_SERVER_DEFAULT
+		".\n" TOOL_EXIT_CODES);
 }
 
 int main(int argc, char **argv)

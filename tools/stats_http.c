@@ -101,7 +101,8 @@ static int read_all(int fd, char **ret, size_t *ret_n)
 static const char *header(const char *head, const char *name)
 {
 	size_t n = strlen(name);
-	for (const char *line = strstr(head, "\r\n"); line && strncmp(line, "\r\n\r\n", 4); line = strstr(line + 2, "\r\n"))
+	for (const char *line = strstr(head, "\r\n"); line && strncmp(line, "\r\n\r\n", 4);
+	     line = strstr(line + 2, "\r\n"))
 		if (strncasecmp(line + 2, name, n) == 0 && line[2 + n] == ':')
 			return line + 2 + n + 1;
 	return NULL;
@@ -151,7 +152,8 @@ int stats_http_get(const char *socket_path, const char *path, char **ret, size_t
 		snprintf(why, cap, "%s", strerror(-r));
 		return r;
 	}
-	int len = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: ordinal\r\nConnection: close\r\n\r\n", path);
+	int len = snprintf(request, sizeof request, "GET %s HTTP/1.1\r\nHost: ordinal\r\nConnection: close\r\n\r\n",
+			   path);
 	CHECK(len > 0 && (size_t)len < sizeof request);
 	r = send_all(fd, request, (size_t)len);
 	if (r == 0)

@@ -23,7 +23,8 @@ int tool_u64(const char *option, const char *text, uint64_t min, uint64_t max, u
 	errno = 0;
 	unsigned long long v = isdigit((unsigned char)text[0]) ? strtoull(text, &end, 10) : (end = (char *)text, 0);
 	if (end == text || *end || errno || v < min || v > max) {
-		fprintf(stderr, "ordinal: %s takes a number from %" PRIu64 " to %" PRIu64 ", not \"%s\"\n", option, min, max, text);
+		fprintf(stderr, "ordinal: %s takes a number from %" PRIu64 " to %" PRIu64 ", not \"%s\"\n", option, min,
+			max, text);
 		return -EINVAL;
 	}
 	*ret = v;

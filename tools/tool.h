@@ -8,8 +8,7 @@
 #include <stdio.h>
 
 /* What every sub-command's --help ends with. */
-#define TOOL_EXIT_CODES                                                                                                \
-	"Exit code: 0 done, 1 something failed, 2 wrong usage, 3 the server cannot be reached.\n"
+#define TOOL_EXIT_CODES "Exit code: 0 done, 1 something failed, 2 wrong usage, 3 the server cannot be reached.\n"
 
 enum tool_exit { TOOL_OK = 0, TOOL_FAILED = 1, TOOL_USAGE = 2, TOOL_UNREACHABLE = 3 };
 

@@ -105,8 +105,9 @@ static void sweep_fire(struct timer *t, void *ctx)
 	struct client *c = ctx;
 	struct channel *ch = container_of(t, struct channel, sweep);
 	if (ch->state < CHANNEL_OPEN) {
-		channel_fail(ch, -ETIMEDOUT, ch->state == CHANNEL_CONNECTING ? "the connection was not accepted in time"
-									      : "the server did not answer the greeting in time");
+		channel_fail(ch, -ETIMEDOUT,
+			     ch->state == CHANNEL_CONNECTING ? "the connection was not accepted in time"
+							     : "the server did not answer the greeting in time");
 		return;
 	}
 	/* Calls that are started from here on, by `done`, set the timer themselves. */
@@ -127,8 +128,8 @@ static void sweep_fire(struct timer *t, void *ctx)
 	close_if_drained(ch);
 }
 
-static int channel_new(struct client *c, const struct channel_opts *o, const struct channel_events *events, void *ctx, int fd,
-		       struct channel **ret)
+static int channel_new(struct client *c, const struct channel_opts *o, const struct channel_events *events, void *ctx,
+		       int fd, struct channel **ret)
 {
 	uint32_t index;
 	struct channel *ch = slab_get(&c->channels, &index);
@@ -202,8 +203,8 @@ static void start(struct channel *ch)
 	ch->ops->start(ch);
 }
 
-int channel_adopt(struct client *c, const struct channel_opts *opts, int fd, const struct channel_events *events, void *ctx,
-		  struct channel **ret)
+int channel_adopt(struct client *c, const struct channel_opts *opts, int fd, const struct channel_events *events,
+		  void *ctx, struct channel **ret)
 {
 	struct channel *ch;
 	int r = channel_new(c, opts, events, ctx, fd, &ch);
@@ -423,7 +424,11 @@ int channel_call(struct channel *ch, unsigned method, struct span request, uint6
 	struct call *call = slab_get(&ch->calls, &index);
 	if (unlikely(!call))
 		return -ENOMEM;
-	*call = (struct call){.ops = ops, .ctx = ctx, .deadline_ns = UINT64_MAX, .state = CALL_OPEN, .ended = !(flags & CHANNEL_MORE)};
+	*call = (struct call){.ops = ops,
+			      .ctx = ctx,
+			      .deadline_ns = UINT64_MAX,
+			      .state = CALL_OPEN,
+			      .ended = !(flags & CHANNEL_MORE)};
 	int r = ch->ops->call(ch, call, index, method, request, timeout_ns, call->ended);
 	if (unlikely(r)) {
 		call->state = CALL_FREE;
@@ -431,7 +436,8 @@ int channel_call(struct channel *ch, unsigned method, struct span request, uint6
 		return r;
 	}
 	if (timeout_ns) {
-		call->deadline_ns = timeout_ns < UINT64_MAX - ch->client->now_ns ? ch->client->now_ns + timeout_ns : UINT64_MAX;
+		call->deadline_ns = timeout_ns < UINT64_MAX - ch->client->now_ns ? ch->client->now_ns + timeout_ns
+										 : UINT64_MAX;
 		note_deadline(ch, call->deadline_ns);
 	}
 	if (ret_call)

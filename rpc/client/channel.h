@@ -46,16 +46,16 @@ struct channel_events {
  * -ENOMEM, -EMFILE …; -ENOSPC: channels_max. `addr` may go afterwards; `events` must stay. */
 int channel_connect(struct client *c, const struct channel_opts *opts, const struct sockaddr *addr, socklen_t len,
 		    const struct channel_events *events, void *ctx, struct channel **ret);
-int channel_adopt(struct client *c, const struct channel_opts *opts, int fd, const struct channel_events *events, void *ctx,
-		  struct channel **ret);
+int channel_adopt(struct client *c, const struct channel_opts *opts, int fd, const struct channel_events *events,
+		  void *ctx, struct channel **ret);
 /* Calls in flight end with UNAVAILABLE, inside this call; `closed` comes in a later turn. Harmless when closing already. */
 void channel_close(struct channel *ch);
 
 /* How a call ended. */
 struct channel_status {
-	unsigned code;     /* enum grpc_status; may be beyond it if the server made one up */
-	struct span text;  /* UTF-8 by convention, but the server's bytes; may be empty */
-	bool unprocessed;  /* the server is known not to have looked at the call: safe to try again elsewhere */
+	unsigned code;    /* enum grpc_status; may be beyond it if the server made one up */
+	struct span text; /* UTF-8 by convention, but the server's bytes; may be empty */
+	bool unprocessed; /* the server is known not to have looked at the call: safe to try again elsewhere */
 };
 
 struct channel_call_ops {

@@ -27,13 +27,13 @@ enum call_state {
 struct call {
 	const struct channel_call_ops *ops;
 	void *ctx;
-	uint64_t deadline_ns; /* UINT64_MAX: none */
-	uint32_t stream;      /* HTTP/2's number; unused by native */
-	uint8_t state;        /* enum call_state */
-	bool ended;           /* the client's side */
-	bool headers_seen;    /* h2: the answer has begun */
-	uint32_t recv_used;   /* h2: bytes received since the last WINDOW_UPDATE of the stream */
-	int64_t send_window;  /* h2 */
+	uint64_t deadline_ns;   /* UINT64_MAX: none */
+	uint32_t stream;        /* HTTP/2's number; unused by native */
+	uint8_t state;          /* enum call_state */
+	bool ended;             /* the client's side */
+	bool headers_seen;      /* h2: the answer has begun */
+	uint32_t recv_used;     /* h2: bytes received since the last WINDOW_UPDATE of the stream */
+	int64_t send_window;    /* h2 */
 	struct call_more *more; /* h2: cut messages and blocked bytes; NULL in the common case */
 };
 
@@ -43,9 +43,9 @@ struct client {
 	struct ring *ring;
 	uint64_t now_ns;
 	struct wheel wheel;
-	struct slab channels;    /* of struct channel */
-	struct channel **dirty;  /* have bytes to send; channels_max entries */
-	struct channel **dying;  /* closing; channels_max entries */
+	struct slab channels;   /* of struct channel */
+	struct channel **dirty; /* have bytes to send; channels_max entries */
+	struct channel **dying; /* closing; channels_max entries */
 	uint32_t dirty_n, dying_n;
 };
 
@@ -55,25 +55,25 @@ struct channel {
 	/* Each call touches these. */
 	const struct protocol_ops *ops;
 	struct client *client;
-	struct channel_buf out;          /* filled in this turn */
-	uint8_t state;           /* enum channel_state */
+	struct channel_buf out; /* filled in this turn */
+	uint8_t state;          /* enum channel_state */
 	bool is_dirty, is_sending;
-	uint32_t calls_limit;    /* in force now */
-	uint64_t sweep_ns;       /* no deadline of a call is before this */
-	struct slab calls;       /* of struct call */
+	uint32_t calls_limit; /* in force now */
+	uint64_t sweep_ns;    /* no deadline of a call is before this */
+	struct slab calls;    /* of struct call */
 	uint32_t zombies;
 	uint32_t message_max;
 	size_t queue_max;
-	void *proto;             /* struct native_client or struct h2_client */
+	void *proto; /* struct native_client or struct h2_client */
 
 	/* Each turn touches these. */
-	struct channel_buf wire;         /* being sent */
+	struct channel_buf wire; /* being sent */
 	size_t sent;             /* of wire */
-	struct channel_buf part;         /* the beginning of a unit that was cut by the end of a buffer */
+	struct channel_buf part; /* the beginning of a unit that was cut by the end of a buffer */
 	size_t need;             /* bytes of the unit at hand that its protocol must see at once */
 	int fd;
-	uint32_t index, gen;     /* of our tags */
-	uint32_t ops_in_flight;  /* completions owed by the ring */
+	uint32_t index, gen;    /* of our tags */
+	uint32_t ops_in_flight; /* completions owed by the ring */
 	bool recv_armed;
 
 	const struct channel_events *events;
@@ -87,7 +87,7 @@ struct channel {
 };
 
 struct protocol_ops {
-	int (*init)(struct channel *ch);  /* makes ch->proto; 0, -ENOMEM or -EINVAL */
+	int (*init)(struct channel *ch); /* makes ch->proto; 0, -ENOMEM or -EINVAL */
 	void (*done)(struct channel *ch);
 	/* The socket is connected. May queue bytes; calls channel_set_open, now or later. */
 	void (*start)(struct channel *ch);
@@ -95,8 +95,8 @@ struct protocol_ops {
 	 * channel_fail. Returns early (any value) when a callback has closed the channel. */
 	ssize_t (*input)(struct channel *ch, const uint8_t *p, size_t n);
 	/* 0 or -errno with nothing queued. */
-	int (*call)(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span request, uint64_t timeout_ns,
-		    bool last);
+	int (*call)(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span request,
+		    uint64_t timeout_ns, bool last);
 	int (*send)(struct channel *ch, struct call *call, uint32_t index, struct span msg, bool last);
 	int (*end)(struct channel *ch, struct call *call, uint32_t index);
 	/* Tells the server that nobody waits any more; before channel_finish. */

@@ -251,7 +251,8 @@ static int on_head(struct channel *ch, uint32_t stream, uint8_t flags, const str
 		if (unlikely(call->headers_seen))
 			return spoil(ch, call, index, GRPC_INTERNAL, "a second header block that is not the trailers");
 		if (unlikely(head->http != 200))
-			return spoil(ch, call, index, status_of_http(head->http), "the server answered with an HTTP error");
+			return spoil(ch, call, index, status_of_http(head->http),
+				     "the server answered with an HTTP error");
 		if (unlikely(!head->is_grpc))
 			return spoil(ch, call, index, GRPC_UNKNOWN, "the server's answer is not application/grpc");
 		call->headers_seen = true;
@@ -265,7 +266,8 @@ static int on_head(struct channel *ch, uint32_t stream, uint8_t flags, const str
 		return finish(ch, call, index, (unsigned)head->status,
 			      (struct span){(const uint8_t *)h->head.text, head->has_text ? h->head.text_n : 0});
 	if (!call->headers_seen && head->http != 200)
-		return finish(ch, call, index, status_of_http(head->http), SPAN_LIT("the server answered with an HTTP error"));
+		return finish(ch, call, index, status_of_http(head->http),
+			      SPAN_LIT("the server answered with an HTTP error"));
 	return finish(ch, call, index, GRPC_UNKNOWN, SPAN_LIT("the server sent no grpc-status"));
 }
 
@@ -277,7 +279,8 @@ static int on_block(struct channel *ch, uint32_t stream, uint8_t flags, const ui
 	if (unlikely(r == -ENOMEM))
 		return channel_fail(ch, -ENOMEM, "no memory for a header block");
 	if (unlikely(r))
-		return broken(ch, r == -E2BIG ? "a header block of more than 100 fields" : "a header block that cannot be decoded");
+		return broken(ch, r == -E2BIG ? "a header block of more than 100 fields"
+					      : "a header block that cannot be decoded");
 	return on_head(ch, stream, flags, &head);
 }
 
@@ -349,7 +352,8 @@ static int on_cut_message(struct channel *ch, struct call *call, uint32_t index,
 		return 0;
 	if (want == GRPC_PREFIX) {
 		if (more->in.p[0] != 0)
-			return spoil(ch, call, index, GRPC_INTERNAL, "a compressed message, which this client did not ask for");
+			return spoil(ch, call, index, GRPC_INTERNAL,
+				     "a compressed message, which this client did not ask for");
 		if (load_be32(more->in.p + 1) > ch->message_max)
 			return spoil(ch, call, index, GRPC_RESOURCE_EXHAUSTED, "a message above this client's limit");
 		if (load_be32(more->in.p + 1) > 0)
@@ -368,8 +372,8 @@ static int on_messages(struct channel *ch, struct call *call, uint32_t index, co
 	uint32_t stream = call->stream;
 	while (n > 0) {
 		size_t len = n >= GRPC_PREFIX ? load_be32(p + 1) : 0;
-		if (likely(n >= GRPC_PREFIX && p[0] == 0 && len <= n - GRPC_PREFIX && !(call->more && call->more->in.n > 0) &&
-			   len <= ch->message_max)) {
+		if (likely(n >= GRPC_PREFIX && p[0] == 0 && len <= n - GRPC_PREFIX &&
+			   !(call->more && call->more->in.n > 0) && len <= ch->message_max)) {
 			call->ops->message(call->ctx, (struct span){p + GRPC_PREFIX, len});
 			p += GRPC_PREFIX + len;
 			n -= GRPC_PREFIX + len;
@@ -527,11 +531,13 @@ static int on_goaway(struct channel *ch, const struct h2_frame *f, const uint8_t
 		struct call *call = channel_slot(ch, i);
 		if (call->state == CALL_OPEN && call->stream > last)
 			channel_finish(ch, i, true,
-				       &(struct channel_status){GRPC_UNAVAILABLE, SPAN_LIT("the server went away before this call"), true});
+				       &(struct channel_status){GRPC_UNAVAILABLE,
+								SPAN_LIT("the server went away before this call"),
+								true});
 	}
 	if (error != H2_NO_ERROR)
-		return channel_fail(ch, -ECONNABORTED, "the server ended the connection with HTTP/2 error %u: %.*s", error,
-				    (int)(f->len - 8 < 80 ? f->len - 8 : 80), (const char *)p + 8);
+		return channel_fail(ch, -ECONNABORTED, "the server ended the connection with HTTP/2 error %u: %.*s",
+				    error, (int)(f->len - 8 < 80 ? f->len - 8 : 80), (const char *)p + 8);
 	return 0;
 }
 
@@ -595,8 +601,9 @@ static ssize_t h2_input(struct channel *ch, const uint8_t *p, size_t n)
 	while (n - at >= H2_FRAME_HEADER) {
 		struct h2_frame f = h2_frame_get(p + at);
 		if (unlikely(f.len > H2_FRAME_SIZE_DEFAULT || (!h->settings_seen && f.type != H2_SETTINGS)))
-			return channel_fail(ch, -EPROTO, h->settings_seen ? "the server sent a frame above 16 KiB"
-									 : "the server does not speak HTTP/2");
+			return channel_fail(ch, -EPROTO,
+					    h->settings_seen ? "the server sent a frame above 16 KiB"
+							     : "the server does not speak HTTP/2");
 		if (n - at - H2_FRAME_HEADER < f.len) {
 			ch->need = H2_FRAME_HEADER + f.len;
 			return (ssize_t)at;

@@ -7,9 +7,9 @@
 #include "rpc/wire/h2_frame.h"
 #include "rpc/wire/hpack.h"
 
-#define H2_CLIENT_WINDOW (16 << 20)            /* we announce this, for streams and for the connection */
+#define H2_CLIENT_WINDOW (16 << 20)             /* we announce this, for streams and for the connection */
 #define H2_CLIENT_REFILL (H2_CLIENT_WINDOW / 2) /* and give back when this much is used */
-#define H2_CLIENT_BLOCK_MAX 65536u             /* bytes of one header block that we take, joined */
+#define H2_CLIENT_BLOCK_MAX 65536u              /* bytes of one header block that we take, joined */
 #define H2_STREAM_MAX 0x7fffffffu
 #define H2_TEXT_MAX 1024 /* bytes of a status message that we keep */
 
@@ -24,9 +24,9 @@ struct h2c_encoder {
 		uint64_t ns;
 		uint32_t entry;
 	} timeout[H2_TIMEOUTS];
-	struct h2c_block {                /* the last block of each method, if it can be sent again as it is */
+	struct h2c_block { /* the last block of each method, if it can be sent again as it is */
 		uint64_t timeout_ns;
-		uint32_t n;              /* 0: none */
+		uint32_t n; /* 0: none */
 		uint8_t bytes[60];
 	} block[METHOD_COUNT];
 };
@@ -36,8 +36,8 @@ void h2c_encoder_resize(struct h2c_encoder *e, uint32_t size);
 /* The header block of a request, in `scratch` (H2_HEAD_MAX bytes) or elsewhere, valid until the next call; *ret_n bytes. */
 #define H2_HEAD_MAX 1024
 #define H2_AUTHORITY_MAX 300 /* bytes; so that every block fits */
-const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const char *authority, uint64_t timeout_ns, uint8_t *scratch,
-			       size_t *ret_n);
+const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const char *authority, uint64_t timeout_ns,
+				uint8_t *scratch, size_t *ret_n);
 
 /* What we use of an answer's header block. */
 struct h2c_head {
@@ -66,16 +66,16 @@ struct h2_client {
 	struct h2c_stream_slot *streams;
 	uint32_t streams_mask, streams_n;
 	uint32_t stream_next;
-	int64_t send_window;      /* of the connection */
-	int32_t stream_window;    /* the server's INITIAL_WINDOW_SIZE */
-	uint32_t frame_max;       /* the server's MAX_FRAME_SIZE */
-	uint32_t recv_used;       /* bytes since our last WINDOW_UPDATE of the connection */
-	uint32_t blocked;         /* calls with bytes that wait for a window */
+	int64_t send_window;   /* of the connection */
+	int32_t stream_window; /* the server's INITIAL_WINDOW_SIZE */
+	uint32_t frame_max;    /* the server's MAX_FRAME_SIZE */
+	uint32_t recv_used;    /* bytes since our last WINDOW_UPDATE of the connection */
+	uint32_t blocked;      /* calls with bytes that wait for a window */
 
 	struct h2c_encoder encoder;
 	struct h2c_head_reader head;
 	bool settings_seen;
-	uint32_t joined_stream;   /* a header block that goes on in CONTINUATION frames; 0: none */
+	uint32_t joined_stream; /* a header block that goes on in CONTINUATION frames; 0: none */
 	uint8_t joined_flags;
 	struct channel_buf joined;
 };
@@ -89,7 +89,8 @@ struct call_more {
 };
 
 /* h2c_output.c */
-int h2c_call(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span request, uint64_t timeout_ns, bool last);
+int h2c_call(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span request,
+	     uint64_t timeout_ns, bool last);
 int h2c_send(struct channel *ch, struct call *call, uint32_t index, struct span msg, bool last);
 int h2c_end(struct channel *ch, struct call *call, uint32_t index);
 /* Sends what the windows now allow. 0 or -ENOMEM. */

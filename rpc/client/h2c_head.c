@@ -98,8 +98,8 @@ static void put_resize(struct h2c_encoder *e, struct writer *w)
 	w->impure = true;
 }
 
-const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const char *authority, uint64_t timeout_ns, uint8_t *scratch,
-			       size_t *ret_n)
+const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const char *authority, uint64_t timeout_ns,
+				uint8_t *scratch, size_t *ret_n)
 {
 	struct h2c_block *known = &e->block[method];
 	if (likely(known->n && known->timeout_ns == timeout_ns)) {
@@ -112,7 +112,8 @@ const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const ch
 	put_indexed(&w, STATIC_METHOD_POST);
 	put_indexed(&w, STATIC_SCHEME_HTTP);
 	put_field(e, &w, &e->path[method], SPAN_LIT(":path"), method_path(method));
-	put_field(e, &w, &e->authority, SPAN_LIT(":authority"), (struct span){(const uint8_t *)authority, strlen(authority)});
+	put_field(e, &w, &e->authority, SPAN_LIT(":authority"),
+		  (struct span){(const uint8_t *)authority, strlen(authority)});
 	put_field(e, &w, &e->te, SPAN_LIT("te"), SPAN_LIT("trailers"));
 	put_field(e, &w, &e->content_type, SPAN_LIT("content-type"), SPAN_LIT("application/grpc"));
 	put_field(e, &w, &e->user_agent, SPAN_LIT("user-agent"), SPAN_LIT("ordinal"));

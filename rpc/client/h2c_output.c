@@ -80,7 +80,8 @@ int h2c_send(struct channel *ch, struct call *call, uint32_t index, struct span 
 	size_t n = GRPC_PREFIX + msg.n;
 	if (unlikely(msg.n > UINT32_MAX - GRPC_PREFIX))
 		return -EMSGSIZE;
-	if (unlikely(blocked_bytes(call) > 0 || n > h->frame_max || (int64_t)n > h->send_window || (int64_t)n > call->send_window))
+	if (unlikely(blocked_bytes(call) > 0 || n > h->frame_max || (int64_t)n > h->send_window ||
+		     (int64_t)n > call->send_window))
 		return send_queued(ch, call, msg, last);
 	uint8_t *p = channel_reserve(ch, H2_FRAME_HEADER + n);
 	if (unlikely(!p))
@@ -95,7 +96,8 @@ int h2c_send(struct channel *ch, struct call *call, uint32_t index, struct span 
 	return 0;
 }
 
-int h2c_call(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span request, uint64_t timeout_ns, bool last)
+int h2c_call(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span request,
+	     uint64_t timeout_ns, bool last)
 {
 	struct h2_client *h = ch->proto;
 	uint8_t scratch[H2_HEAD_MAX];
@@ -149,7 +151,8 @@ int h2c_pump_call(struct channel *ch, struct call *call)
 		if (n > h->frame_max)
 			n = h->frame_max;
 		bool last = more->out_last && n == left;
-		if (h2c_put_frame(ch, H2_DATA, last ? H2_F_END_STREAM : 0, call->stream, more->out.p + more->out_at, (uint32_t)n))
+		if (h2c_put_frame(ch, H2_DATA, last ? H2_F_END_STREAM : 0, call->stream, more->out.p + more->out_at,
+				  (uint32_t)n))
 			return -ENOMEM;
 		more->out_at += n;
 		h->send_window -= (int64_t)n;

@@ -136,7 +136,8 @@ static ssize_t native_input(struct channel *ch, const uint8_t *p, size_t n)
 		if (unlikely(native_get(p + at, &h)))
 			return channel_fail(ch, -EPROTO, "the server does not speak Ordinal's native framing");
 		if (unlikely(h.len > ch->message_max))
-			return channel_fail(ch, -EMSGSIZE, "the server sent a message of %u bytes; the limit is %u", h.len, ch->message_max);
+			return channel_fail(ch, -EMSGSIZE, "the server sent a message of %u bytes; the limit is %u",
+					    h.len, ch->message_max);
 		if (n - at - NATIVE_HEADER < h.len) {
 			ch->need = NATIVE_HEADER + h.len;
 			return (ssize_t)at;

@@ -50,15 +50,16 @@ static void on_done(void *ctx, const struct channel_status *st)
 {
 	struct sync_channel *s = ctx;
 	s->reply->code = st->code;
-	snprintf(s->reply->text, sizeof s->reply->text, "%.*s", (int)(st->text.n < SYNC_TEXT_MAX ? st->text.n : SYNC_TEXT_MAX),
+	snprintf(s->reply->text, sizeof s->reply->text, "%.*s",
+		 (int)(st->text.n < SYNC_TEXT_MAX ? st->text.n : SYNC_TEXT_MAX),
 		 st->text.n ? (const char *)st->text.p : "");
 	s->done = true;
 }
 
 static const struct channel_call_ops call_ops = {.message = on_message, .done = on_done};
 
-int sync_connect(const char *server, enum channel_protocol protocol, uint64_t timeout_ns, struct sync_channel **ret, char *why,
-		 size_t cap)
+int sync_connect(const char *server, enum channel_protocol protocol, uint64_t timeout_ns, struct sync_channel **ret,
+		 char *why, size_t cap)
 {
 	struct address a;
 	const char *text;
@@ -78,7 +79,10 @@ int sync_connect(const char *server, enum channel_protocol protocol, uint64_t ti
 	r = client_new(s->ring, 1, &s->client);
 	if (r == 0)
 		r = channel_connect(s->client,
-				    &(struct channel_opts){.protocol = protocol, .authority = server, .calls_max = 4, .connect_timeout_ns = timeout_ns},
+				    &(struct channel_opts){.protocol = protocol,
+							   .authority = server,
+							   .calls_max = 4,
+							   .connect_timeout_ns = timeout_ns},
 				    (struct sockaddr *)&a.addr, a.len, &events, s, &s->channel);
 	if (r) {
 		snprintf(why, cap, "%s", strerror(-r));
@@ -127,7 +131,8 @@ int sync_call(struct sync_channel *s, unsigned method, struct span request, uint
 	}
 	if (ret->code == GRPC_OK && s->messages != 1) {
 		ret->code = GRPC_INTERNAL;
-		snprintf(ret->text, sizeof ret->text, "the server answered with %u messages instead of one", s->messages);
+		snprintf(ret->text, sizeof ret->text, "the server answered with %u messages instead of one",
+			 s->messages);
 	}
 	ret->message = (struct span){s->message.p, s->message.n};
 	return 0;

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #define SEQUENCE_NAME_MAX 128 /* bytes */
+#define IDS_SHARDS_MAX 256
 
 enum ids_order { IDS_STRICT, IDS_SHARDED };
 
@@ -45,11 +46,15 @@ int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, c
  * exactly, so that a clean stop leaves no gap; then journal_close makes it durable. `cpu` < 0: not pinned. Main thread. */
 int ids_start(struct ids *ids, int cpu);
 void ids_stop(struct ids *ids);
+/* After ids_stop (or without ids_start), after every view is freed, and after journal_close (which may still ring the producer's bell). */
 void ids_free(struct ids *ids);
 
-/* Shard thread; `bell` is the shard's doorbell: rung when ranges arrive while the shard sleeps. */
+/* Shard thread; `bell` is the shard's doorbell: rung when ranges arrive while the shard sleeps with requests waiting. It must
+ * outlive ids_stop. One view a shard. NULL: no memory. */
 struct ids_view *ids_view_new(struct ids *ids, unsigned shard, struct doorbell *bell);
 void ids_view_free(struct ids_view *v);
+
+#define IDS_SLOT_NEW UINT32_MAX
 
 /* A request waiting for its IDs: embedded in the caller's call object; the view links it, and answers in order. */
 struct ids_wait {
@@ -84,6 +89,9 @@ struct ids_view_ops {
 void ids_view_turn(struct ids_view *v, const struct ids_view_ops *ops, void *ctx);
 /* Whether anything is waiting (for draining and for the decision to sleep). */
 uint32_t ids_view_waiting(const struct ids_view *v);
+/* Whether a turn now would do something: ranges have arrived, or requests were made (in the callbacks of the last turn, say) that
+ * no turn has looked at. The shard looks here between doorbell_arm and its sleep. */
+bool ids_view_has_work(const struct ids_view *v);
 
 /* Stats, readable by any thread. */
 struct ids_view_stats {

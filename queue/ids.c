@@ -1,0 +1,325 @@
+/* All sequences: opening them from the journal, and what any thread may ask about them.
+ *
+ * Recovery: the "ids" log is a list of facts (queue/ids_record.h). For each name the position is the largest value of its WINDOW and
+ * CHECKPOINT entries, except that a STAND entry sets it exactly. A sequence continues at its position; the clock plays no part.
+ * Runs on the main thread, but for the small getters at the end.
+ */
+#include "queue/ids.h"
+#include "queue/ids_record.h"
+#include "queue/ids_shared.h"
+#include "queue/producer.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+void *ids_map(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+void ids_unmap(void *p, size_t bytes)
+{
+	if (p != NULL)
+		munmap(p, bytes);
+}
+
+struct found {
+	uint64_t position;
+	uint32_t name_len;
+	char name[SEQUENCE_NAME_MAX];
+};
+
+/* What the replay has found so far. */
+struct recovery {
+	struct found *found;
+	uint32_t count, room;
+	struct names names;
+	const char *why;
+};
+
+static struct span recovery_name(const void *ctx, uint32_t index)
+{
+	const struct found *f = &((const struct recovery *)ctx)->found[index];
+
+	return (struct span){(const uint8_t *)f->name, f->name_len};
+}
+
+static int recovery_slot(struct recovery *r, struct span name, struct found **ret)
+{
+	uint64_t hash = names_hash(&r->names, name);
+	struct found *found;
+	uint32_t index;
+	int rc;
+
+	if (names_find(&r->names, hash, name, &index)) {
+		*ret = &r->found[index];
+		return 0;
+	}
+	if (r->count == r->room) {
+		uint32_t room = r->room ? 2 * r->room : 64;
+
+		found = reallocarray(r->found, room, sizeof *found);
+		if (found == NULL)
+			return -ENOMEM;
+		r->found = found;
+		r->room = room;
+	}
+	found = &r->found[r->count];
+	found->position = 1; /* the first ID */
+	found->name_len = (uint32_t)name.n;
+	if (name.n != 0)
+		memcpy(found->name, name.p, name.n);
+	rc = names_add(&r->names, hash, r->count);
+	if (rc != 0)
+		return rc;
+	r->count++;
+	*ret = found;
+	return 0;
+}
+
+static int recovery_replay(void *ctx, const struct jrecord *rec)
+{
+	struct recovery *r = ctx;
+	struct span rest = rec->payload;
+
+	if (rec->type < IDS_RECORD_WINDOW || rec->type > IDS_RECORD_STAND) {
+		r->why = "the ids log has a record of an unknown type: it was written by a newer version";
+		return -EBADMSG;
+	}
+	do {
+		struct found *found;
+		struct span name;
+		uint64_t value;
+		int rc;
+
+		if (!ids_record_take(&rest, &name, &value) || value == 0 || !sequence_name_ok(name)) {
+			r->why = "the ids log has a malformed record";
+			return -EBADMSG;
+		}
+		rc = recovery_slot(r, name, &found);
+		if (rc != 0) {
+			r->why = "out of memory while reading the ids log";
+			return rc;
+		}
+		if (rec->type == IDS_RECORD_STAND || value > found->position)
+			found->position = value;
+	} while (rest.n != 0);
+	return 0;
+}
+
+
+static int ids_open_sequences(struct ids *ids, const struct recovery *r)
+{
+	ids->capacity = ids->opts.sequences_max > r->count ? ids->opts.sequences_max : r->count;
+	ids->sequences = ids_map(ids->capacity * sizeof *ids->sequences);
+	if (ids->sequences == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < r->count; i++) {
+		struct sequence *s = &ids->sequences[i];
+
+		memcpy(s->name, r->found[i].name, r->found[i].name_len);
+		s->name_len = r->found[i].name_len;
+		atomic_init(&s->next, r->found[i].position);
+		atomic_init(&s->durable_end, r->found[i].position);
+	}
+	atomic_init(&ids->count, r->count);
+	return 0;
+}
+
+static const char *ids_opts_why(const struct ids_opts *o)
+{
+	if (o->shards == 0 || o->shards > IDS_SHARDS_MAX)
+		return "the number of shards must be 1 to 256";
+	if (o->order != IDS_STRICT && o->order != IDS_SHARDED)
+		return "the order must be strict or sharded";
+	if (o->window_min == 0 || o->window_min > o->window_max)
+		return "the smallest window must be at least 1 and at most the largest";
+	if (o->window_target_ms == 0)
+		return "the time that a window lasts must be at least 1 ms";
+	if (o->queue_depth == 0 || o->queue_depth > SPSC_DEPTH_MAX)
+		return "the queue's depth must be 1 to 2^24";
+	if (o->sequences_max == 0 || o->sequences_max > UINT32_MAX / 2)
+		return "the number of sequences must be at least 1 and below 2^31";
+	if (o->count_max == 0)
+		return "the most IDs in one request must be at least 1";
+	return NULL;
+}
+
+int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, const char **ret_why)
+{
+	struct recovery r = {.why = NULL};
+	struct jlog_opts log_opts = {
+		.name = "ids", .segment_bytes = PRODUCER_SEGMENT_BYTES, .replay = recovery_replay, .ctx = &r};
+	struct journal_port *port;
+	const char *why = ids_opts_why(opts);
+	struct found *unnamed;
+	struct ids *ids = NULL;
+	int rc;
+
+	if (why != NULL) {
+		if (ret_why)
+			*ret_why = why;
+		return -EINVAL;
+	}
+	why = "out of memory";
+	rc = names_init(&r.names, NULL, recovery_name, &r);
+	if (rc != 0)
+		goto out;
+	rc = recovery_slot(&r, (struct span){NULL, 0}, &unnamed); /* slot 0 */
+	if (rc != 0)
+		goto out;
+	ids = aligned_alloc(SEQUENCE_ALIGN, (sizeof *ids + SEQUENCE_ALIGN - 1) / SEQUENCE_ALIGN * SEQUENCE_ALIGN);
+	if (ids == NULL) {
+		rc = -ENOMEM;
+		goto out;
+	}
+	memset(ids, 0, sizeof *ids);
+	ids->opts = *opts;
+	ids->journal = j;
+	ids->bell.fd = -1;
+	memcpy(ids->hash_key, r.names.key, sizeof ids->hash_key);
+	rc = journal_log_open(j, &log_opts, &ids->log, &why);
+	if (rc != 0) {
+		why = r.why ? r.why : why;
+		goto out;
+	}
+	why = "out of memory, or of file descriptors";
+	rc = doorbell_init(&ids->bell);
+	if (rc == 0)
+		rc = ids_open_sequences(ids, &r);
+	if (rc == 0)
+		rc = journal_port_new(j, &ids->bell, PRODUCER_PORT_DEPTH, &port);
+	if (rc == 0)
+		rc = producer_new(ids, port, &ids->producer);
+out:
+	names_done(&r.names);
+	free(r.found);
+	if (rc == 0) {
+		*ret = ids;
+		return 0;
+	}
+	ids_free(ids);
+	if (ret_why)
+		*ret_why = why;
+	return rc;
+}
+
+int ids_start(struct ids *ids, int cpu)
+{
+	pthread_attr_t attr;
+	cpu_set_t set;
+	int rc;
+
+	CHECK(!ids->started);
+	rc = pthread_attr_init(&attr);
+	if (rc != 0)
+		return -rc;
+	if (cpu >= 0 && cpu < CPU_SETSIZE) {
+		CPU_ZERO(&set);
+		CPU_SET(cpu, &set);
+		rc = pthread_attr_setaffinity_np(&attr, sizeof set, &set);
+	}
+	if (rc == 0)
+		rc = pthread_create(&ids->producer->thread, &attr, producer_main, ids->producer);
+	pthread_attr_destroy(&attr);
+	ids->started = rc == 0;
+	return -rc;
+}
+
+void ids_stop(struct ids *ids)
+{
+	if (!ids->started)
+		return;
+	atomic_store_explicit(&ids->producer->stop, true, memory_order_release);
+	doorbell_ring(&ids->bell);
+	pthread_join(ids->producer->thread, NULL);
+	ids->started = false;
+}
+
+static void ids_free_port(struct ids_port *port)
+{
+	while (port->orphans != NULL) {
+		struct creation *c = port->orphans;
+
+		port->orphans = c->next;
+		free(c);
+	}
+	spsc_done(&port->feed);
+	spsc_done(&port->demand);
+	free(port->owed_slots);
+	free(port);
+}
+
+void ids_free(struct ids *ids)
+{
+	if (ids == NULL)
+		return;
+	CHECK(!ids->started);
+	for (unsigned i = 0; i < IDS_SHARDS_MAX; i++) {
+		struct ids_port *port = atomic_load_explicit(&ids->ports[i], memory_order_acquire);
+
+		if (port != NULL)
+			ids_free_port(port);
+	}
+	producer_free(ids->producer);
+	if (ids->bell.fd >= 0)
+		doorbell_done(&ids->bell);
+	ids_unmap(ids->sequences, ids->capacity * sizeof *ids->sequences);
+	free(ids);
+}
+
+uint32_t ids_sequence_count(const struct ids *ids)
+{
+	return atomic_load_explicit(&ids->count, memory_order_acquire);
+}
+
+bool ids_sequence_info(const struct ids *ids, uint32_t slot, struct ids_sequence_info *ret)
+{
+	const struct sequence *s;
+
+	if (slot >= ids_sequence_count(ids))
+		return false;
+	s = &ids->sequences[slot];
+	memcpy(ret->name, s->name, sizeof ret->name);
+	ret->next = atomic_load_explicit(&s->next, memory_order_relaxed);
+	ret->durable_end = atomic_load_explicit(&s->durable_end, memory_order_relaxed);
+	ret->window = atomic_load_explicit(&s->window, memory_order_relaxed);
+	ret->windows = atomic_load_explicit(&s->windows, memory_order_relaxed);
+	return true;
+}
+
+enum ids_order ids_order(const struct ids *ids)
+{
+	return ids->opts.order;
+}
+
+const char *ids_error_text(const struct ids *ids, enum ids_error e, char *buf, size_t cap)
+{
+	switch (e) {
+	case IDS_E_OK:
+		snprintf(buf, cap, "no error");
+		break;
+	case IDS_E_COUNT:
+		snprintf(buf, cap, "count must be 1 to %" PRIu32 " (COUNT_MAX)", ids->opts.count_max);
+		break;
+	case IDS_E_NAME:
+		snprintf(buf, cap, "a sequence's name must be UTF-8 without control characters, of at most %d bytes", SEQUENCE_NAME_MAX);
+		break;
+	case IDS_E_LIMIT:
+		snprintf(buf, cap, "there are %" PRIu32 " sequences already (SEQUENCES_MAX)", ids->opts.sequences_max);
+		break;
+	case IDS_E_UNKNOWN:
+		snprintf(buf, cap, "there is no such sequence, and SEQUENCE_CREATE is off");
+		break;
+	case IDS_E_EXHAUSTED:
+		snprintf(buf, cap, "the sequence has come to its end, 2^64-1");
+		break;
+	}
+	return buf;
+}

@@ -1,0 +1,388 @@
+/* The producer's releases: which IDs the shards are told of, and when. Runs on the producer's thread.
+ *
+ * strict: what is released goes to every shard that has ever asked for the sequence (the others would only be woken for nothing; their
+ * first request asks). Without a cap, all that is durable is released at once.
+ * sharded: a shard that asks gets a range of its own, at most 1/(4 * shards) of the window, or what its front request needs.
+ *
+ * Rate cap: a token bucket for each sequence. strict: the tokens are the released IDs that nobody has claimed, so that the bucket is full
+ * when `burst` of them lie ready; `credit` is what time has earned beyond, while it cannot be released. sharded: `credit` is the
+ * bucket. While a bucket is not full, its slot is in the list of ticking ones, and the producer wakes for the next token, but not
+ * more often than every PRODUCER_TICK_NS. When all are full or wait for the journal, it sleeps without a limit.
+ *
+ * A shard's ring may be full (it sleeps, or is slow): then its slot is owed. Nothing is lost, as what is owed is worked out from the present
+ * state when there is room. A shard that finds itself waiting while `owed` is set rings us.
+ */
+#include "queue/producer.h"
+
+#include <stdlib.h>
+
+static struct ids_port *feed_port(const struct producer *p, unsigned shard)
+{
+	return atomic_load_explicit(&p->ids->ports[shard], memory_order_acquire); /* pairs with ids_view_new */
+}
+
+static bool feed_push(struct producer *p, unsigned shard, const struct feed *f)
+{
+	struct ids_port *port = feed_port(p, shard);
+
+	port->fed = true;
+	if (spsc_push(&port->feed, f))
+		return true;
+	bit_set(port->owed_slots, f->slot);
+	atomic_store_explicit(&port->owed, true, memory_order_relaxed); /* fence: feed_ring_shards */
+	return false;
+}
+
+/* ---- strict ---- */
+
+/* Tells one shard how far it may claim. */
+static void feed_strict(struct producer *p, unsigned shard, uint32_t slot)
+{
+	struct window *w = &p->windows[slot];
+	uint64_t next = atomic_load_explicit(&p->ids->sequences[slot].next, memory_order_relaxed);
+	uint64_t left = sequence_left(next, w->released_end);
+	struct feed f = {.kind = FEED_RANGE,
+			 .slot = slot,
+			 .first = w->released_end - left,
+			 .count = left,
+			 .final = w->released_end == SEQUENCE_END};
+
+	feed_push(p, shard, &f);
+}
+
+static void feed_strict_all(struct producer *p, uint32_t slot)
+{
+	const uint64_t *users = p->windows[slot].users;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(p->windows->users); i++)
+		for (uint64_t bits = users[i]; bits != 0; bits &= bits - 1)
+			feed_strict(p, 64 * i + (unsigned)__builtin_ctzll(bits), slot);
+}
+
+/* ---- the rate cap ---- */
+
+static void tick_start(struct producer *p, uint32_t slot)
+{
+	struct window *w = &p->windows[slot];
+
+	p->tick_due_ns = p->now_ns; /* in this turn */
+	if (w->ticking)
+		return;
+	w->ticking = true;
+	w->credit_ns = p->now_ns;
+	w->credit_part = 0;
+	w->ticking_next = p->ticking;
+	p->ticking = slot;
+}
+
+/* Counts what has been earned since the last time, up to `room`. */
+static void tick_earn(struct producer *p, struct window *w, uint64_t room)
+{
+	uint64_t passed_ns = p->now_ns > w->credit_ns ? p->now_ns - w->credit_ns : 0;
+	unsigned __int128 part = (unsigned __int128)passed_ns * p->ids->opts.rate + w->credit_part;
+	unsigned __int128 credit = w->credit + part / NS_PER_S;
+
+	w->credit_part = (uint64_t)(part % NS_PER_S);
+	w->credit_ns = p->now_ns;
+	w->credit = (uint64_t)credit;
+	if (credit >= room) {
+		w->credit = room;
+		w->credit_part = 0;
+	}
+}
+
+/* When the next token will have been earned. */
+static uint64_t tick_next_ns(const struct producer *p, const struct window *w)
+{
+	uint64_t rate = p->ids->opts.rate, ns = (NS_PER_S - w->credit_part + rate - 1) / rate;
+
+	return p->now_ns + (ns > PRODUCER_TICK_NS ? ns : PRODUCER_TICK_NS);
+}
+
+/* Returns when to look again; 0: the bucket is full. */
+static uint64_t tick_strict(struct producer *p, uint32_t slot)
+{
+	struct window *w = &p->windows[slot];
+	uint64_t next = atomic_load_explicit(&p->ids->sequences[slot].next, memory_order_relaxed);
+	uint64_t level = sequence_left(next, w->released_end), full = w->want > p->burst ? w->want : p->burst, grant;
+
+	tick_earn(p, w, sequence_left(level, full));
+	grant = w->durable_end - w->released_end;
+	if (grant > w->credit)
+		grant = w->credit;
+	w->credit -= grant;
+	w->released_end += grant;
+	level += grant;
+	if (sequence_left(next, w->durable_end) < (full > w->size / 2 ? full : w->size / 2))
+		window_reserve(p, slot, next, full > 2 * p->burst ? full : 2 * p->burst);
+	if (level >= full || w->released_end == SEQUENCE_END) {
+		w->want = 0;
+		feed_strict_all(p, slot);
+		return 0;
+	}
+	if (grant != 0)
+		feed_strict_all(p, slot);
+	if (w->released_end == w->durable_end && w->credit != 0)
+		return UINT64_MAX; /* feed_window_ready */
+	return tick_next_ns(p, w);
+}
+
+/* ---- sharded ---- */
+
+static bool feed_has_users(const struct window *w)
+{
+	uint64_t any = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(w->users); i++)
+		any |= w->users[i];
+	return any != 0;
+}
+
+static uint64_t sharded_range_size(const struct producer *p, const struct window *w)
+{
+	uint64_t size = w->size / (4 * p->ids->opts.shards);
+
+	if (p->ids->opts.rate && size > p->burst / (2 * p->ids->opts.shards))
+		size = p->burst / (2 * p->ids->opts.shards);
+	return size ? size : 1;
+}
+
+/* Gives a waiting shard its range. False: it has to wait; then w->want is what it lacks. */
+static bool sharded_give(struct producer *p, uint32_t slot, unsigned shard)
+{
+	struct window *w = &p->windows[slot];
+	uint64_t room = w->durable_end - w->released_end, give = sharded_range_size(p, w);
+	struct feed f = {.kind = FEED_RANGE, .slot = slot, .first = w->released_end};
+
+	w->want = w->wants[shard];
+	if (w->durable_end == SEQUENCE_END && w->want > room)
+		w->want = room; /* the last ones, even if they are too few */
+	if (p->ids->opts.rate && room > w->credit)
+		room = w->credit;
+	if (room < w->want)
+		return false;
+	if (give < w->want)
+		give = w->want;
+	f.count = give < room ? give : room;
+	f.final = f.first + f.count == SEQUENCE_END;
+	w->want = 0;
+	if (!feed_push(p, shard, &f))
+		return true; /* owed */
+	bit_clear(w->users, shard);
+	w->turn = shard + 1;
+	w->released_end += f.count;
+	atomic_store_explicit(&p->ids->sequences[slot].next, w->released_end, memory_order_relaxed);
+	if (p->ids->opts.rate)
+		w->credit -= f.count;
+	return true;
+}
+
+static void sharded_serve(struct producer *p, uint32_t slot)
+{
+	struct window *w = &p->windows[slot];
+	unsigned shards = p->ids->opts.shards, turn = w->turn;
+
+	for (unsigned i = 0; i < shards; i++) {
+		unsigned shard = (turn + i) % shards;
+
+		if (bit_get(w->users, shard) && !sharded_give(p, slot, shard))
+			break;
+	}
+	if (w->durable_end - w->released_end < (w->want > w->size / 4 ? w->want : w->size / 4))
+		window_reserve(p, slot, w->released_end, w->want);
+}
+
+static uint64_t tick_sharded(struct producer *p, uint32_t slot)
+{
+	struct window *w = &p->windows[slot];
+
+	tick_earn(p, w, w->want > p->burst ? w->want : p->burst);
+	sharded_serve(p, slot);
+	if (!feed_has_users(w) && w->credit >= p->burst)
+		return 0;
+	if (w->want != 0 && w->credit >= w->want)
+		return UINT64_MAX; /* feed_window_ready */
+	return tick_next_ns(p, w);
+}
+
+/* ---- what happens ---- */
+
+static void demand_strict(struct producer *p, unsigned shard, uint32_t slot, uint64_t want)
+{
+	struct window *w = &p->windows[slot];
+	uint64_t next = atomic_load_explicit(&p->ids->sequences[slot].next, memory_order_relaxed);
+	uint64_t left = sequence_left(next, w->released_end);
+	uint64_t low = p->ids->opts.rate ? p->burst : w->size / 2;
+
+	bit_set(w->users, shard);
+	if (w->released_end == SEQUENCE_END || left >= (want ? want : low))
+		feed_strict(p, shard, slot); /* there is enough, it did not know */
+	if (w->released_end == SEQUENCE_END || (left >= want && left >= low))
+		return;
+	if (w->want < want)
+		w->want = want;
+	if (p->ids->opts.rate)
+		tick_start(p, slot);
+	else if (!w->reserving)
+		window_reserve(p, slot, next, want);
+}
+
+static void demand_sharded(struct producer *p, unsigned shard, uint32_t slot, uint32_t want)
+{
+	struct window *w = &p->windows[slot];
+
+	if (w->wants == NULL) {
+		w->wants = calloc(p->ids->opts.shards, sizeof *w->wants);
+		CHECK(w->wants != NULL);
+	}
+	w->wants[shard] = want ? want : 1;
+	bit_set(w->users, shard);
+	if (p->ids->opts.rate)
+		tick_start(p, slot);
+	else
+		sharded_serve(p, slot);
+}
+
+void feed_demand(struct producer *p, unsigned shard, const struct demand *d)
+{
+	if (p->ids->opts.order == IDS_SHARDED)
+		demand_sharded(p, shard, d->slot, d->want);
+	else
+		demand_strict(p, shard, d->slot, d->want);
+}
+
+void feed_window_ready(struct producer *p, uint32_t slot)
+{
+	struct window *w = &p->windows[slot];
+
+	if (p->ids->opts.rate) {
+		if (w->ticking)
+			p->tick_due_ns = p->now_ns;
+	} else if (p->ids->opts.order == IDS_SHARDED) {
+		sharded_serve(p, slot);
+	} else {
+		uint64_t next = atomic_load_explicit(&p->ids->sequences[slot].next, memory_order_relaxed);
+
+		w->released_end = w->durable_end;
+		feed_strict_all(p, slot);
+		if (w->want > sequence_left(next, w->released_end))
+			window_reserve(p, slot, next, w->want);
+		w->want = 0;
+	}
+}
+
+void feed_creation(struct producer *p, struct ids_port *port, struct creation *c)
+{
+	struct feed f = {.kind = FEED_CREATION, .creation = c};
+
+	port->fed = true;
+	if (port->replies == NULL && spsc_push(&port->feed, &f))
+		return;
+	c->reply_next = NULL;
+	*port->replies_tail = c;
+	port->replies_tail = &c->reply_next;
+	atomic_store_explicit(&port->owed, true, memory_order_relaxed); /* fence: feed_ring_shards */
+}
+
+/* ---- a turn ---- */
+
+static void feed_tick(struct producer *p)
+{
+	uint32_t *link = &p->ticking;
+
+	p->tick_due_ns = UINT64_MAX;
+	while (*link != SLOT_NONE) {
+		uint32_t slot = *link;
+		struct window *w = &p->windows[slot];
+		uint64_t due = p->ids->opts.order == IDS_SHARDED ? tick_sharded(p, slot) : tick_strict(p, slot);
+
+		if (due == 0) {
+			w->ticking = false;
+			*link = w->ticking_next;
+			continue;
+		}
+		if (due < p->tick_due_ns)
+			p->tick_due_ns = due;
+		link = &w->ticking_next;
+	}
+}
+
+static bool feed_has_room(const struct ids_port *port)
+{
+	return spsc_count(&port->feed) < spsc_capacity(&port->feed);
+}
+
+/* Pushes what did not fit before. */
+static void feed_pay(struct producer *p, unsigned shard, struct ids_port *port)
+{
+	uint32_t words = (p->ids->capacity + 63) / 64;
+
+	atomic_store_explicit(&port->owed, false, memory_order_relaxed); /* set again by whatever does not fit */
+	while (port->replies != NULL) {
+		struct creation *c = port->replies, *next = c->reply_next;
+		struct feed f = {.kind = FEED_CREATION, .creation = c};
+
+		port->fed = true;
+		if (!spsc_push(&port->feed, &f))
+			break;
+		port->replies = next;
+	}
+	if (port->replies == NULL)
+		port->replies_tail = &port->replies;
+	for (uint32_t i = 0; i < words && feed_has_room(port); i++) {
+		for (uint64_t bits = port->owed_slots[i]; bits != 0 && feed_has_room(port); bits &= bits - 1) {
+			uint32_t slot = 64 * i + (uint32_t)__builtin_ctzll(bits);
+
+			bit_clear(port->owed_slots, slot);
+			if (p->ids->opts.order == IDS_SHARDED)
+				sharded_serve(p, slot);
+			else
+				feed_strict(p, shard, slot);
+		}
+	}
+	if (!feed_has_room(port))
+		atomic_store_explicit(&port->owed, true, memory_order_relaxed);
+}
+
+void feed_turn(struct producer *p)
+{
+	if (p->now_ns >= p->tick_due_ns)
+		feed_tick(p);
+	for (unsigned i = 0; i < p->ids->opts.shards; i++) {
+		struct ids_port *port = feed_port(p, i);
+
+		if (port != NULL && atomic_load_explicit(&port->owed, memory_order_relaxed) && feed_has_room(port))
+			feed_pay(p, i, port);
+	}
+}
+
+void feed_ring_shards(struct producer *p)
+{
+	atomic_thread_fence(memory_order_seq_cst); /* pairs with view_set_hungry: what was pushed is seen, or that it waits is */
+	for (unsigned i = 0; i < p->ids->opts.shards; i++) {
+		struct ids_port *port = feed_port(p, i);
+
+		if (port == NULL || !port->fed)
+			continue;
+		port->fed = false;
+		if (atomic_load_explicit(&port->hungry, memory_order_relaxed))
+			doorbell_ring(port->bell);
+	}
+}
+
+bool feed_is_owing(const struct producer *p, bool *ret_room)
+{
+	bool owing = false;
+
+	*ret_room = false;
+	for (unsigned i = 0; i < p->ids->opts.shards; i++) {
+		struct ids_port *port = feed_port(p, i);
+
+		if (port == NULL || !atomic_load_explicit(&port->owed, memory_order_relaxed) ||
+		    !atomic_load_explicit(&port->hungry, memory_order_relaxed))
+			continue;
+		owing = true;
+		*ret_room |= feed_has_room(port);
+	}
+	return owing;
+}

@@ -1,0 +1,625 @@
+/* The journal as its users hold it: opening and closing, the superblock, ports, and the thread.
+ *
+ *   journal_open --> journal_log_open, journal_port_new --> journal_start --> (appends) --> journal_close
+ *                        ^ also later, from any thread, under open_lock
+ *
+ * The thread's life:  turn: gather, commit, look after one log  --nothing to do-->  arm, look once more, sleep
+ *                      |  ^                                                          |  | idle: note the ends
+ *                      |  +----------------------------- rung ----------------------+  |
+ *                      +--> a write or a sync failed: journal_fail, end                 +--> stop and nothing left: end
+ *
+ * Invariants: the superblock's epoch is raised and synced before a record of this opening is written; it says "clean" only after every
+ * log's end was synced and noted. After journal_fail nothing is written or published any more.
+ */
+#include "core/journal_internal.h"
+
+#include "core/base/clock.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define SUPER_FILE ".super"
+#define SUPER_NEW ".super.new"
+#define SUPER_BYTES (2 * JF_BLOCK)
+#define LOCK_FILE ".lock"
+#define LOCK_WAIT_NS (2 * NS_PER_S)
+#define GROUP_DEFAULT (1u << 20)
+#define IDLE_DEFAULT_MS 200u
+
+const char *journal_say(const struct jio *io)
+{
+	static _Thread_local char text[sizeof io->why];
+
+	memcpy(text, io->why, sizeof text);
+	return text;
+}
+
+/* ---- superblock ---- */
+
+static int super_write(struct journal *j, struct jio *io)
+{
+	uint8_t sector[JF_SECTOR];
+	int fd = jio_open(io, SUPER_FILE, 0);
+	int err;
+
+	if (fd < 0)
+		return fd;
+	j->super.generation++;
+	jf_super_encode(sector, &j->super);
+	err = jio_write(io, fd, SUPER_FILE, sector, sizeof sector, (j->super.generation & 1) * JF_BLOCK, 0);
+	if (err == 0)
+		err = jio_sync(io, fd, SUPER_FILE);
+	jio_close(io, &fd);
+	return err;
+}
+
+int journal_raise_epoch(struct journal *j, struct jio *io, uint32_t seen)
+{
+	if (seen >= UINT32_MAX - 1)
+		return jio_fail(io, -EOVERFLOW, SUPER_FILE, "epochs are used up");
+	if (seen >= j->super.epoch)
+		j->super.epoch = seen + 1;
+	j->super.flags = 0;
+	return super_write(j, io);
+}
+
+static int super_create(struct journal *j, struct jio *io)
+{
+	uint8_t blocks[SUPER_BYTES] = {0};
+	int fd, err;
+
+	if (getrandom(j->super.id, sizeof j->super.id, 0) != (ssize_t)sizeof j->super.id)
+		return jio_fail(io, -EIO, SUPER_FILE, "no random bytes");
+	j->super.flags = JF_SUPER_CLEAN;
+	jf_super_encode(blocks, &j->super);
+	fd = jio_open(io, SUPER_NEW, JD_CREATE);
+	if (fd < 0)
+		return fd;
+	err = jio_write(io, fd, SUPER_NEW, blocks, sizeof blocks, 0, 0);
+	if (err == 0)
+		err = jio_sync(io, fd, SUPER_NEW);
+	jio_close(io, &fd);
+	if (err == 0)
+		err = jio_rename(io, SUPER_NEW, SUPER_FILE);
+	return err != 0 ? err : jio_sync_dir(io, "");
+}
+
+static int super_read(struct journal *j, struct jio *io)
+{
+	uint8_t blocks[SUPER_BYTES] = {0};
+	struct jf_super slot;
+	bool found = false, newer = false;
+	int fd = jio_open(io, SUPER_FILE, JD_READ);
+	ssize_t got;
+
+	if (fd < 0)
+		return fd;
+	got = jio_read(io, fd, SUPER_FILE, blocks, sizeof blocks, 0);
+	jio_close(io, &fd);
+	if (got < 0)
+		return (int)got;
+	for (int i = 0; i < 2; i++) {
+		int err = jf_super_decode(blocks + i * JF_BLOCK, &slot);
+
+		newer = newer || err == -ENOTSUP;
+		if (err != 0 || (found && slot.generation < j->super.generation))
+			continue;
+		j->super = slot;
+		found = true;
+	}
+	if (newer)
+		return jio_fail(io, -EBADMSG, SUPER_FILE, "damaged at byte 0: written by a newer version");
+	if (!found)
+		return jio_fail(io, -EBADMSG, SUPER_FILE, "damaged at byte 0: neither slot is valid");
+	return 0;
+}
+
+static bool name_is_valid(const char *name)
+{
+	size_t n = strlen(name);
+
+	if (n == 0 || n > JLOG_NAME_MAX || name[0] == '.')
+		return false;
+	for (size_t i = 0; i < n; i++)
+		if (!isascii(name[i]) || (!isalnum((unsigned char)name[i]) && strchr("._-", name[i]) == NULL))
+			return false;
+	return true;
+}
+
+struct root {
+	bool has_super, has_logs;
+};
+
+static void see_root(void *arg, const char *name, bool is_dir)
+{
+	struct root *r = arg;
+
+	if (strcmp(name, SUPER_FILE) == 0)
+		r->has_super = true;
+	else if (is_dir && name_is_valid(name))
+		r->has_logs = true;
+}
+
+static int super_open(struct journal *j, struct jio *io)
+{
+	struct root root = {0};
+	int err = jio_list(io, "", see_root, &root);
+
+	if (err != 0)
+		return err;
+	if (root.has_super)
+		err = super_read(j, io);
+	else if (root.has_logs)
+		err = jio_fail(io, -EBADMSG, SUPER_FILE, "damaged at byte 0: the file is missing, yet there are logs");
+	else
+		err = super_create(j, io);
+	if (err != 0)
+		return err;
+	j->was_clean = j->super.flags & JF_SUPER_CLEAN;
+	return journal_raise_epoch(j, io, j->super.epoch);
+}
+
+/* ---- opening ---- */
+
+static int alloc_journal(const struct journal_opts *opts, struct journal **ret)
+{
+	struct journal *j = aligned_alloc(CACHE_LINE, (sizeof *j + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1));
+	int err;
+
+	if (j == NULL)
+		return -ENOMEM;
+	memset(j, 0, sizeof *j);
+	j->opts = *opts;
+	j->lock_fd = -1;
+	if (j->opts.group_max == 0)
+		j->opts.group_max = GROUP_DEFAULT;
+	if (j->opts.idle_note_ms == 0)
+		j->opts.idle_note_ms = IDLE_DEFAULT_MS;
+	/* a group's bytes, its last record, what the log adds for itself, and blocks around them */
+	j->buf_cap = ((size_t)j->opts.group_max + JOURNAL_RECORD_MAX + 16 * JF_BLOCK) & ~(size_t)(JF_BLOCK - 1);
+	j->buf = aligned_alloc(JF_BLOCK, j->buf_cap);
+	j->entries = malloc(JGROUP_RECORDS_MAX * sizeof *j->entries);
+	err = j->buf == NULL || j->entries == NULL ? -ENOMEM : doorbell_init(&j->bell);
+	if (err != 0) {
+		free(j->buf);
+		free(j->entries);
+		free(j);
+		return err;
+	}
+	pthread_mutex_init(&j->open_lock, NULL);
+	hist_init(&j->stats.sync_ns);
+	hist_init(&j->stats.group_records);
+	*ret = j;
+	return 0;
+}
+
+static void free_journal(struct journal *j)
+{
+	unsigned nports = atomic_load_explicit(&j->nports, memory_order_relaxed);
+
+	for (unsigned i = 0; i < nports; i++) {
+		spsc_done(&j->ports[i]->q);
+		free(j->ports[i]);
+	}
+	if (j->lock_fd >= 0)
+		j->disk.close(j->disk.ctx, j->lock_fd);
+	if (j->own_disk.ctx != NULL)
+		journal_disk_close(&j->own_disk);
+	doorbell_done(&j->bell);
+	pthread_mutex_destroy(&j->open_lock);
+	free(j->buf);
+	free(j->entries);
+	free(j);
+}
+
+static int open_disk(struct journal *j, struct jio *io)
+{
+	int err;
+
+	if (j->opts.disk != NULL) {
+		j->disk = *j->opts.disk;
+		return 0;
+	}
+	err = journal_disk_open(j->opts.dir, &j->own_disk);
+	if (err != 0)
+		snprintf(io->why, sizeof io->why, "cannot open the directory %s: %s", j->opts.dir,
+			 strerrordesc_np(-err));
+	else
+		j->disk = j->own_disk;
+	return err;
+}
+
+static int open_journal(struct journal *j, struct jio *io)
+{
+	int err = open_disk(j, io);
+
+	if (err != 0)
+		return err;
+	j->lock_fd = j->disk.lock(j->disk.ctx, LOCK_FILE, LOCK_WAIT_NS);
+	if (j->lock_fd == -EBUSY)
+		return jio_fail(io, -EBUSY, LOCK_FILE, "another process has this data directory");
+	if (j->lock_fd < 0)
+		return jio_fail(io, j->lock_fd, LOCK_FILE, "cannot lock: %s", strerrordesc_np(-j->lock_fd));
+	err = super_open(j, io);
+	if (err != 0)
+		return err;
+	j->method = j->opts.method;
+	if (j->method == JOURNAL_AUTO)
+		err = journal_probe(io, &j->method);
+	j->stats.method = journal_method_name(j->method);
+	return err;
+}
+
+int journal_open(const struct journal_opts *opts, struct journal **ret, const char **ret_why)
+{
+	struct jio io = {.why = "out of memory"};
+	struct journal *j;
+	int err = alloc_journal(opts, &j);
+
+	if (err == 0) {
+		io.d = j->io.d = &j->disk;
+		err = open_journal(j, &io);
+		if (err != 0)
+			free_journal(j);
+	}
+	if (err != 0) {
+		if (ret_why != NULL)
+			*ret_why = journal_say(&io);
+		return err;
+	}
+	*ret = j;
+	return 0;
+}
+
+bool journal_was_clean(const struct journal *j)
+{
+	return j->was_clean;
+}
+
+struct walk {
+	int (*each)(void *ctx, const char *name);
+	void *ctx;
+	int err;
+};
+
+static void see_log(void *arg, const char *name, bool is_dir)
+{
+	struct walk *w = arg;
+
+	if (w->err == 0 && is_dir && name_is_valid(name))
+		w->err = w->each(w->ctx, name);
+}
+
+int journal_each_log(struct journal *j, int (*each)(void *ctx, const char *name), void *ctx)
+{
+	struct walk w = {.each = each, .ctx = ctx};
+	int err = j->disk.list(j->disk.ctx, "", see_log, &w);
+
+	return err != 0 ? err : w.err;
+}
+
+/* ---- logs and ports ---- */
+
+static void free_log(struct jlog *log)
+{
+	struct jio io = {.d = &log->j->disk};
+
+	jio_close(&io, &log->wfd);
+	jio_close(&io, &log->dfd);
+	jlog_seg_free_all(log);
+	pthread_mutex_destroy(&log->lock);
+	free(log->tail_block);
+	free(log);
+}
+
+static struct jlog *alloc_log(struct journal *j, const struct jlog_opts *opts)
+{
+	struct jlog *log = aligned_alloc(CACHE_LINE, (sizeof *log + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1));
+
+	if (log == NULL)
+		return NULL;
+	memset(log, 0, sizeof *log);
+	log->j = j;
+	log->wfd = log->dfd = -1;
+	log->durability = opts->durability;
+	log->direct = j->method == JOURNAL_DIRECT && opts->durability == JLOG_FSYNC;
+	log->segment_bytes = (opts->segment_bytes + JF_BLOCK - 1) & ~(JF_BLOCK - 1);
+	log->epoch = j->super.epoch;
+	log->salt = jf_salt(j->super.id, opts->name);
+	memcpy(log->name, opts->name, strlen(opts->name) + 1);
+	pthread_mutex_init(&log->lock, NULL);
+	if (log->direct) {
+		log->tail_block = aligned_alloc(JF_BLOCK, JF_BLOCK);
+		if (log->tail_block == NULL) {
+			free_log(log);
+			return NULL;
+		}
+	}
+	return log;
+}
+
+/* Under open_lock. */
+static int open_log(struct journal *j, const struct jlog_opts *opts, struct jlog **ret, struct jio *io)
+{
+	struct jlog *log;
+	int err;
+
+	if (!name_is_valid(opts->name))
+		return jio_fail(io, -EINVAL, "", "not a name for a log: \"%.64s\"", opts->name);
+	if (opts->segment_bytes < JOURNAL_SEGMENT_MIN || opts->segment_bytes > JOURNAL_SEGMENT_MAX)
+		return jio_fail(io, -EINVAL, opts->name, "segments of %u bytes: not within %u to %u",
+				opts->segment_bytes, JOURNAL_SEGMENT_MIN, JOURNAL_SEGMENT_MAX);
+	for (log = j->opened; log != NULL; log = log->opened_next)
+		if (strcmp(log->name, opts->name) == 0)
+			return jio_fail(io, -EEXIST, opts->name, "this log is open already");
+	log = alloc_log(j, opts);
+	if (log == NULL)
+		return jio_fail(io, -ENOMEM, opts->name, "out of memory");
+	err = jlog_recover(log, io, opts);
+	if (err != 0) {
+		journal_count(&j->stats.segments, -(int64_t)log->nsegs);
+		free_log(log);
+		return err;
+	}
+	log->opened_next = j->opened;
+	j->opened = log;
+	*ret = log;
+	return 0;
+}
+
+int journal_log_open(struct journal *j, const struct jlog_opts *opts, struct jlog **ret, const char **ret_why)
+{
+	struct jio io = {.d = &j->disk};
+	int err;
+
+	pthread_mutex_lock(&j->open_lock);
+	err = open_log(j, opts, ret, &io);
+	pthread_mutex_unlock(&j->open_lock);
+	if (err != 0 && ret_why != NULL)
+		*ret_why = journal_say(&io);
+	return err;
+}
+
+int journal_port_new(struct journal *j, struct doorbell *bell, uint32_t depth, struct journal_port **ret)
+{
+	struct journal_port *p = aligned_alloc(CACHE_LINE, (sizeof *p + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1));
+	unsigned n;
+	int err;
+
+	if (p == NULL)
+		return -ENOMEM;
+	p->bell = bell;
+	p->touched = false;
+	err = spsc_init(&p->q, depth, sizeof(struct jrequest));
+	if (err != 0)
+		goto out_free;
+	pthread_mutex_lock(&j->open_lock);
+	n = atomic_load_explicit(&j->nports, memory_order_relaxed);
+	err = n < JOURNAL_PORTS_MAX ? 0 : -ENOSPC;
+	if (err == 0) {
+		j->ports[n] = p;
+		atomic_store_explicit(&j->nports, n + 1, memory_order_release); /* pairs with journal_gather */
+		*ret = p;
+	}
+	pthread_mutex_unlock(&j->open_lock);
+	if (err == 0)
+		return 0;
+	spsc_done(&p->q);
+out_free:
+	free(p);
+	return err;
+}
+
+bool journal_appendv(struct journal_port *p, const struct jappend *a)
+{
+	struct jrequest req = {
+		.log = a->log,
+		.op = JOP_APPEND,
+		.type = a->type,
+		.mark = a->mark,
+		.head = a->head,
+		.body = a->body,
+		.where = a->where,
+	};
+
+	CHECK(a->head.n <= JOURNAL_RECORD_MAX && a->body.n <= JOURNAL_RECORD_MAX);
+	CHECK(a->head.n + a->body.n <= jlog_record_max(a->log));
+	if (!spsc_push(&p->q, &req))
+		return false;
+	doorbell_ring(&a->log->j->bell);
+	return true;
+}
+
+bool journal_trim(struct journal_port *p, struct jlog *log, uint64_t mark)
+{
+	struct jrequest req = {.log = log, .op = JOP_TRIM, .mark = mark};
+
+	if (!spsc_push(&p->q, &req))
+		return false;
+	doorbell_ring(&log->j->bell);
+	return true;
+}
+
+bool journal_has_failed(const struct journal *j)
+{
+	return atomic_load_explicit(&j->failed, memory_order_acquire) != 0; /* pairs with journal_fail */
+}
+
+const struct journal_stats *journal_stats(const struct journal *j)
+{
+	return &j->stats;
+}
+
+/* ---- the thread ---- */
+
+int journal_fail(struct journal *j, int err)
+{
+	unsigned nports = atomic_load_explicit(&j->nports, memory_order_acquire);
+
+	atomic_store_explicit(&j->failed, err, memory_order_release); /* pairs with journal_has_failed */
+	if (j->opts.failed != NULL)
+		j->opts.failed(j->opts.ctx, err, j->io.why);
+	for (unsigned i = 0; i < nports; i++)
+		doorbell_ring(j->ports[i]->bell);
+	return err;
+}
+
+int journal_turn(struct journal *j, bool *ret_worked)
+{
+	int err = atomic_load_explicit(&j->failed, memory_order_relaxed);
+	bool worked = false;
+	struct jlog *log;
+
+	*ret_worked = false;
+	if (err != 0)
+		return err;
+	if (journal_gather(j) > 0) {
+		*ret_worked = true;
+		err = journal_commit(j);
+		if (err != 0)
+			return journal_fail(j, err);
+	}
+	log = j->work;
+	if (log == NULL)
+		return 0;
+	j->work = log->work_next;
+	log->in_work = false;
+	err = jlog_maintain(log, &j->io, &worked);
+	if (err != 0)
+		return journal_fail(j, err);
+	if (worked) {
+		log->in_work = true;
+		log->work_next = j->work;
+		j->work = log;
+	}
+	*ret_worked = *ret_worked || worked || j->work != NULL;
+	return 0;
+}
+
+int journal_note_idle(struct journal *j)
+{
+	while (j->unnoted != NULL) {
+		struct jlog *log = j->unnoted;
+		int err = jlog_note(log, &j->io);
+
+		if (err != 0)
+			return journal_fail(j, err);
+		j->unnoted = log->unnoted_next;
+		log->in_unnoted = false;
+	}
+	return 0;
+}
+
+static bool has_requests(const struct journal *j)
+{
+	unsigned nports = atomic_load_explicit(&j->nports, memory_order_acquire);
+
+	for (unsigned i = 0; i < nports; i++)
+		if (spsc_count(&j->ports[i]->q) > 0)
+			return true;
+	return false;
+}
+
+/* Sleeps until there is something to do. 0 or -errno after journal_fail. */
+static int rest(struct journal *j)
+{
+	bool noting = j->unnoted != NULL && j->opts.idle_note_ms != UINT32_MAX;
+
+	doorbell_arm(&j->bell);
+	if (has_requests(j) || atomic_load_explicit(&j->stop, memory_order_acquire)) {
+		doorbell_disarm(&j->bell);
+		return 0;
+	}
+	if (!doorbell_wait(&j->bell, noting ? j->opts.idle_note_ms * NS_PER_MS : UINT64_MAX) && noting)
+		return journal_note_idle(j);
+	return 0;
+}
+
+static void *run(void *arg)
+{
+	struct journal *j = arg;
+	int err = 0;
+
+	while (err == 0) {
+		bool stopping = atomic_load_explicit(&j->stop, memory_order_acquire); /* pairs with journal_close */
+		bool worked;
+
+		err = journal_turn(j, &worked);
+		if (err != 0 || worked)
+			continue;
+		if (stopping)
+			break;
+		err = rest(j);
+	}
+	return NULL;
+}
+
+int journal_start(struct journal *j)
+{
+	sigset_t all, old;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old); /* the thread inherits it: signals are the main thread's */
+	err = pthread_create(&j->thread, NULL, run, j);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err != 0)
+		return -err;
+	pthread_setname_np(j->thread, "journal");
+	j->started = true;
+	return 0;
+}
+
+/* ---- closing ---- */
+
+/* All that was appended, then each log's end, then the word that it was a clean stop. */
+static int finish(struct journal *j)
+{
+	bool worked = true;
+	int err = 0;
+
+	while (worked && err == 0)
+		err = journal_turn(j, &worked);
+	for (struct jlog *log = j->opened; log != NULL && err == 0; log = log->opened_next) {
+		char path[JPATH_MAX];
+
+		err = jlog_sync(log, &j->io);
+		if (err == 0 && log->noted_seq < log->synced_seq)
+			err = jlog_note(log, &j->io);
+		jlog_segment_path(log, log->number, path);
+		if (err == 0)
+			err = jio_sync(&j->io, log->wfd, path);
+		if (err != 0)
+			return journal_fail(j, err);
+	}
+	if (err != 0)
+		return err;
+	j->super.flags = JF_SUPER_CLEAN;
+	err = super_write(j, &j->io);
+	return err != 0 ? journal_fail(j, err) : 0;
+}
+
+int journal_close(struct journal *j)
+{
+	int err;
+
+	if (j->started) {
+		atomic_store_explicit(&j->stop, true, memory_order_release);
+		doorbell_ring(&j->bell);
+		pthread_join(j->thread, NULL);
+	}
+	err = finish(j);
+	while (j->opened != NULL) {
+		struct jlog *log = j->opened;
+
+		j->opened = log->opened_next;
+		free_log(log);
+	}
+	free_journal(j);
+	return err;
+}

@@ -1,0 +1,386 @@
+/* The real file system under the journal, and the wrappers that say in words what failed.
+ *
+ * Nothing here retries: a failed sync has already let the kernel forget what it could not write. Any thread; the table itself never
+ * changes after journal_disk_open.
+ */
+#include "core/journal_disk.h"
+
+#include "core/base/clock.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LOCK_PAUSE_NS (20 * NS_PER_MS)
+
+struct real {
+	int dir;
+	char root[];
+};
+
+static const char *at_or_dot(const char *path)
+{
+	return *path != '\0' ? path : ".";
+}
+
+static int real_open(void *ctx, const char *path, unsigned flags)
+{
+	struct real *r = ctx;
+	int how = (flags & JD_READ ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOFOLLOW;
+	int fd;
+
+	if (flags & JD_CREATE)
+		how |= O_CREAT;
+	if (flags & JD_DIRECT)
+		how |= O_DIRECT | O_DSYNC;
+	fd = openat(r->dir, path, how, 0600);
+	return fd >= 0 ? fd : -errno;
+}
+
+static void real_close(void *ctx, int fd)
+{
+	(void)ctx;
+	close(fd);
+}
+
+static int64_t real_size(void *ctx, int fd)
+{
+	struct stat st;
+
+	(void)ctx;
+	return fstat(fd, &st) == 0 ? (int64_t)st.st_size : -errno;
+}
+
+static ssize_t real_pread(void *ctx, int fd, void *p, size_t n, uint64_t offset)
+{
+	ssize_t got = pread(fd, p, n, (off_t)offset);
+
+	(void)ctx;
+	return got >= 0 ? got : -errno;
+}
+
+static ssize_t real_pwrite(void *ctx, int fd, const void *p, size_t n, uint64_t offset, unsigned flags)
+{
+	struct iovec v = {.iov_base = (void *)p, .iov_len = n};
+	ssize_t put;
+
+	(void)ctx;
+	if (flags & JD_DSYNC)
+		put = pwritev2(fd, &v, 1, (off_t)offset, RWF_DSYNC);
+	else
+		put = pwrite(fd, p, n, (off_t)offset);
+	return put >= 0 ? put : -errno;
+}
+
+static int real_sync(void *ctx, int fd)
+{
+	(void)ctx;
+	return fdatasync(fd) == 0 ? 0 : -errno;
+}
+
+static int real_sync_dir(void *ctx, const char *path)
+{
+	struct real *r = ctx;
+	int fd = openat(r->dir, at_or_dot(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int err;
+
+	if (fd < 0)
+		return -errno;
+	err = fsync(fd) == 0 ? 0 : -errno;
+	close(fd);
+	return err;
+}
+
+static int real_mkdir(void *ctx, const char *path)
+{
+	struct real *r = ctx;
+
+	return mkdirat(r->dir, path, 0700) == 0 ? 0 : -errno;
+}
+
+static int real_rename(void *ctx, const char *from, const char *to)
+{
+	struct real *r = ctx;
+
+	return renameat(r->dir, from, r->dir, to) == 0 ? 0 : -errno;
+}
+
+static int real_unlink(void *ctx, const char *path)
+{
+	struct real *r = ctx;
+
+	return unlinkat(r->dir, path, 0) == 0 ? 0 : -errno;
+}
+
+static int real_list(void *ctx, const char *path, void (*each)(void *arg, const char *name, bool is_dir), void *arg)
+{
+	struct real *r = ctx;
+	int fd = openat(r->dir, at_or_dot(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct dirent *e;
+	DIR *d;
+	int err;
+
+	if (fd < 0)
+		return -errno;
+	d = fdopendir(fd);
+	if (d == NULL) {
+		err = -errno;
+		close(fd);
+		return err;
+	}
+	for (errno = 0; (e = readdir(d)) != NULL; errno = 0) {
+		struct stat st;
+
+		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+			continue;
+		if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+			each(arg, e->d_name, S_ISDIR(st.st_mode));
+	}
+	err = -errno;
+	closedir(d);
+	return err;
+}
+
+static int real_lock(void *ctx, const char *path, uint64_t timeout_ns)
+{
+	uint64_t end = clock_mono_ns() + timeout_ns;
+	int fd = real_open(ctx, path, JD_CREATE);
+
+	if (fd < 0)
+		return fd;
+	while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+		struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
+		int err = -errno;
+
+		if (err != -EWOULDBLOCK || clock_mono_ns() >= end) {
+			close(fd);
+			return err == -EWOULDBLOCK ? -EBUSY : err;
+		}
+		nanosleep(&pause, NULL);
+	}
+	return fd;
+}
+
+/* Makes one directory of a path and makes its name durable in its parent. */
+static int make_dir(const char *path, mode_t mode)
+{
+	char parent[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	int fd, err;
+
+	if (mkdir(path, mode) != 0)
+		return errno == EEXIST ? 0 : -errno;
+	if (slash == NULL)
+		snprintf(parent, sizeof parent, ".");
+	else
+		snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+	fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	err = fsync(fd) == 0 ? 0 : -errno;
+	close(fd);
+	return err;
+}
+
+static int make_path(const char *dir)
+{
+	char path[PATH_MAX];
+	size_t n = strlen(dir);
+	int err;
+
+	if (n == 0 || n >= sizeof path)
+		return n == 0 ? -ENOENT : -ENAMETOOLONG;
+	memcpy(path, dir, n + 1);
+	while (n > 1 && path[n - 1] == '/')
+		path[--n] = '\0';
+	for (size_t i = 1; i < n; i++) {
+		if (path[i] != '/' || path[i - 1] == '/')
+			continue;
+		path[i] = '\0';
+		err = make_dir(path, 0755);
+		if (err != 0)
+			return err;
+		path[i] = '/';
+	}
+	return make_dir(path, 0700);
+}
+
+int journal_disk_open(const char *dir, struct journal_disk *ret)
+{
+	size_t n = strlen(dir) + 1;
+	struct real *r;
+	int err = make_path(dir);
+
+	if (err != 0)
+		return err;
+	r = malloc(sizeof *r + n);
+	if (r == NULL)
+		return -ENOMEM;
+	memcpy(r->root, dir, n);
+	r->dir = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (r->dir < 0) {
+		err = -errno;
+		free(r);
+		return err;
+	}
+	*ret = (struct journal_disk){
+		.ctx = r,
+		.root = r->root,
+		.open = real_open,
+		.close = real_close,
+		.size = real_size,
+		.pread = real_pread,
+		.pwrite = real_pwrite,
+		.sync = real_sync,
+		.sync_dir = real_sync_dir,
+		.mkdir = real_mkdir,
+		.rename = real_rename,
+		.unlink = real_unlink,
+		.list = real_list,
+		.lock = real_lock,
+	};
+	return 0;
+}
+
+void journal_disk_close(struct journal_disk *d)
+{
+	struct real *r = d->ctx;
+
+	close(r->dir);
+	free(r);
+	d->ctx = NULL;
+}
+
+static const char *error_text(int err)
+{
+	const char *s = strerrordesc_np(err < 0 ? -err : err);
+
+	return s != NULL ? s : "unknown error";
+}
+
+static int failed(struct jio *io, int err, const char *what, const char *path)
+{
+	snprintf(io->why, sizeof io->why, "%s %s%s%s: %s", what, io->d->root, *path != '\0' ? "/" : "", path,
+		 error_text(err));
+	return err;
+}
+
+int jio_fail(struct jio *io, int err, const char *path, const char *fmt, ...)
+{
+	char text[256];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	snprintf(io->why, sizeof io->why, "%s%s%s: %s", io->d->root, *path != '\0' ? "/" : "", path, text);
+	return err;
+}
+
+int jio_open(struct jio *io, const char *path, unsigned flags)
+{
+	int fd = io->d->open(io->d->ctx, path, flags);
+
+	return fd >= 0 ? fd : failed(io, fd, "open", path);
+}
+
+void jio_close(struct jio *io, int *fd)
+{
+	if (*fd >= 0)
+		io->d->close(io->d->ctx, *fd);
+	*fd = -1;
+}
+
+int64_t jio_size(struct jio *io, int fd, const char *path)
+{
+	int64_t n = io->d->size(io->d->ctx, fd);
+
+	return n >= 0 ? n : failed(io, (int)n, "stat", path);
+}
+
+int jio_write(struct jio *io, int fd, const char *path, const void *p, size_t n, uint64_t offset, unsigned flags)
+{
+	ssize_t put = io->d->pwrite(io->d->ctx, fd, p, n, offset, flags);
+
+	if (put == (ssize_t)n)
+		return 0;
+	if (put < 0)
+		return failed(io, (int)put, "write", path);
+	return jio_fail(io, -EIO, path, "short write: %zd of %zu bytes at byte %llu", put, n,
+			(unsigned long long)offset);
+}
+
+ssize_t jio_read(struct jio *io, int fd, const char *path, void *p, size_t n, uint64_t offset)
+{
+	size_t have = 0;
+
+	while (have < n) {
+		ssize_t got = io->d->pread(io->d->ctx, fd, (char *)p + have, n - have, offset + have);
+
+		if (got < 0)
+			return failed(io, (int)got, "read", path);
+		if (got == 0)
+			break;
+		have += (size_t)got;
+	}
+	return (ssize_t)have;
+}
+
+int jio_sync(struct jio *io, int fd, const char *path)
+{
+	int err = io->d->sync(io->d->ctx, fd);
+
+	if (err != 0) {
+		io->sync_failed = true;
+		return failed(io, err, "fdatasync", path);
+	}
+	return 0;
+}
+
+int jio_sync_dir(struct jio *io, const char *path)
+{
+	int err = io->d->sync_dir(io->d->ctx, path);
+
+	if (err != 0) {
+		io->sync_failed = true;
+		return failed(io, err, "fsync", path);
+	}
+	return 0;
+}
+
+int jio_mkdir(struct jio *io, const char *path)
+{
+	int err = io->d->mkdir(io->d->ctx, path);
+
+	return err == 0 || err == -EEXIST ? 0 : failed(io, err, "mkdir", path);
+}
+
+int jio_rename(struct jio *io, const char *from, const char *to)
+{
+	int err = io->d->rename(io->d->ctx, from, to);
+
+	return err == 0 ? 0 : failed(io, err, "rename", from);
+}
+
+int jio_unlink(struct jio *io, const char *path)
+{
+	int err = io->d->unlink(io->d->ctx, path);
+
+	return err == 0 || err == -ENOENT ? 0 : failed(io, err, "unlink", path);
+}
+
+int jio_list(struct jio *io, const char *path, void (*each)(void *arg, const char *name, bool is_dir), void *arg)
+{
+	int err = io->d->list(io->d->ctx, path, each, arg);
+
+	return err == 0 ? 0 : failed(io, err, "list", path);
+}

@@ -1,0 +1,212 @@
+/* What the journal's own files share; nobody else includes this but their tests. journal.md beside this file draws how they fit.
+ *
+ *   journal.c          open and close, superblock, ports, the thread
+ *   journal_group.c    a group: gather, write, sync, publish
+ *   journal_segment.c  a log's files: make ready, fill, roll, drop
+ *   journal_recover.c  opening a log: scan, tell a torn tail from damage, cut
+ *   journal_read.c     readers' side
+ *   journal_probe.c    which way to durability is fastest here
+ *   journal_format.c   bytes;  journal_disk.c  the file system
+ */
+#ifndef ORDINAL_CORE_JOURNAL_INTERNAL_H
+#define ORDINAL_CORE_JOURNAL_INTERNAL_H
+
+#include "core/base/spsc.h"
+#include "core/journal.h"
+#include "core/journal_disk.h"
+#include "core/journal_format.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define JLOG_NAME_MAX 200
+#define JPATH_MAX (JLOG_NAME_MAX + 32)
+#define JLOG_SPARES 2u             /* files kept for recycling, a log */
+#define JLOG_READ_FDS 8u           /* idle read descriptors kept open, a log */
+#define JLOG_FILL_MIN (256u << 10) /* zero-filled at a time, at first; doubled with the file's size up to the maximum */
+#define JLOG_FILL_MAX (4u << 20)
+#define JGROUP_RECORDS_MAX 16384u
+#define JLOG_BEGIN_BYTES (JF_RECORD_HEADER + JF_BEGIN_PAYLOAD)
+#define JLOG_TRIM_BYTES (JF_RECORD_HEADER + JF_TRIM_PAYLOAD)
+
+enum jop { JOP_APPEND, JOP_TRIM };
+
+/* What travels through a port. */
+struct jrequest {
+	struct jlog *log;
+	enum jop op;
+	uint32_t type;
+	uint64_t mark;
+	struct span head, body;
+	uint64_t *where;
+};
+
+/* A request in the present group, in its log's order. */
+struct jentry {
+	struct jrequest req;
+	struct jentry *next;
+};
+
+struct journal_port {
+	struct spsc q;
+	struct doorbell *bell;
+	bool touched; /* journal thread: has a request in the present group */
+};
+
+/* One live segment, as readers see it: under jlog.lock, all of it. */
+struct jseg {
+	uint64_t number;
+	uint64_t first_mark, last_mark;
+	int64_t created_ns;
+	uint32_t end; /* bytes; durable */
+	int rfd;      /* for reading, -1 while closed */
+	uint32_t refs;
+	struct jseg *gone_next; /* trimmed, and kept for those who hold it */
+};
+
+struct jlog {
+	struct journal *j;
+	char name[JLOG_NAME_MAX + 1];
+	uint32_t salt, segment_bytes, epoch;
+	enum jlog_durability durability;
+	bool direct; /* groups go through dfd */
+
+	_Alignas(CACHE_LINE) atomic_uint_fast64_t durable; /* mark; release by jlog_publish, acquire by jlog_durable */
+	atomic_uint_fast64_t bytes;
+
+	/* The opener's until the first request arrives, the journal thread's from then on, the closer's after its end. */
+	_Alignas(CACHE_LINE) int wfd; /* the active segment; -1: its file could not be opened */
+	int dfd;                      /* the same, O_DIRECT | O_DSYNC; -1 when not direct */
+	uint64_t number;              /* of the active segment */
+	uint32_t tail;                /* next byte to write in it */
+	uint32_t filled;              /* its bytes below this are written, synced and in the file's size */
+	uint64_t seq, synced_seq;     /* of the last record written; of the last one synced */
+	uint64_t noted_seq;           /* of the last note on disk */
+	uint64_t last_mark;
+	uint64_t first_mark;  /* of the active segment; UINT64_MAX: it has no record of a user's */
+	int64_t begin_ns;     /* created_ns of the active segment */
+	uint64_t first_live;  /* segment number */
+	uint64_t dropped;     /* segments below this one are dropped as files, too; follows first_live */
+	bool next_ready;      /* number + 1 is there, with its header, synced with its name */
+	bool ahead_blocked;   /* no space to fill ahead: do it when it is needed, and fail then */
+	bool spares_unsynced; /* renames to spare names that the directory's sync has not covered */
+	uint64_t spares[JLOG_SPARES];
+	unsigned nspares;
+	uint8_t *tail_block; /* direct: the JF_BLOCK bytes around tail, as on disk */
+	struct jentry *group_first, **group_last;
+	struct jlog *group_next;   /* list of the logs in this group */
+	struct jlog *work_next;    /* list of the logs that may need looking after */
+	struct jlog *unnoted_next; /* list of the logs that are durable beyond their note */
+	bool in_group, in_work, in_unnoted;
+
+	pthread_mutex_t lock;
+	struct jseg **segs; /* oldest first, numbers without gaps; the last one is active */
+	uint32_t nsegs, segs_cap;
+	struct jseg *gone;
+	uint32_t idle_fds;        /* open and held by nobody */
+	struct jlog *opened_next; /* journal.opened, under journal.open_lock */
+};
+
+struct journal {
+	struct journal_opts opts;
+	struct journal_disk disk, own_disk;
+	int lock_fd;
+	enum journal_method method;
+	bool was_clean, started;
+
+	pthread_mutex_t open_lock; /* openers only: super, opened, ports' growth */
+	struct jf_super super;
+	struct jlog *opened;
+	struct journal_port *ports[JOURNAL_PORTS_MAX];
+	atomic_uint nports; /* release by journal_port_new, acquire by the gatherer */
+
+	atomic_int failed; /* 0 or -errno; release by journal_fail */
+	atomic_bool stop;
+	struct doorbell bell; /* the journal thread sleeps on it */
+	pthread_t thread;
+
+	/* Journal thread. */
+	struct jio io;
+	unsigned first_port; /* fairness: where the next gathering begins */
+	struct jentry *entries;
+	uint32_t nentries;
+	struct jlog *group;
+	struct jlog *work, *unnoted;
+	uint8_t *buf; /* aligned to JF_BLOCK: what is written next */
+	size_t buf_cap, buf_len;
+	size_t buf_fresh; /* bytes of it that are not on disk yet */
+	uint32_t buf_at;  /* place of buf[0] in the file */
+	struct journal_stats stats;
+};
+
+/* ---- journal.c ---- */
+
+/* One turn of the thread: gathers a group and makes it durable, else looks after one log. *ret_worked: whether there was anything. 0, or
+ * -errno after journal_fail. Whoever runs the journal: its thread, journal_close, or a test that has not started the thread. */
+int journal_turn(struct journal *j, bool *ret_worked);
+/* Notes how far each log that needs it is durable. 0 or -errno after journal_fail. As journal_turn. */
+int journal_note_idle(struct journal *j);
+int journal_fail(struct journal *j, int err);
+/* Raises the journal's epoch above `seen`, durably. Under open_lock. */
+int journal_raise_epoch(struct journal *j, struct jio *io, uint32_t seen);
+/* The calling thread's sentence for `ret_why`. */
+const char *journal_say(const struct jio *io);
+
+static inline void journal_count(uint64_t *p, int64_t n)
+{
+	__atomic_fetch_add(p, (uint64_t)n, __ATOMIC_RELAXED);
+}
+
+/* ---- journal_group.c ---- */
+
+/* Takes up to a group from the ports. Returns the number of entries. */
+uint32_t journal_gather(struct journal *j);
+/* Writes, syncs and publishes it. 0 or -errno with j->io.why set. */
+int journal_commit(struct journal *j);
+
+/* ---- journal_segment.c ---- */
+
+void jlog_segment_path(const struct jlog *log, uint64_t number, char path[JPATH_MAX]);
+void jlog_spare_path(const struct jlog *log, uint64_t number, char path[JPATH_MAX]);
+/* Opens the active segment's descriptors and, when direct, reads its tail block. */
+int jlog_open_active(struct jlog *log, struct jio *io);
+/* Makes sure that the active segment is filled up to `to` at least. */
+int jlog_fill_to(struct jlog *log, struct jio *io, uint32_t to);
+/* Makes segment `number` ready under its name: a spare or a new file, filled, header written, all synced. */
+int jlog_prepare(struct jlog *log, struct jio *io, uint64_t number);
+/* Goes on to the next segment (preparing it if need be). All of the present one must be written. */
+int jlog_roll(struct jlog *log, struct jio *io);
+/* Makes a numbered file a spare, or unlinks it when there are enough. */
+int jlog_retire(struct jlog *log, struct jio *io, uint64_t number, bool recycle);
+/* One step of what can be done ahead of need: drop a trimmed segment, fill ahead, prepare the next. */
+int jlog_maintain(struct jlog *log, struct jio *io, bool *ret_worked);
+/* Syncs what is written and not synced, in JLOG_WRITE too. */
+int jlog_sync(struct jlog *log, struct jio *io);
+/* Writes the note into the active segment; no sync. */
+int jlog_note(struct jlog *log, struct jio *io);
+
+/* ---- journal_read.c ---- */
+
+/* Adds a segment at the end of the list. 0 or -ENOMEM. */
+int jlog_seg_add(struct jlog *log, const struct jseg *seg);
+/* Publishes the state of the newest segment in the list, and the log's bytes. */
+void jlog_seg_update(struct jlog *log, uint64_t first_mark, uint64_t last_mark, int64_t created_ns, uint32_t end);
+/* Takes the oldest out of the list, if its number is below `first_live`. False: there is none such. *ret_held: somebody reads it. */
+bool jlog_seg_drop(struct jlog *log, uint64_t first_live, uint64_t *ret_number, bool *ret_held);
+/* The lowest segment number whose last mark is at or above `mark`; the newest at the latest. */
+uint64_t jlog_seg_first_above(struct jlog *log, uint64_t mark);
+void jlog_seg_free_all(struct jlog *log);
+
+/* ---- journal_recover.c ---- */
+
+/* Fills in a new log from its directory (made if missing), replaying. log->j, name, salt, segment_bytes, durability, epoch are set. 0, what
+ * replay returned, or -errno with io->why set. Under open_lock. */
+int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts);
+
+/* ---- journal_probe.c ---- */
+
+/* Chooses how to sync, in at most 50 ms on a disk that answers. 0 or -errno. */
+int journal_probe(struct jio *io, enum journal_method *ret);
+const char *journal_method_name(enum journal_method m);
+
+#endif

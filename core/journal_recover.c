@@ -1,0 +1,541 @@
+/* Opening a log: reads every record, tells an unfinished tail from damage, cuts the one and refuses the other.
+ *
+ *   list files -> scan the chain of records, replaying -> look beyond its end -> damage? refuse : write again, cut, sync -> tidy
+ *
+ * The chain: records with rising numbers, one after another, from the first record of the lowest segment; where no valid record follows, it
+ * goes on at the start of the next segment if the record there has the next number, and ends otherwise. "Known" is the highest record
+ * number that anything on disk says was synced: each record says it of its predecessors, and a segment's note of its own records.
+ *
+ * Invariants: 1. The chain ending at or before `known` is damage: the place is named and nothing is changed. Otherwise what is missing was
+ * never acknowledged. 2. What was read past `known` is written again before it is synced, because a sync that failed before may have left pages that
+ * look clean and are not on disk. 3. Whatever looks like a record beyond the end has its header zeroed, durably, before anything new is
+ * written; and each opening has a higher epoch, below which nothing is accepted after a record of that epoch. So what was
+ * cut never comes back. 4. A crash anywhere in here leaves a directory for which the same holds.
+ *
+ * Runs in the opener's thread, under the journal's open_lock, before anybody else sees the log.
+ */
+#include "core/journal_internal.h"
+
+#include "core/base/clock.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WINDOW_STEP (1u << 20)
+#define WINDOW_CAP (JF_PAYLOAD_MAX + JF_RECORD_HEADER + 8u + WINDOW_STEP)
+
+struct numbers {
+	uint64_t *v;
+	uint32_t n, cap;
+	bool oom;
+};
+
+struct point {
+	uint32_t index; /* in scan.segs */
+	uint32_t at;    /* byte */
+};
+
+struct scan {
+	struct jlog *log;
+	struct jio *io;
+	const struct jlog_opts *opts;
+	struct numbers files, spares;
+	struct jseg *segs; /* the highest files whose numbers have no gap, lowest first */
+	uint32_t nsegs;
+
+	int fd; /* the file that the window shows */
+	uint32_t index;
+	uint64_t size, win_at, win_len;
+	uint8_t *win;
+	char path[JPATH_MAX];
+
+	uint64_t seq; /* the chain so far: 0 while it is empty */
+	uint64_t mark, known, first_live;
+	uint32_t epoch, epoch_max;
+	struct point end, redo;
+	uint32_t cut; /* headers zeroed in the present file */
+};
+
+static bool parse_hex16(const char *s, uint64_t *ret)
+{
+	uint64_t v = 0;
+
+	for (int i = 0; i < 16; i++) {
+		char c = s[i];
+
+		if (c >= '0' && c <= '9')
+			v = v << 4 | (uint64_t)(c - '0');
+		else if (c >= 'a' && c <= 'f')
+			v = v << 4 | (uint64_t)(c - 'a' + 10);
+		else
+			return false;
+	}
+	*ret = v;
+	return s[16] == '\0' && v != 0;
+}
+
+static void add_number(struct numbers *l, uint64_t v)
+{
+	if (l->n == l->cap) {
+		uint32_t cap = l->cap == 0 ? 16 : l->cap * 2;
+		uint64_t *grown = realloc(l->v, cap * sizeof *grown);
+
+		if (grown == NULL) {
+			l->oom = true;
+			return;
+		}
+		l->v = grown;
+		l->cap = cap;
+	}
+	l->v[l->n++] = v;
+}
+
+static bool has_number(const struct numbers *l, uint64_t v)
+{
+	for (uint32_t i = 0; i < l->n; i++)
+		if (l->v[i] == v)
+			return true;
+	return false;
+}
+
+static void see_name(void *arg, const char *name, bool is_dir)
+{
+	struct scan *s = arg;
+	uint64_t v;
+
+	if (is_dir)
+		return;
+	if (parse_hex16(name, &v))
+		add_number(&s->files, v);
+	else if (strncmp(name, "spare-", 6) == 0 && parse_hex16(name + 6, &v))
+		add_number(&s->spares, v);
+}
+
+static int by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Lists the directory and finds the run of segments that ends with the highest number. */
+static int list_files(struct scan *s)
+{
+	uint32_t first;
+	int err = jio_list(s->io, s->log->name, see_name, s);
+
+	if (err != 0)
+		return err;
+	if (s->files.oom || s->spares.oom)
+		return jio_fail(s->io, -ENOMEM, s->log->name, "out of memory");
+	if (s->files.n == 0)
+		return 0;
+	qsort(s->files.v, s->files.n, sizeof *s->files.v, by_value);
+	first = s->files.n - 1;
+	while (first > 0 && s->files.v[first - 1] + 1 == s->files.v[first])
+		first--;
+	s->nsegs = s->files.n - first;
+	s->segs = calloc(s->nsegs, sizeof *s->segs);
+	if (s->segs == NULL)
+		return jio_fail(s->io, -ENOMEM, s->log->name, "out of memory");
+	for (uint32_t i = 0; i < s->nsegs; i++)
+		s->segs[i] = (struct jseg){
+			.number = s->files.v[first + i],
+			.first_mark = UINT64_MAX,
+			.end = JF_HEADER,
+			.rfd = -1,
+		};
+	return 0;
+}
+
+/* Shows n bytes at `at`. *ret is NULL when the file ends before. */
+static int need(struct scan *s, uint64_t at, size_t n, const uint8_t **ret)
+{
+	ssize_t got;
+	size_t want;
+
+	*ret = NULL;
+	if (at + n > s->size)
+		return 0;
+	if (at < s->win_at || at + n > s->win_at + s->win_len) {
+		want = n > WINDOW_STEP ? n : WINDOW_STEP;
+		if (want > s->size - at)
+			want = s->size - at;
+		s->win_len = 0;
+		got = jio_read(s->io, s->fd, s->path, s->win, want, at);
+		if (got < 0)
+			return (int)got;
+		if ((size_t)got < n)
+			return jio_fail(s->io, -EIO, s->path, "ended while being read, at byte %" PRIu64,
+					at + (uint64_t)got);
+		s->win_at = at;
+		s->win_len = (uint64_t)got;
+	}
+	*ret = s->win + (at - s->win_at);
+	return 0;
+}
+
+static int damaged(struct scan *s, uint32_t index, uint32_t at, const char *what)
+{
+	jlog_segment_path(s->log, s->segs[index].number, s->path);
+	return jio_fail(s->io, -EBADMSG, s->path, "damaged at byte %u: %s", at, what);
+}
+
+/* Opens a segment of the run, checks its header, and heeds its note. */
+static int open_segment(struct scan *s, uint32_t index)
+{
+	struct jf_segment seg;
+	struct jf_note note;
+	const uint8_t *p;
+	int64_t size;
+	int err;
+
+	jio_close(s->io, &s->fd);
+	jlog_segment_path(s->log, s->segs[index].number, s->path);
+	s->fd = jio_open(s->io, s->path, 0);
+	if (s->fd < 0)
+		return s->fd;
+	size = jio_size(s->io, s->fd, s->path);
+	if (size < 0)
+		return (int)size;
+	s->index = index;
+	s->size = (uint64_t)size;
+	s->win_len = 0;
+	err = need(s, 0, JF_HEADER, &p);
+	if (err != 0)
+		return err;
+	if (p == NULL)
+		return damaged(s, index, (uint32_t)size, "the segment's header is cut short");
+	err = jf_segment_decode(p, s->log->salt, &seg);
+	if (err == -ENOTSUP)
+		return jio_fail(s->io, -EBADMSG, s->path, "damaged at byte 0: written by a newer version");
+	if (err != 0)
+		return damaged(s, index, 0, "the segment's header is not valid");
+	if (seg.number != s->segs[index].number)
+		return damaged(s, index, 0, "the segment has another segment's header");
+	if (seg.epoch > s->epoch_max)
+		s->epoch_max = seg.epoch;
+	if (jf_note_decode(p + JF_NOTE_AT, s->log->salt, &note) && note.number == seg.number && note.seq > s->known)
+		s->known = note.seq;
+	return 0;
+}
+
+/* The record at `at` of the open segment: *ret_payload is NULL when there is no valid one. */
+static int read_record(struct scan *s, uint32_t at, struct jf_record *ret, const uint8_t **ret_payload)
+{
+	struct jf_place place = {.segment = s->segs[s->index].number, .offset = at, .salt = s->log->salt};
+	const uint8_t *p;
+	int err = need(s, at, JF_RECORD_HEADER, &p);
+
+	*ret_payload = NULL;
+	if (err != 0 || p == NULL || !jf_record_decode(p, &place, ret))
+		return err;
+	err = need(s, at, JF_RECORD_HEADER + (size_t)ret->len, &p);
+	if (err != 0 || p == NULL)
+		return err;
+	if (jf_payload_is_good(p, &place, (struct span){p + JF_RECORD_HEADER, ret->len}))
+		*ret_payload = p + JF_RECORD_HEADER;
+	return 0;
+}
+
+/* Whether a valid record is the chain's next. */
+static bool continues(const struct scan *s, uint32_t at, const struct jf_record *rec)
+{
+	if ((at == JF_HEADER) != (rec->kind == JF_BEGIN) || rec->epoch < s->epoch || rec->mark < s->mark)
+		return false;
+	if (s->seq > 0)
+		return rec->seq == s->seq + 1;
+	return rec->seq == 1 || s->segs[0].number > 1;
+}
+
+/* Adds the record to the chain. 0 or what replay returned. */
+static int take(struct scan *s, uint32_t at, const struct jf_record *rec, const uint8_t *payload)
+{
+	struct jseg *seg = &s->segs[s->index];
+	struct jrecord user = {
+		.type = rec->type,
+		.mark = rec->mark,
+		.payload = {payload, rec->len},
+		.where = seg->number << 32 | at,
+	};
+	uint64_t first_live = s->first_live;
+	int err;
+
+	s->seq = rec->seq;
+	s->epoch = rec->epoch;
+	s->mark = rec->mark;
+	if (rec->durable > s->known)
+		s->known = rec->durable;
+	if (rec->durable + 1 == rec->seq)
+		s->redo = (struct point){s->index, at};
+	seg->last_mark = rec->mark;
+	seg->end = at + jf_record_size(rec->len);
+	if (rec->kind == JF_BEGIN) {
+		seg->created_ns = (int64_t)load_le64(payload);
+		first_live = load_le64(payload + 8);
+	} else if (rec->kind == JF_TRIM) {
+		first_live = load_le64(payload);
+	}
+	if (first_live > s->first_live)
+		s->first_live = first_live;
+	if (rec->kind != JF_USER)
+		return 0;
+	if (seg->first_mark == UINT64_MAX)
+		seg->first_mark = rec->mark;
+	err = s->opts->replay != NULL ? s->opts->replay(s->opts->ctx, &user) : 0;
+	return err != 0 ? jio_fail(s->io, err, s->path, "the record at byte %u was refused", at) : 0;
+}
+
+static int scan_chain(struct scan *s)
+{
+	for (uint32_t i = 0; i < s->nsegs; i++) {
+		uint32_t at = JF_HEADER;
+		int err = open_segment(s, i);
+
+		while (err == 0) {
+			const uint8_t *payload;
+			struct jf_record rec;
+
+			err = read_record(s, at, &rec, &payload);
+			if (err != 0 || payload == NULL || !continues(s, at, &rec))
+				break;
+			err = take(s, at, &rec, payload);
+			at = s->segs[i].end;
+			s->end = (struct point){i, at};
+		}
+		if (err != 0)
+			return err;
+		if (at == JF_HEADER)
+			break; /* the chain ended in the segment before, or is empty */
+	}
+	if (s->epoch > s->epoch_max)
+		s->epoch_max = s->epoch;
+	return 0;
+}
+
+static int zero_header(struct scan *s, uint32_t at)
+{
+	static const uint8_t zeros[JF_RECORD_HEADER];
+
+	s->cut++;
+	return jio_write(s->io, s->fd, s->path, zeros, sizeof zeros, at, 0);
+}
+
+/* Looks for record headers of this log in the open segment from `at` on. */
+static int look_beyond(struct scan *s, uint32_t at, bool cut)
+{
+	struct jf_place place = {.segment = s->segs[s->index].number, .salt = s->log->salt};
+	uint64_t pos = at;
+
+	while (pos + JF_RECORD_HEADER <= s->size) {
+		const uint8_t *p;
+		uint64_t n;
+		int err = need(s, pos, JF_RECORD_HEADER, &p);
+
+		if (err != 0)
+			return err;
+		n = s->win_at + s->win_len - pos; /* bytes shown from here on */
+		for (; n >= JF_RECORD_HEADER; n -= 8, p += 8, pos += 8) {
+			struct jf_record rec;
+
+			place.offset = (uint32_t)pos;
+			if (!jf_record_decode(p, &place, &rec))
+				continue;
+			if (rec.epoch > s->epoch_max)
+				s->epoch_max = rec.epoch;
+			if (rec.epoch >= s->epoch && rec.seq > s->seq && rec.durable > s->known)
+				s->known = rec.durable;
+			err = cut ? zero_header(s, place.offset) : 0;
+			if (err != 0)
+				return err;
+		}
+	}
+	return 0;
+}
+
+/* Everything after the chain's end, in all segments. With `cut`: zeroes what it finds, and syncs it. */
+static int beyond(struct scan *s, bool cut)
+{
+	for (uint32_t i = s->end.index; i < s->nsegs; i++) {
+		uint32_t at = i == s->end.index ? s->end.at : JF_HEADER;
+		uint8_t old[JF_RECORD_HEADER];
+		const uint8_t *p;
+		int err = open_segment(s, i);
+
+		s->cut = 0;
+		if (err == 0)
+			err = need(s, at, sizeof old, &p);
+		if (err == 0 && cut && p != NULL) {
+			memcpy(old, p, sizeof old);
+			for (size_t k = 0; k < sizeof old && s->cut == 0 && err == 0; k++)
+				err = old[k] != 0 ? zero_header(s, at) : 0;
+		}
+		if (err == 0)
+			err = look_beyond(s, at, cut);
+		if (err == 0 && s->cut > 0)
+			err = jio_sync(s->io, s->fd, s->path);
+		if (err != 0)
+			return err;
+	}
+	return 0;
+}
+
+static int judge(struct scan *s)
+{
+	/* The other way round, segments that are not live are still there, is an unfinished trim: tidy ends it. */
+	if (s->seq > 0 && s->first_live < s->segs[0].number) {
+		jlog_segment_path(s->log, s->segs[0].number - 1, s->path);
+		return jio_fail(s->io, -EBADMSG, s->path, "damaged at byte 0: the file is missing");
+	}
+	if (s->known > s->seq)
+		return damaged(s, s->end.index, s->end.at, "no valid record here, and it had been synced");
+	if (s->seq == 0 && s->segs[0].number > 1)
+		return damaged(s, 0, JF_HEADER, "no valid record at the start of the oldest segment");
+	return 0;
+}
+
+/* Writes the records that are not known to be synced once more, as they were read, and syncs them. */
+static int write_again(struct scan *s)
+{
+	uint32_t first = s->known < s->seq ? s->redo.index : s->end.index;
+
+	for (uint32_t i = first; i <= s->end.index; i++) {
+		uint32_t at = i == s->redo.index ? s->redo.at : JF_HEADER;
+		uint32_t end = s->known < s->seq ? s->segs[i].end : at;
+		int err = open_segment(s, i);
+
+		while (err == 0 && at < end) {
+			uint32_t n = end - at < WINDOW_STEP ? end - at : WINDOW_STEP;
+			const uint8_t *p;
+
+			err = need(s, at, n, &p);
+			if (err == 0)
+				err = jio_write(s->io, s->fd, s->path, p, n, at, 0);
+			at += n;
+		}
+		if (err == 0)
+			err = jio_sync(s->io, s->fd, s->path);
+		if (err != 0)
+			return err;
+	}
+	return 0;
+}
+
+/* Files that hold nothing of the log: segments beyond the end, trimmed ones, spares over the number. */
+static int tidy(struct scan *s)
+{
+	struct jlog *log = s->log;
+	char path[JPATH_MAX];
+	int err = 0;
+
+	for (uint32_t i = 0; i < s->spares.n && err == 0; i++) {
+		jlog_spare_path(log, s->spares.v[i], path);
+		if (log->nspares < JLOG_SPARES)
+			log->spares[log->nspares++] = s->spares.v[i];
+		else
+			err = jio_unlink(s->io, path);
+	}
+	log->spares_unsynced = true;
+	for (uint32_t i = 0; i < s->files.n && err == 0; i++) {
+		uint64_t number = s->files.v[i];
+
+		if (number < log->first_live || number > log->number)
+			err = jlog_retire(log, s->io, number, !has_number(&s->spares, number));
+	}
+	return err == 0 ? jio_sync_dir(s->io, log->name) : err;
+}
+
+static int settle(struct scan *s)
+{
+	struct jlog *log = s->log;
+	struct jseg *last = &s->segs[s->end.index];
+
+	log->number = last->number;
+	log->tail = last->end;
+	log->seq = log->synced_seq = s->seq;
+	log->noted_seq = s->known;
+	log->last_mark = s->mark;
+	log->first_mark = last->first_mark;
+	log->begin_ns = last->created_ns != 0 ? last->created_ns : clock_wall_ns();
+	log->first_live = log->dropped = s->first_live;
+	atomic_store_explicit(&log->durable, s->mark, memory_order_release);
+	for (uint32_t i = 0; i <= s->end.index; i++) {
+		if (s->segs[i].number < s->first_live)
+			continue;
+		if (jlog_seg_add(log, &s->segs[i]) != 0)
+			return jio_fail(s->io, -ENOMEM, log->name, "out of memory");
+	}
+	return 0;
+}
+
+static int make_first(struct scan *s)
+{
+	struct jlog *log = s->log;
+	struct jseg seg = {.number = 1, .first_mark = UINT64_MAX, .end = JF_HEADER, .rfd = -1};
+	int err;
+
+	log->number = 1;
+	log->tail = JF_HEADER;
+	log->first_live = log->dropped = 1;
+	log->first_mark = UINT64_MAX;
+	log->begin_ns = seg.created_ns = clock_wall_ns();
+	err = tidy(s);
+	if (err == 0)
+		err = jlog_prepare(log, s->io, 1);
+	if (err == 0 && jlog_seg_add(log, &seg) != 0)
+		err = jio_fail(s->io, -ENOMEM, log->name, "out of memory");
+	return err;
+}
+
+static int recover(struct scan *s)
+{
+	struct jlog *log = s->log;
+	int err = list_files(s);
+
+	if (err != 0)
+		return err;
+	if (s->nsegs == 0)
+		return make_first(s);
+	s->first_live = 1;
+	s->end = s->redo = (struct point){0, JF_HEADER};
+	err = scan_chain(s);
+	if (err == 0)
+		err = beyond(s, false);
+	if (err == 0)
+		err = judge(s);
+	if (err == 0 && s->epoch_max >= log->epoch) {
+		err = journal_raise_epoch(log->j, s->io, s->epoch_max);
+		log->epoch = log->j->super.epoch;
+	}
+	if (err == 0)
+		err = write_again(s);
+	if (err == 0)
+		err = beyond(s, true);
+	if (err == 0)
+		err = settle(s);
+	return err == 0 ? tidy(s) : err;
+}
+
+int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
+{
+	struct scan s = {.log = log, .io = io, .opts = opts, .fd = -1};
+	int err = jio_mkdir(io, log->name);
+
+	if (err == 0)
+		err = jio_sync_dir(io, "");
+	if (err != 0)
+		return err;
+	s.win = malloc(WINDOW_CAP);
+	err = s.win == NULL ? jio_fail(io, -ENOMEM, log->name, "out of memory") : recover(&s);
+	jio_close(io, &s.fd);
+	free(s.win);
+	free(s.segs);
+	free(s.files.v);
+	free(s.spares.v);
+	if (err != 0)
+		return err;
+	err = jlog_open_active(log, io);
+	return err != 0 ? err : jlog_note(log, io);
+}

@@ -1,0 +1,270 @@
+/* A log's files: making them ready, filling ahead, going on to the next, dropping what was trimmed.
+ *
+ *   (new file) ----------------+
+ *                              v  jlog_prepare: filled, header, synced, renamed, directory synced
+ *   spare-NNNN --------------> NNNN (next) --jlog_roll--> NNNN (active) --jlog_roll--> NNNN (sealed)
+ *        ^                                                                                |
+ *        +------ jlog_retire: renamed, or unlinked when there are enough spares <---------+  trimmed
+ *
+ * Invariants: 1. A file has a number for a name only with a synced header that says so, and its name is synced before the first
+ * record goes in. 2. The header of a spare is written over only after the directory's sync covers its having become one. 3. A trimmed file
+ * is renamed or unlinked only after the record that says it is trimmed is synced. 4. Bytes below `filled` are written and in the
+ * file's synced size, so that a group's sync has no metadata to commit.
+ *
+ * Runs in the journal thread; while a log is being opened, in the opener's; at the end, in the closer's.
+ */
+#include "core/journal_internal.h"
+
+#include "core/base/clock.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+static const uint8_t zeros[256 << 10] __attribute__((aligned(4096)));
+
+void jlog_segment_path(const struct jlog *log, uint64_t number, char path[JPATH_MAX])
+{
+	snprintf(path, JPATH_MAX, "%s/%016" PRIx64, log->name, number);
+}
+
+void jlog_spare_path(const struct jlog *log, uint64_t number, char path[JPATH_MAX])
+{
+	snprintf(path, JPATH_MAX, "%s/spare-%016" PRIx64, log->name, number);
+}
+
+static uint32_t clamp(uint32_t v, uint32_t low, uint32_t high)
+{
+	return v < low ? low : v > high ? high : v;
+}
+
+static int write_zeros(struct jio *io, int fd, const char *path, uint32_t from, uint32_t to)
+{
+	while (from < to) {
+		uint32_t n = to - from < sizeof zeros ? to - from : (uint32_t)sizeof zeros;
+		int err = jio_write(io, fd, path, zeros, n, from, 0);
+
+		if (err != 0)
+			return err;
+		from += n;
+	}
+	return 0;
+}
+
+int jlog_open_active(struct jlog *log, struct jio *io)
+{
+	char path[JPATH_MAX];
+	int64_t size;
+	ssize_t got;
+
+	jlog_segment_path(log, log->number, path);
+	jio_close(io, &log->wfd);
+	jio_close(io, &log->dfd);
+	log->wfd = jio_open(io, path, 0);
+	if (log->wfd < 0)
+		return log->wfd;
+	size = jio_size(io, log->wfd, path);
+	if (size < 0)
+		return (int)size;
+	log->filled = (uint32_t)size & ~(JF_BLOCK - 1);
+	if (!log->direct)
+		return 0;
+	log->dfd = jio_open(io, path, JD_DIRECT);
+	if (log->dfd < 0)
+		return log->dfd;
+	memset(log->tail_block, 0, JF_BLOCK);
+	got = jio_read(io, log->wfd, path, log->tail_block, JF_BLOCK, log->tail & ~(JF_BLOCK - 1));
+	return got < 0 ? (int)got : 0;
+}
+
+int jlog_fill_to(struct jlog *log, struct jio *io, uint32_t to)
+{
+	char path[JPATH_MAX];
+	uint32_t step = clamp(log->filled, JLOG_FILL_MIN, JLOG_FILL_MAX);
+	uint32_t end;
+	int err;
+
+	if (to <= log->filled)
+		return 0;
+	end = log->filled < log->segment_bytes ? clamp(log->filled + step, log->filled, log->segment_bytes) : to;
+	if (end < to)
+		end = to;
+	end = (end + JF_BLOCK - 1) & ~(JF_BLOCK - 1);
+	jlog_segment_path(log, log->number, path);
+	err = write_zeros(io, log->wfd, path, log->filled, end);
+	if (err == 0)
+		err = jio_sync(io, log->wfd, path);
+	if (err != 0)
+		return err;
+	log->filled = end;
+	return 0;
+}
+
+/* Fills the file as far as its first records need, and writes its header. */
+static int write_header(struct jlog *log, struct jio *io, int fd, const char *path, uint64_t number)
+{
+	uint8_t block[JF_HEADER] __attribute__((aligned(4096)));
+	struct jf_segment seg = {.number = number, .bytes = log->segment_bytes, .epoch = log->epoch};
+	uint32_t want = clamp(log->segment_bytes, JF_BLOCK, JLOG_FILL_MIN);
+	int64_t size = jio_size(io, fd, path);
+	int err = 0;
+
+	if (size < 0)
+		return (int)size;
+	if (size < want)
+		err = write_zeros(io, fd, path, (uint32_t)size & ~(JF_BLOCK - 1), want);
+	if (err != 0)
+		return err;
+	jf_segment_encode(block, &seg, log->salt);
+	err = jio_write(io, fd, path, block, sizeof block, 0, 0);
+	return err != 0 ? err : jio_sync(io, fd, path);
+}
+
+int jlog_prepare(struct jlog *log, struct jio *io, uint64_t number)
+{
+	char path[JPATH_MAX], spare[JPATH_MAX];
+	bool recycled = log->nspares > 0;
+	int fd, err;
+
+	if (recycled && log->spares_unsynced) {
+		err = jio_sync_dir(io, log->name);
+		if (err != 0)
+			return err;
+		log->spares_unsynced = false;
+	}
+	jlog_spare_path(log, recycled ? log->spares[log->nspares - 1] : number, spare);
+	jlog_segment_path(log, number, path);
+	fd = jio_open(io, spare, recycled ? 0 : JD_CREATE);
+	if (fd < 0)
+		return fd;
+	err = write_header(log, io, fd, spare, number);
+	jio_close(io, &fd);
+	if (err == 0)
+		err = jio_rename(io, spare, path);
+	if (err == 0)
+		err = jio_sync_dir(io, log->name);
+	if (err != 0)
+		return err;
+	if (recycled)
+		log->nspares--;
+	journal_count(&log->j->stats.prepared, 1);
+	journal_count(&log->j->stats.recycled, recycled);
+	return 0;
+}
+
+int jlog_roll(struct jlog *log, struct jio *io)
+{
+	struct jseg seg = {.number = log->number + 1, .first_mark = UINT64_MAX, .end = JF_HEADER, .rfd = -1};
+	int err = 0;
+
+	CHECK(log->synced_seq == log->seq);
+	if (!log->next_ready)
+		err = jlog_prepare(log, io, log->number + 1);
+	if (err != 0)
+		return err;
+	log->next_ready = false;
+	log->ahead_blocked = false;
+	log->number++;
+	log->tail = JF_HEADER;
+	log->first_mark = UINT64_MAX;
+	log->begin_ns = clock_wall_ns();
+	err = jlog_open_active(log, io);
+	if (err != 0)
+		return err;
+	seg.last_mark = log->last_mark;
+	seg.created_ns = log->begin_ns;
+	err = jlog_seg_add(log, &seg);
+	return err != 0 ? jio_fail(io, err, log->name, "out of memory") : 0;
+}
+
+int jlog_retire(struct jlog *log, struct jio *io, uint64_t number, bool recycle)
+{
+	char path[JPATH_MAX], spare[JPATH_MAX];
+	int err;
+
+	jlog_segment_path(log, number, path);
+	if (!recycle || log->nspares == JLOG_SPARES)
+		return jio_unlink(io, path);
+	jlog_spare_path(log, number, spare);
+	err = jio_rename(io, path, spare);
+	if (err != 0)
+		return err;
+	log->spares[log->nspares++] = number;
+	log->spares_unsynced = true;
+	return 0;
+}
+
+int jlog_sync(struct jlog *log, struct jio *io)
+{
+	char path[JPATH_MAX];
+	uint64_t begin = clock_mono_ns();
+	int err;
+
+	if (log->synced_seq == log->seq)
+		return 0;
+	jlog_segment_path(log, log->number, path);
+	err = jio_sync(io, log->wfd, path);
+	if (err != 0)
+		return err;
+	log->synced_seq = log->seq;
+	journal_count(&log->j->stats.syncs, 1);
+	hist_add(&log->j->stats.sync_ns, clock_mono_ns() - begin, 1);
+	return 0;
+}
+
+int jlog_note(struct jlog *log, struct jio *io)
+{
+	char path[JPATH_MAX];
+	uint8_t sector[JF_SECTOR];
+	struct jf_note note = {.number = log->number, .seq = log->synced_seq, .epoch = log->epoch};
+	int err;
+
+	if (log->noted_seq == log->synced_seq)
+		return 0;
+	jlog_segment_path(log, log->number, path);
+	jf_note_encode(sector, &note, log->salt);
+	err = jio_write(io, log->wfd, path, sector, sizeof sector, JF_NOTE_AT, 0);
+	if (err == 0)
+		log->noted_seq = note.seq;
+	return err;
+}
+
+/* Space that is only wanted ahead of need may be missing: whoever needs it will ask again, before anything is acknowledged. */
+static int ahead(struct jlog *log, const struct jio *io, int err)
+{
+	if ((err != -ENOSPC && err != -EDQUOT) || io->sync_failed)
+		return err;
+	log->ahead_blocked = true;
+	return 0;
+}
+
+int jlog_maintain(struct jlog *log, struct jio *io, bool *ret_worked)
+{
+	uint32_t step = clamp(log->filled, JLOG_FILL_MIN, JLOG_FILL_MAX);
+	uint64_t number;
+	bool held;
+	int err;
+
+	*ret_worked = true;
+	if (log->dropped < log->first_live) {
+		err = jlog_sync(log, io); /* JLOG_WRITE: invariant 3 */
+		if (err != 0)
+			return err;
+		if (jlog_seg_drop(log, log->first_live, &number, &held)) {
+			log->ahead_blocked = false;
+			journal_count(&log->j->stats.segments, -1);
+			return jlog_retire(log, io, number, !held);
+		}
+		log->dropped = log->first_live;
+	}
+	if (!log->ahead_blocked && log->filled < log->segment_bytes && log->filled < log->tail + step / 2)
+		return ahead(log, io, jlog_fill_to(log, io, log->filled + 1));
+	if (!log->ahead_blocked && !log->next_ready && log->tail > log->segment_bytes / 2) {
+		err = jlog_prepare(log, io, log->number + 1);
+		log->next_ready = err == 0;
+		return ahead(log, io, err);
+	}
+	*ret_worked = false;
+	return 0;
+}

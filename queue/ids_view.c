@@ -307,9 +307,10 @@ static void view_serve_sharded(struct ids_view *v, struct view_seq *s, const str
 				break; /* what came in meanwhile has touched it again */
 			continue;
 		}
-		/* The front does not fit: it needs one piece, so the rest of this one is skipped. */
+		/* The front does not fit: it needs one piece, so the rest of this one is skipped, unless the next one adjoins. */
 		if (s->ahead_first != s->ahead_end) {
-			s->first = s->ahead_first;
+			if (s->end != s->ahead_first)
+				s->first = s->ahead_first;
 			s->end = s->ahead_end;
 			s->ahead_first = s->ahead_end = 0;
 		} else if (s->final) {
@@ -343,16 +344,12 @@ static void view_take_range(struct ids_view *v, const struct feed *f)
 	}
 	if (f->count == 0)
 		return;
-	if (s->ahead_first != s->ahead_end) {
-		CHECK(s->ahead_end == f->first); /* only the one demand under way is answered, and it was made for want of this piece */
-		s->ahead_end = end;
-	} else if (s->first == s->end) {
+	if (s->first == s->end) {
 		s->first = f->first;
 		s->end = end;
-	} else if (s->end == f->first) {
-		s->end = end;
 	} else {
-		CHECK(f->first > s->end);
+		CHECK(s->ahead_first == s->ahead_end); /* it asks only when it has none ahead, and gets one range for one demand */
+		CHECK(f->first >= s->end);
 		s->ahead_first = f->first;
 		s->ahead_end = end;
 	}

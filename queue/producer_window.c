@@ -22,6 +22,8 @@ static void window_resize(struct producer *p, struct window *w, struct sequence 
 	unsigned __int128 used = sequence_left(w->sized_at, base);
 	uint64_t passed_ns = p->now_ns > w->sized_ns ? p->now_ns - w->sized_ns : 1;
 
+	if (w->used && used == 0)
+		return; /* for a request that does not fit: says nothing about the rate */
 	if (w->used) {
 		/* IDs that would be used in the target time at this rate */
 		unsigned __int128 expect = used * o->window_target_ms * NS_PER_MS / passed_ns;

@@ -1,6 +1,7 @@
 /* Output blocks by size class; see the header. Runs on the shard that owns the pool. */
 #include "core/bufpool.h"
 #include "core/base/check.h"
+#include "core/base/count.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +48,7 @@ uint8_t *bufpool_get(struct bufpool *p, size_t need, uint32_t *ret_cap)
 		if (!b)
 			return NULL;
 	}
-	p->bytes_out += cap;
+	count_add(&p->bytes_out, cap);
 	*ret_cap = (uint32_t)cap;
 	return (uint8_t *)b;
 }
@@ -58,7 +59,7 @@ void bufpool_put(struct bufpool *p, uint8_t *block, uint32_t cap)
 		return;
 	unsigned k = class_of(cap);
 	DCHECK(cap == 1u << (k + BUFPOOL_MIN_SHIFT));
-	p->bytes_out -= cap;
+	count_add(&p->bytes_out, -(uint64_t)cap);
 	if (k >= BUFPOOL_CLASSES || ((uint64_t)p->kept[k] + 1) * cap > BUFPOOL_KEEP) {
 		free(block);
 		return;

@@ -7,6 +7,7 @@
 #include "core/conn.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/base/count.h"
 #include "core/ring.h"
 #include "core/shard.h"
 
@@ -86,7 +87,7 @@ struct conn *conn_open(struct shard *s, int fd)
 	uint32_t slot;
 	struct conn *c = slab_get(&s->conns, &slot);
 	if (!c) {
-		s->stats.ended[CONN_R_LIMIT]++;
+		count_add(&s->stats.ended[CONN_R_LIMIT], 1);
 		close(fd);
 		return NULL;
 	}
@@ -100,7 +101,7 @@ struct conn *conn_open(struct shard *s, int fd)
 	c->active_ns = s->now_ns;
 	c->timer.fire = on_timer;
 	atomic_store_explicit(&s->conn_count, s->conns.used, memory_order_relaxed);
-	s->stats.accepted++;
+	count_add(&s->stats.accepted, 1);
 	if (!s->opts->attach(c, s->opts->ctx)) {
 		conn_die(c, CONN_R_MEMORY);
 		return NULL;
@@ -185,7 +186,7 @@ void conn_on_recv(struct conn *c, const struct ring_event *ev)
 	}
 	if (ev->res > 0) {
 		const uint8_t *p = ring_buf(s->ring, ev->buf);
-		s->stats.bytes_in += (uint32_t)ev->res;
+		count_add(&s->stats.bytes_in, (uint32_t)ev->res);
 		c->active_ns = s->now_ns;
 		if (likely(may_deliver(c) && !c->held.p))
 			c->ops->data(c, p, (size_t)ev->res);
@@ -374,7 +375,7 @@ static void send_more(struct conn *c)
 		ring_send(c->shard->ring, c->fd, o->p + c->sent, n < SEND_MAX ? n : SEND_MAX, tag(c, SHARD_OP_SEND));
 		c->inflight++;
 	}
-	c->shard->stats.sends++;
+	count_add(&c->shard->stats.sends, 1);
 	if (!timer_is_armed(&c->timer)) {
 		c->stall_mark = c->bytes_sent;
 		wheel_add(&c->shard->wheel, &c->timer, c->shard->now_ns + c->shard->opts->stall_ns);
@@ -434,7 +435,7 @@ void conn_on_send(struct conn *c, const struct ring_event *ev)
 	}
 	c->sent += (uint32_t)ev->res;
 	c->bytes_sent += (uint32_t)ev->res;
-	c->shard->stats.bytes_out += (uint32_t)ev->res;
+	count_add(&c->shard->stats.bytes_out, (uint32_t)ev->res);
 	if (c->sent < c->sending.len + c->sending.ext) {
 		send_more(c);
 		return;
@@ -508,7 +509,7 @@ static void conn_free(struct conn *c)
 	bufpool_put(&s->pool, c->held.p, c->held.cap);
 	free(c->gather);
 	close(c->fd);
-	s->stats.ended[c->reason]++;
+	count_add(&s->stats.ended[c->reason], 1);
 	c->state = CONN_FREE;
 	c->gen = (c->gen + 1) & 0xffffff;
 	slab_put(&s->conns, c->slot);

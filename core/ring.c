@@ -7,6 +7,7 @@
  */
 #include "core/ring.h"
 #include "core/base/check.h"
+#include "core/base/count.h"
 #include "core/ring_compat.h"
 
 #include <errno.h>
@@ -28,7 +29,7 @@ struct ring {
 	uint16_t buf_added; /* put back since the last tail store */
 	unsigned enter_flags;
 	bool has_ring_fd;
-	struct ring_stats stats;
+	struct ring_stats *stats, own_stats;
 	char features[160];
 };
 
@@ -91,7 +92,8 @@ static int bufs_init(struct ring *r, const struct ring_params *p)
 		io_uring_buf_ring_add(r->br, r->buf_mem + (size_t)i * p->buf_size, p->buf_size, (unsigned short)i,
 				      r->buf_mask, (int)i);
 	io_uring_buf_ring_advance(r->br, (int)p->bufs);
-	r->stats.bufs = r->stats.bufs_free = p->bufs;
+	count_add(&r->stats->bufs, p->bufs);
+	count_add(&r->stats->bufs_free, p->bufs);
 	return 0;
 }
 
@@ -118,6 +120,7 @@ int ring_init(const struct ring_params *p, struct ring **ret)
 	struct ring *r = calloc(1, sizeof *r);
 	if (!r)
 		return -ENOMEM;
+	r->stats = p->stats ? p->stats : &r->own_stats;
 	const char *name = "";
 	int rc = setup(r, p, p->restrict_ops ? IORING_SETUP_R_DISABLED : 0, &name);
 	if (rc) {
@@ -223,9 +226,9 @@ static int enter(struct ring *r, unsigned submit, unsigned min_complete, const s
 	struct io_uring_getevents_arg arg = {.sigmask_sz = _NSIG / 8, .ts = (unsigned long)ts};
 	int rc = io_uring_enter2((unsigned)(r->has_ring_fd ? r->u.enter_ring_fd : r->u.ring_fd), submit, min_complete,
 				 r->enter_flags, (sigset_t *)&arg, sizeof arg);
-	r->stats.enters++;
+	count_add(&r->stats->enters, 1);
 	if (rc > 0)
-		r->stats.submitted += (unsigned)rc;
+		count_add(&r->stats->submitted, (unsigned)rc);
 	return rc;
 }
 
@@ -233,7 +236,7 @@ static struct io_uring_sqe *sqe(struct ring *r)
 {
 	struct io_uring_sqe *s;
 	while (unlikely(!(s = io_uring_get_sqe(&r->u)))) {
-		r->stats.sq_full++;
+		count_add(&r->stats->sq_full, 1);
 		int rc = enter(r, flush_sq(r), 0, NULL);
 		/* -EBUSY and -EAGAIN: completions must drain first, and the enter above has just run them. Anything else means that
 		 * this ring can take no operation any more. */
@@ -320,7 +323,7 @@ int ring_wait(struct ring *r, uint64_t timeout_ns)
 	bool sleep = timeout_ns != 0 && io_uring_cq_ready(&r->u) == 0;
 	int rc = enter(r, flush_sq(r), sleep ? 1 : 0, timeout_ns == UINT64_MAX || !sleep ? NULL : &ts);
 	if (__atomic_load_n(r->u.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_CQ_OVERFLOW)
-		r->stats.cq_overflow++;
+		count_add(&r->stats->cq_overflow, 1);
 	return rc >= 0 || rc == -ETIME || rc == -EINTR || rc == -EBUSY || rc == -EAGAIN ? 0 : rc;
 }
 
@@ -328,7 +331,7 @@ unsigned ring_reap(struct ring *r, struct ring_event *ev, unsigned max)
 {
 	struct io_uring_cq *cq = &r->u.cq;
 	unsigned head = *cq->khead, ready = __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE) - head;
-	unsigned n = ready < max ? ready : max;
+	unsigned n = ready < max ? ready : max, bufs = 0, starved = 0;
 	for (unsigned i = 0; i < n; i++) {
 		const struct io_uring_cqe *c = &cq->cqes[(head + i) & cq->ring_mask];
 		/* The kernel's F_BUFFER and F_MORE are bits 0 and 1, ours the other way round; F_SOCK_NONEMPTY is bit 2 in both. */
@@ -340,11 +343,13 @@ unsigned ring_reap(struct ring *r, struct ring_event *ev, unsigned max)
 			.flags = (uint16_t)((f & IORING_CQE_F_SOCK_NONEMPTY) | (f & IORING_CQE_F_MORE) >> 1 |
 					    (f & IORING_CQE_F_BUFFER) << 1),
 		};
-		r->stats.bufs_free -= f & IORING_CQE_F_BUFFER;
-		r->stats.buffer_starved += c->res == -ENOBUFS;
+		bufs += f & IORING_CQE_F_BUFFER;
+		starved += c->res == -ENOBUFS;
 	}
 	__atomic_store_n(cq->khead, head + n, __ATOMIC_RELEASE);
-	r->stats.events += n;
+	count_add(&r->stats->events, n);
+	count_add(&r->stats->bufs_free, 0u - bufs);
+	count_add(&r->stats->buffer_starved, starved);
 	return n;
 }
 
@@ -363,10 +368,10 @@ void ring_buf_put(struct ring *r, uint16_t buf)
 {
 	io_uring_buf_ring_add(r->br, ring_buf(r, buf), r->buf_size, buf, r->buf_mask, r->buf_added);
 	r->buf_added++;
-	r->stats.bufs_free++;
+	count_add(&r->stats->bufs_free, 1);
 }
 
 const struct ring_stats *ring_stats(const struct ring *r)
 {
-	return &r->stats;
+	return r->stats;
 }

@@ -42,6 +42,12 @@ struct ring_event {
 #define RING_EV_BUFFER 2   /* `buf` is set and must be given back with ring_buf_put */
 #define RING_EV_NONEMPTY 4 /* receive: more bytes were waiting in the socket */
 
+/* Written by the owner, readable by any thread (core/base/count.h). */
+struct ring_stats {
+	uint64_t enters, submitted, events, sq_full, cq_overflow, buffer_starved;
+	uint32_t bufs_free, bufs; /* provided buffers now with the kernel, and in all */
+};
+
 struct ring_params {
 	uint32_t entries; /* of the submission queue */
 	uint32_t cq_entries;
@@ -49,6 +55,7 @@ struct ring_params {
 	uint32_t buf_size; /* bytes each */
 	/* allow only the operations of this header from here on (the sandbox for an appliance) */
 	bool restrict_ops;
+	struct ring_stats *stats; /* where to count, zero-filled; NULL: in the ring itself */
 };
 
 /* Makes a ring in the calling thread, stepping down from the best set-up the kernel takes. 0 or -errno; see ring_explain. */
@@ -95,11 +102,7 @@ uint8_t *ring_buf(const struct ring *r, uint16_t buf);
 /* Gives a buffer back; made visible to the kernel by the next ring_wait. */
 void ring_buf_put(struct ring *r, uint16_t buf);
 
-/* Written by the owner, readable by any thread. */
-struct ring_stats {
-	uint64_t enters, submitted, events, sq_full, cq_overflow, buffer_starved;
-	uint32_t bufs_free, bufs; /* provided buffers now with the kernel, and in all */
-};
+/* Any thread, while the ring lives. */
 const struct ring_stats *ring_stats(const struct ring *r);
 
 #endif

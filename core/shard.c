@@ -7,6 +7,7 @@
 #include "core/shard.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/base/count.h"
 #include "core/base/log.h"
 #include "core/ring.h"
 #include "core/topo.h"
@@ -78,7 +79,7 @@ static bool hand_off(struct shard *s, int fd)
 	struct mesh_msg m = {.kind = MESH_CONN, .from = (uint16_t)s->index, .arg = (uint32_t)fd};
 	if (!mesh_post(s->mesh, s->index, best, &m))
 		return false;
-	s->stats.handed_off++;
+	count_add(&s->stats.handed_off, 1);
 	return true;
 }
 
@@ -98,7 +99,7 @@ static void on_accept(struct shard *s, const struct ring_event *ev)
 		if (s->draining || !hand_off(s, ev->res))
 			shard_adopt(s, ev->res);
 	} else if (ev->res != -ECANCELED) {
-		s->stats.accept_errors++;
+		count_add(&s->stats.accept_errors, 1);
 		if (!timer_is_armed(&s->accept_timer) && !s->draining) {
 			log_warn("accept: %s; new connections wait, trying again every 100 ms%s", strerror(-ev->res),
 				 ev->res == -EMFILE ? " (raise LimitNOFILE= or lower CONNECTIONS_MAX)" : "");
@@ -180,6 +181,7 @@ static void end_for_shutdown(struct conn *c)
 static void begin_drain(struct shard *s)
 {
 	s->draining = true;
+	atomic_store_explicit(&s->phase, SHARD_DRAINING, memory_order_relaxed);
 	s->drain_deadline_ns = s->now_ns + s->opts->drain_ns;
 	for (unsigned i = 0; i < s->listener_count; i++)
 		ring_cancel_fd(s->ring, s->listeners[i], 0);
@@ -188,7 +190,8 @@ static void begin_drain(struct shard *s)
 
 static bool has_pending(struct shard *s)
 {
-	if (mesh_has_mail(s->mesh, s->index) || atomic_load_explicit(&s->drain_wanted, memory_order_relaxed) != s->draining)
+	if (mesh_has_mail(s->mesh, s->index) || atomic_load_explicit(&s->drain_wanted, memory_order_relaxed) != s->draining ||
+	    atomic_load_explicit(&s->hurry_wanted, memory_order_relaxed) != s->hurried)
 		return true;
 	for (unsigned i = 0; i < s->hook_count; i++) {
 		if (s->hooks[i].pending && s->hooks[i].pending(s, s->hooks[i].ctx))
@@ -226,7 +229,7 @@ static int wait(struct shard *s)
 			}
 		} while (clock_mono_ns() < until);
 	}
-	s->stats.sleeps += budget != 0;
+	count_add(&s->stats.sleeps, budget != 0);
 	int rc = ring_wait(s->ring, budget);
 	doorbell_disarm(&s->bell);
 	return rc;
@@ -238,7 +241,7 @@ static int turn(struct shard *s, struct ring_event *ev)
 	if (rc)
 		return rc;
 	s->now_ns = clock_mono_ns();
-	s->stats.turns++;
+	count_add(&s->stats.turns, 1);
 	atomic_store_explicit(&s->beat, s->stats.turns, memory_order_relaxed);
 	for (unsigned n; (n = ring_reap(s->ring, ev, EVENTS)) > 0;) {
 		for (unsigned i = 0; i < n; i++)
@@ -250,6 +253,10 @@ static int turn(struct shard *s, struct ring_event *ev)
 	mesh_drain(s->mesh, s);
 	if (unlikely(!s->draining && atomic_load_explicit(&s->drain_wanted, memory_order_acquire)))
 		begin_drain(s);
+	if (unlikely(s->draining && !s->hurried && atomic_load_explicit(&s->hurry_wanted, memory_order_acquire))) {
+		s->hurried = true;
+		s->drain_deadline_ns = s->now_ns;
+	}
 	for (unsigned i = 0; i < s->hook_count; i++)
 		s->hooks[i].turn(s, s->hooks[i].ctx);
 	flush(s);
@@ -262,7 +269,7 @@ static bool is_needed(struct shard *s)
 	if (!s->draining || s->doomed)
 		return true;
 	if (s->now_ns >= s->drain_deadline_ns && shard_conns(s)) {
-		log_warn("%u connections still open after the drain time; closing them", shard_conns(s));
+		log_warn("%u connections still open %s; closing them", shard_conns(s), s->hurried ? "when told to hurry" : "after the drain time");
 		s->drain_deadline_ns = UINT64_MAX;
 		each_conn(s, end_for_shutdown);
 		flush(s);
@@ -287,7 +294,8 @@ static int set_up(struct shard *s)
 				      .cq_entries = s->opts->cq_entries,
 				      .bufs = s->opts->recv_bufs,
 				      .buf_size = s->opts->recv_buf_size,
-				      .restrict_ops = s->opts->restrict_ring};
+				      .restrict_ops = s->opts->restrict_ring,
+				      .stats = &s->ring_stats};
 	rc = ring_init(&p, &s->ring);
 	return rc ? rc : s->opts->start(s, s->opts->ctx);
 }
@@ -318,8 +326,6 @@ static void *shard_main(void *arg)
 		log_error("the ring has failed: %s", strerror(-rc));
 		s->error = rc;
 	}
-	if (rc == 0 && s->opts->stop)
-		s->opts->stop(s, s->opts->ctx);
 	for (unsigned i = 0; i < s->listener_count; i++)
 		close(s->listeners[i]);
 	s->listener_count = 0;
@@ -329,6 +335,8 @@ static void *shard_main(void *arg)
 	bufpool_done(&s->pool);
 	atomic_store(&s->phase, rc ? SHARD_FAILED : SHARD_ENDED);
 	log_thread_unregister();
+	if (s->opts->stop)
+		s->opts->stop(s, s->opts->ctx);
 	return NULL;
 }
 
@@ -339,13 +347,27 @@ int shard_start(struct shard *s)
 		return -rc;
 	while (atomic_load(&s->phase) == SHARD_STARTING)
 		usleep(200);
-	return atomic_load(&s->phase) == SHARD_FAILED ? s->error : 0;
+	if (atomic_load(&s->phase) != SHARD_FAILED)
+		return 0;
+	pthread_join(s->thread, NULL);
+	return s->error;
 }
 
 void shard_drain(struct shard *s)
 {
 	atomic_store_explicit(&s->drain_wanted, true, memory_order_release);
 	doorbell_ring(&s->bell);
+}
+
+void shard_hurry(struct shard *s)
+{
+	atomic_store_explicit(&s->hurry_wanted, true, memory_order_release);
+	doorbell_ring(&s->bell);
+}
+
+bool shard_has_ended(const struct shard *s)
+{
+	return atomic_load(&s->phase) >= SHARD_ENDED;
 }
 
 void shard_join(struct shard *s)

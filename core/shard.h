@@ -13,6 +13,7 @@
 #include "core/bufpool.h"
 #include "core/conn.h"
 #include "core/mesh.h"
+#include "core/ring.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -21,7 +22,6 @@
 #define SHARD_HOOKS_MAX 8
 #define SHARD_LISTENERS_MAX 4
 
-struct ring;
 struct shard;
 
 struct shard_opts {
@@ -34,7 +34,8 @@ struct shard_opts {
 	bool restrict_ring;
 	/* Shard thread, before the loop: set up per-shard state of the services. 0 or -errno. */
 	int (*start)(struct shard *s, void *ctx);
-	/* Shard thread, after the loop: all connections are gone. */
+	/* Shard thread, the last thing it does: its loop has ended, after a drain (all connections are gone) or because its ring has failed
+	 * (s->error). What `start` made is still there: it is freed by the main thread after shard_join, as others read its figures until then. */
 	void (*stop)(struct shard *s, void *ctx);
 	/* Gives a new connection its ops and session; false: refuse it. */
 	bool (*attach)(struct conn *c, void *ctx);
@@ -71,6 +72,7 @@ struct shard {
 	struct mesh *mesh;
 	void *services; /* the composition root's per-shard state */
 	struct shard_stats stats;
+	struct ring_stats ring_stats; /* here, so that it can still be read when the ring is gone */
 	struct doorbell bell;
 	uint64_t bell_sink; /* where the eventfd is read to */
 	bool bell_armed;    /* a read of it is in flight */
@@ -80,7 +82,8 @@ struct shard {
 	struct timer accept_timer; /* waits out a lack of descriptors */
 	uint64_t drain_deadline_ns;
 	bool draining;
-	atomic_bool drain_wanted;
+	bool hurried;
+	atomic_bool drain_wanted, hurry_wanted;
 	atomic_uint phase;      /* enum shard_phase */
 	atomic_uint conn_count; /* published for balancing and stats */
 	atomic_uint_fast64_t beat; /* advances with every turn: for the watchdog */
@@ -95,6 +98,10 @@ void shard_add_listener(struct shard *s, int fd);
 int shard_start(struct shard *s);
 /* Any thread: stop accepting, let connections finish, end after opts->drain_ns at the latest. */
 void shard_drain(struct shard *s);
+/* Any thread, after shard_drain: ends the connections that are still open now. */
+void shard_hurry(struct shard *s);
+/* Any thread: the loop has ended; shard_join will not wait long. */
+bool shard_has_ended(const struct shard *s);
 /* Main thread, after shard_drain. */
 void shard_join(struct shard *s);
 void shard_done(struct shard *s);

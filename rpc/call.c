@@ -63,7 +63,7 @@ void call_begin(struct call *c, const struct method *m, uint16_t index, uint64_t
 		c->deadline_ns = c->start_ns + timeout_ns < c->start_ns ? UINT64_MAX : c->start_ns + timeout_ns;
 		wheel_add(&r->shard->wheel, &c->timer, c->deadline_ns);
 	}
-	r->calls++;
+	count_add(&r->calls, 1);
 }
 
 void call_end(struct call *c, enum grpc_status status)
@@ -71,7 +71,7 @@ void call_end(struct call *c, enum grpc_status status)
 	struct rpc_shard *r = c->rpc;
 	DCHECK(c->live);
 	c->live = false;
-	r->calls--;
+	count_add(&r->calls, -1);
 	if (timer_is_armed(&c->timer))
 		wheel_del(&r->shard->wheel, &c->timer);
 	if (r->reply_ns == 0)

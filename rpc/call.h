@@ -11,6 +11,7 @@
 #define ORDINAL_RPC_CALL_H
 
 #include "core/base/bytes.h"
+#include "core/base/count.h"
 #include "core/base/hist.h"
 #include "core/base/wheel.h"
 #include "core/shard.h"
@@ -53,7 +54,7 @@ struct call {
 	} svc;
 };
 
-/* Per-method figures of one shard; written by it, read by anybody. */
+/* Per-method figures of one shard; written by it, read by anybody (core/base/count.h). Messages are those of streaming methods. */
 struct method_stats {
 	uint64_t by_status[GRPC_STATUS_COUNT];
 	uint64_t messages_in, messages_out;
@@ -66,7 +67,7 @@ struct rpc_opts {
 	uint64_t preface_ns, headers_ns, body_ns, call_ns; /* call_ns: cap on calls without a deadline; 0: none */
 };
 
-/* RPC state of one shard. */
+/* RPC state of one shard. Made on its thread; freed by the main thread after it, so that the figures can be read until then. */
 struct rpc_shard {
 	struct shard *shard;
 	const struct rpc_opts *opts;
@@ -76,16 +77,18 @@ struct rpc_shard {
 	/* Runs of equal (method, latency) are counted once. */
 	uint16_t run_method;
 	uint64_t run_ns, run_count;
-	uint32_t calls;         /* live */
+	uint32_t calls;         /* live; with count_add */
 	uint64_t assembly;      /* bytes of partly received messages */
 	struct slab native_calls, h2_streams;
+	/* Read by anybody. */
 	uint64_t sessions_h2, sessions_native; /* live */
+	uint64_t sessions_h2_total, sessions_native_total;
 	uint64_t protocol_errors, refused_streams, floods;
 	void *ids; /* the services' own state, one field each */
 	void *feed;
 };
 
-/* Shard thread. 0 or -ENOMEM. */
+/* Shard thread. 0 or -ENOMEM. Done: after that thread has ended. */
 int rpc_shard_init(struct rpc_shard *r, struct shard *s, const struct method_table *methods, const struct rpc_opts *opts);
 void rpc_shard_done(struct rpc_shard *r);
 /* Once a turn, after the services: closes the run of counted replies. */
@@ -99,6 +102,8 @@ void call_begin(struct call *c, const struct method *m, uint16_t index, uint64_t
 void call_end(struct call *c, enum grpc_status status);
 /* Counts a call refused before it began (unknown method, limit). */
 void call_count_refused(struct rpc_shard *r, enum grpc_status status);
+/* Gives the service a message; it may end the call. */
+static inline void call_deliver(struct call *c, struct span msg);
 /* Tells the service that the call is over. */
 static inline void call_cancel_service(struct call *c);
 
@@ -117,6 +122,12 @@ static inline bool call_send(struct call *c, const uint8_t *msg, size_t n)
 static inline void call_finish(struct call *c, enum grpc_status status, struct span text)
 {
 	c->ops->finish(c, status, text);
+}
+static inline void call_deliver(struct call *c, struct span msg)
+{
+	if (c->method->kind != METHOD_UNARY)
+		count_add(&c->rpc->stats[c->method_index].messages_in, 1);
+	c->method->message(c, msg);
 }
 static inline void call_cancel_service(struct call *c)
 {

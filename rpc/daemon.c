@@ -69,11 +69,18 @@ static int shard_begin(struct shard *s, void *ctx)
 	return 0;
 }
 
+static void wake_main(int fd)
+{
+	uint64_t one = 1;
+	if (write(fd, &one, sizeof one) < 0)
+		log_error("cannot tell the main thread: %s", strerror(errno));
+}
+
+/* Its state stays, to be read by the stats, until stop_shards. */
 static void shard_end(struct shard *s, void *ctx)
 {
-	struct rpc_shard *r = s->services;
-	svc_ids_stop(r);
-	rpc_shard_done(r);
+	struct daemon *d = ctx;
+	wake_main(d->ended_fd);
 }
 
 static bool attach(struct conn *c, void *ctx)
@@ -90,11 +97,9 @@ static void on_conn_mail(struct shard *to, const struct mesh_msg *m, void *ctx)
 static void journal_failed(void *ctx, int err, const char *what)
 {
 	struct daemon *d = ctx;
-	uint64_t one = 1;
 	snprintf(d->fail_text, sizeof d->fail_text, "%s", what);
 	log_error("the journal has failed: %s; nothing more is acknowledged, stopping", what);
-	if (write(d->fail_fd, &one, sizeof one) < 0)
-		log_error("cannot tell the main thread: %s", strerror(errno));
+	wake_main(d->fail_fd);
 }
 
 /* Making. */
@@ -242,7 +247,8 @@ static int make(struct daemon *d, const char **ret_why)
 	set_options(d);
 	add_services(&d->methods);
 	d->fail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (d->fail_fd < 0)
+	d->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (d->fail_fd < 0 || d->ended_fd < 0)
 		return -errno;
 	rc = make_data(d, ret_why);
 	if (rc == 0)
@@ -252,7 +258,7 @@ static int make(struct daemon *d, const char **ret_why)
 
 int daemon_start(struct daemon *d, const struct config *cfg, const char **ret_why)
 {
-	*d = (struct daemon){.cfg = *cfg, .fail_fd = -1, .start_ns = clock_mono_ns()};
+	*d = (struct daemon){.cfg = *cfg, .fail_fd = -1, .ended_fd = -1, .start_ns = clock_mono_ns()};
 	*ret_why = NULL;
 	why[0] = 0;
 	int rc = make(d, ret_why);
@@ -268,15 +274,40 @@ int daemon_start(struct daemon *d, const struct config *cfg, const char **ret_wh
 
 /* Unmaking. */
 
-static void stop_shards(struct daemon *d)
+void daemon_drain(struct daemon *d)
 {
 	for (unsigned i = 0; i < d->shards_started; i++)
 		shard_drain(&d->shards[i]);
+}
+
+void daemon_hurry(struct daemon *d)
+{
+	for (unsigned i = 0; i < d->shards_started; i++)
+		shard_hurry(&d->shards[i]);
+}
+
+bool daemon_is_drained(const struct daemon *d)
+{
+	for (unsigned i = 0; i < d->shards_started; i++) {
+		if (!shard_has_ended(&d->shards[i]))
+			return false;
+	}
+	return true;
+}
+
+static void stop_shards(struct daemon *d)
+{
+	daemon_drain(d);
 	for (unsigned i = 0; i < d->shards_started; i++)
 		shard_join(&d->shards[i]);
 	for (unsigned i = 0; i < d->shards_made; i++) {
 		for (unsigned k = 0; k < d->shards[i].listener_count; k++) /* of a shard that never ran */
 			close(d->shards[i].listeners[k]);
+		struct rpc_shard *r = d->shards[i].services;
+		if (r) {
+			svc_ids_stop(r);
+			rpc_shard_done(r);
+		}
 		shard_done(&d->shards[i]);
 	}
 	d->shards_made = d->shards_started = 0;
@@ -299,8 +330,10 @@ int daemon_stop(struct daemon *d)
 	free(d->rpc);
 	if (d->fail_fd >= 0)
 		close(d->fail_fd);
+	if (d->ended_fd >= 0)
+		close(d->ended_fd);
 	config_done(&d->cfg);
-	*d = (struct daemon){.fail_fd = -1};
+	*d = (struct daemon){.fail_fd = -1, .ended_fd = -1};
 	return rc;
 }
 
@@ -310,7 +343,7 @@ bool daemon_is_alive(struct daemon *d)
 	bool alive = true;
 	for (unsigned i = 0; i < d->topo.shards; i++) {
 		uint64_t beat = atomic_load_explicit(&d->shards[i].beat, memory_order_relaxed);
-		alive &= beat != seen[i];
+		alive &= beat != seen[i] || shard_has_ended(&d->shards[i]);
 		seen[i] = beat;
 		doorbell_ring(&d->shards[i].bell); /* the next beat, if it sleeps */
 	}

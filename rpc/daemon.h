@@ -25,13 +25,19 @@ struct daemon {
 	unsigned shards_made, shards_started;
 	char bound[LISTENER_TEXT]; /* the address in force */
 	int fail_fd;               /* an eventfd: written when the journal has failed */
+	int ended_fd;              /* an eventfd: written when a shard has ended, after a drain or by a failure of its ring */
 	char fail_text[512];
 	uint64_t start_ns;         /* monotonic */
 };
 
 /* From a loaded configuration (taken over) to a running daemon. On failure everything is undone, and *ret_why is a sentence for people. */
 int daemon_start(struct daemon *d, const struct config *cfg, const char **ret_why);
-/* Asks all shards to finish, waits for them, records where sequences stand, closes the journal. 0, or -errno when the journal has failed. */
+/* Asks all shards to accept nothing more and to let their connections finish. They have when daemon_is_drained says so: ended_fd tells when to
+ * ask. Hurrying, after that, closes what is still open. */
+void daemon_drain(struct daemon *d);
+void daemon_hurry(struct daemon *d);
+bool daemon_is_drained(const struct daemon *d);
+/* Drains if that has not been asked for yet, waits for the shards, records where sequences stand, closes the journal. 0, or -errno when the journal has failed. */
 int daemon_stop(struct daemon *d);
 /* Whether every shard has turned since the last call; rings those that sleep. */
 bool daemon_is_alive(struct daemon *d);

@@ -85,9 +85,9 @@ void h2_conn_error(struct h2_session *s, enum h2_error code, enum conn_reason wh
 		return;
 	s->ending = true;
 	if (why == CONN_R_FLOOD)
-		s->rpc->floods++;
+		count_add(&s->rpc->floods, 1);
 	else
-		s->rpc->protocol_errors++;
+		count_add(&s->rpc->protocol_errors, 1);
 	session_log_close(s->conn, text);
 	put_goaway(s, s->last_id, code, text);
 	s->conn->reason = (uint8_t)why;
@@ -203,12 +203,12 @@ static void new_stream(struct h2_session *s, uint32_t id, const struct h2_head *
 	s->last_id = id;
 	if (unlikely(s->open >= s->rpc->opts->streams_max)) {
 		/* Before it has seen our SETTINGS a client cannot know better. */
-		s->rpc->refused_streams++;
+		count_add(&s->rpc->refused_streams, 1);
 		h2_reset(s, id, H2_REFUSED_STREAM, s->settings_acked);
 		return;
 	}
 	if (unlikely(head->malformed)) {
-		s->rpc->protocol_errors++;
+		count_add(&s->rpc->protocol_errors, 1);
 		h2_reset(s, id, H2_PROTOCOL_ERROR, true);
 		return;
 	}
@@ -761,7 +761,7 @@ static void h2_closed(struct conn *c)
 	h2_bytes_free(s->rpc, &s->block);
 	hpack_decoder_free(s->hpack);
 	hpack_memo_free(s->memo);
-	s->rpc->sessions_h2--;
+	count_add(&s->rpc->sessions_h2, -1);
 	free(s);
 }
 
@@ -784,7 +784,8 @@ bool h2_session_start(struct conn *c, struct rpc_shard *r)
 	s->timer.fire = on_timer;
 	c->session = s;
 	c->ops = &h2_ops;
-	r->sessions_h2++;
+	count_add(&r->sessions_h2, 1);
+	count_add(&r->sessions_h2_total, 1);
 	h2_watch(s);
 	return true;
 }

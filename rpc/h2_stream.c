@@ -145,7 +145,7 @@ static void drop(struct h2_stream *st)
 	set_pending(st, false, is_pending(st));
 	if (st->held.len > st->held.at)
 		h2_credit(s, st->held.len - st->held.at);
-	r->assembly -= st->msg.cap;
+	count_add(&r->assembly, -(uint64_t)st->msg.cap);
 	h2_bytes_free(r, &st->msg);
 	h2_bytes_free(r, &st->held);
 	h2_bytes_free(r, &st->pend);
@@ -184,7 +184,7 @@ void h2_stream_error(struct h2_stream *st, enum h2_error code)
 {
 	struct h2_session *s = st->session;
 	uint32_t id = st->id;
-	s->rpc->protocol_errors++;
+	count_add(&s->rpc->protocol_errors, 1);
 	h2_stream_kill(st);
 	h2_reset(s, id, code, true);
 	h2_maybe_close(s);
@@ -321,7 +321,7 @@ static bool h2_send(struct call *c, const uint8_t *msg, size_t n)
 	struct h2_session *s = st->session;
 	uint8_t prefix[GRPC_PREFIX] = {0};
 	bool was = is_pending(st);
-	c->rpc->stats[c->method_index].messages_out++;
+	count_add(&c->rpc->stats[c->method_index].messages_out, 1);
 	if (!put_headers(st))
 		return false;
 	store_be32(prefix + 1, (uint32_t)n);
@@ -406,7 +406,7 @@ static bool deliver(struct h2_stream *st, struct span msg)
 	uint32_t id = st->id;
 	st->counted_message = true;
 	st->call.seen = true;
-	st->call.method->message(&st->call, msg);
+	call_deliver(&st->call, msg);
 	/* The handler may have ended the call; the stream may be gone, or another. */
 	return h2_stream_find(s, id) == st && st->call.live;
 }
@@ -441,7 +441,7 @@ static bool keep(struct h2_stream *st, const uint8_t *p, size_t n)
 	struct rpc_shard *r = st->call.rpc;
 	uint32_t before = st->msg.cap;
 	bool ok = h2_bytes_add(r, &st->msg, p, n);
-	r->assembly += st->msg.cap - before;
+	count_add(&r->assembly, st->msg.cap - before);
 	if (ok && r->assembly <= r->opts->assembly_max)
 		return true;
 	fail(st, GRPC_RESOURCE_EXHAUSTED, "the memory for partly received messages, ASSEMBLY_MAX, is used up");
@@ -460,7 +460,7 @@ static bool whole(struct h2_stream *st)
 	}
 	st->msg = (struct h2_bytes){0};
 	bool go_on = deliver(st, (struct span){msg.p, msg.len});
-	r->assembly -= msg.cap;
+	count_add(&r->assembly, -(uint64_t)msg.cap);
 	h2_bytes_free(r, &msg);
 	return go_on;
 }
@@ -533,7 +533,7 @@ static void request_done(struct h2_stream *st)
 		struct rpc_shard *r = st->call.rpc;
 		st->msg = (struct h2_bytes){0};
 		deliver(st, (struct span){msg.p, msg.len});
-		r->assembly -= msg.cap;
+		count_add(&r->assembly, -(uint64_t)msg.cap);
 		h2_bytes_free(r, &msg);
 	}
 }

@@ -49,7 +49,7 @@ size_t native_call_size(void)
 
 static void protocol_error(struct native_session *ns, const char *what)
 {
-	ns->rpc->protocol_errors++;
+	count_add(&ns->rpc->protocol_errors, 1);
 	session_log_close(ns->conn, what);
 	conn_abort(ns->conn, CONN_R_PROTOCOL);
 }
@@ -119,7 +119,7 @@ static bool native_send(struct call *c, const uint8_t *msg, size_t n)
 {
 	struct native_call *nc = container_of(c, struct native_call, call);
 	put_frame(session_of(c), NATIVE_MESSAGE, 0, nc->id, msg, n);
-	c->rpc->stats[c->method_index].messages_out++;
+	count_add(&c->rpc->stats[c->method_index].messages_out, 1);
 	return conn_queued(c->conn) < CONN_HIGH_WATER;
 }
 
@@ -252,7 +252,7 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 	/* The service may have ended the call, and with it the object, in any of these. */
 	uint32_t id = nc->id;
 	if (!(h->flags & NATIVE_F_EMPTY))
-		m->message(c, (struct span){payload, h->len});
+		call_deliver(c, (struct span){payload, h->len});
 	if (streaming && (h->flags & NATIVE_F_LAST) && (nc = find(ns, id)) && nc->call.live)
 		m->half_close(&nc->call);
 }
@@ -269,7 +269,7 @@ static void on_message(struct native_session *ns, const struct native_header *h,
 	const struct method *m = nc->call.method;
 	nc->half_closed = h->flags & NATIVE_F_LAST;
 	if (!(h->flags & NATIVE_F_EMPTY))
-		m->message(&nc->call, (struct span){payload, h->len});
+		call_deliver(&nc->call, (struct span){payload, h->len});
 	if ((h->flags & NATIVE_F_LAST) && find(ns, h->call) == nc)
 		m->half_close(&nc->call);
 }
@@ -326,7 +326,7 @@ static bool header_ok(struct native_session *ns, const uint8_t *p, struct native
 		} else {
 			put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, text);
 		}
-		ns->rpc->protocol_errors++;
+		count_add(&ns->rpc->protocol_errors, 1);
 		conn_close(ns->conn);
 	} else {
 		protocol_error(ns, "a frame that is longer than its kind allows");
@@ -488,7 +488,7 @@ static void native_closed(struct conn *c)
 		free(ns->bucket);
 	part_done(ns);
 	wheel_del(&ns->rpc->shard->wheel, &ns->timer);
-	ns->rpc->sessions_native--;
+	count_add(&ns->rpc->sessions_native, -1);
 	free(ns);
 }
 
@@ -510,6 +510,7 @@ bool native_session_start(struct conn *c, struct rpc_shard *r)
 	ns->bucket_mask = BUCKETS_FEW - 1;
 	c->session = ns;
 	c->ops = &native_ops;
-	r->sessions_native++;
+	count_add(&r->sessions_native, 1);
+	count_add(&r->sessions_native_total, 1);
 	return true;
 }

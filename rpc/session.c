@@ -59,7 +59,7 @@ static void sniffer_data(struct conn *c, const uint8_t *p, size_t n)
 							   p[0] == H2_PREFACE[0] ? h2_session_start :
 										   NULL;
 	if (!start) {
-		r->protocol_errors++;
+		count_add(&r->protocol_errors, 1);
 		session_log_close(c, "the first byte is none of a protocol spoken here (gRPC over cleartext HTTP/2, or native framing)");
 		conn_abort(c, CONN_R_PROTOCOL);
 		return;

@@ -10,6 +10,7 @@ extern const struct method svc_ids_methods[SVC_IDS_METHODS];
 
 /* Shard thread: sets r->ids. 0 or -ENOMEM. */
 int svc_ids_start(struct rpc_shard *r, struct ids *ids);
+/* After that thread has ended. */
 void svc_ids_stop(struct rpc_shard *r);
 /* Once a turn: claims and answers. */
 void svc_ids_turn(struct rpc_shard *r);

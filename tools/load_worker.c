@@ -73,7 +73,6 @@ struct worker {
 	uint32_t in_flight, open, closed, dead; /* calls; connections in those states */
 	int phase;
 	bool abandoning; /* the end has come, and what is in flight is given up */
-	uint64_t now_ns; /* arrival time of this turn's replies */
 	uint64_t highest;
 	uint64_t left, budget; /* measured calls that may still be started, and could at first */
 	uint64_t issued;       /* open loop: calls that were due, since start_ns */
@@ -177,7 +176,8 @@ static void complete(struct worker *w, struct load_call *call, unsigned code, bo
 		if (unlikely(unprocessed)) {
 			hist_bump(&c->unprocessed, 1);
 		} else {
-			hist_add(&c->latency, w->now_ns > call->due_ns ? w->now_ns - call->due_ns : 0, 1);
+			uint64_t now = client_now_ns(w->client);
+			hist_add(&c->latency, now > call->due_ns ? now - call->due_ns : 0, 1);
 			hist_bump(&c->by_status[code < LOAD_STATUS_OTHER ? code : LOAD_STATUS_OTHER], 1);
 			hist_bump(&c->calls, 1);
 			hist_bump(&c->items, call->got);
@@ -553,7 +553,6 @@ static int worker_loop(struct worker *w)
 		int r = client_turn(w->client, wait < IDLE_WAIT_NS ? wait : IDLE_WAIT_NS);
 		if (r)
 			return worker_fail(w, r, strerror(-r));
-		w->now_ns = client_now_ns(w->client);
 		publish_highest(w);
 	}
 }

@@ -21,28 +21,40 @@ static int broken(struct channel *ch, const char *why)
 
 /* ---- stream table ---- */
 
-static uint32_t home(const struct h2_client *h, uint32_t stream)
+/* Robin Hood hashing: along a run of slots, distances from home never fall by more than the step, so a search may stop at an entry that is
+ * nearer to its home than the search is, and a removal need only move back what is away from home: with streams that follow each other, nothing. */
+
+static uint32_t distance(const struct h2_client *h, uint32_t stream, uint32_t i)
 {
-	return (stream >> 1) & h->streams_mask;
+	return (i - (stream >> 1)) & h->streams_mask;
 }
 
 static struct h2c_stream_slot *stream_find(const struct h2_client *h, uint32_t stream)
 {
-	for (uint32_t i = home(h, stream);; i = (i + 1) & h->streams_mask) {
+	uint32_t i = (stream >> 1) & h->streams_mask;
+	for (uint32_t d = 0;; d++, i = (i + 1) & h->streams_mask) {
 		struct h2c_stream_slot *s = &h->streams[i];
 		if (likely(s->stream == stream))
 			return s;
-		if (s->stream == 0)
+		if (s->stream == 0 || distance(h, s->stream, i) < d)
 			return NULL;
 	}
 }
 
 static void stream_insert(struct h2_client *h, uint32_t stream, uint32_t call)
 {
-	uint32_t i = home(h, stream);
-	while (h->streams[i].stream)
-		i = (i + 1) & h->streams_mask;
-	h->streams[i] = (struct h2c_stream_slot){stream, call};
+	struct h2c_stream_slot mine = {stream, call};
+	uint32_t i = (stream >> 1) & h->streams_mask;
+	for (uint32_t d = 0; unlikely(h->streams[i].stream != 0); d++, i = (i + 1) & h->streams_mask) {
+		uint32_t theirs = distance(h, h->streams[i].stream, i);
+		if (theirs < d) {
+			struct h2c_stream_slot richer = h->streams[i];
+			h->streams[i] = mine;
+			mine = richer;
+			d = theirs;
+		}
+	}
+	h->streams[i] = mine;
 	h->streams_n++;
 }
 
@@ -65,18 +77,15 @@ int h2c_stream_add(struct h2_client *h, uint32_t stream, uint32_t call)
 	return 0;
 }
 
-/* Empties the slot and moves back what probing had pushed behind it, so that no chain has a hole. */
 static void stream_remove(struct h2_client *h, uint32_t stream)
 {
 	struct h2c_stream_slot *s = stream_find(h, stream);
 	CHECK(s != NULL);
-	uint32_t hole = (uint32_t)(s - h->streams);
-	for (uint32_t i = (hole + 1) & h->streams_mask; h->streams[i].stream; i = (i + 1) & h->streams_mask) {
-		uint32_t from = home(h, h->streams[i].stream);
-		if (((i - from) & h->streams_mask) >= ((i - hole) & h->streams_mask)) {
-			h->streams[hole] = h->streams[i];
-			hole = i;
-		}
+	uint32_t hole = (uint32_t)(s - h->streams), i = (hole + 1) & h->streams_mask;
+	while (h->streams[i].stream && distance(h, h->streams[i].stream, i) > 0) {
+		h->streams[hole] = h->streams[i];
+		hole = i;
+		i = (i + 1) & h->streams_mask;
 	}
 	h->streams[hole].stream = 0;
 	h->streams_n--;

@@ -147,6 +147,7 @@ $(B)/ordinald: $(O)/rpc/ordinald.o $(B)/libordinal.a
 $(B)/ordinal: $(TOOL_SRC:%.c=$(O)/%.o) $(B)/libordinal.a
 $(B)/bench/queues: $(QUEUES_SRC:%.c=$(O)/%.o) $(B)/libordinal.a
 $(UNIT_BIN) $(REPLAY_BIN) $(BENCH_BIN): $(B)/%: $(O)/%.o
+$(filter $(B)/tests/unit/tools/%,$(UNIT_BIN)): $(filter-out $(O)/tools/ordinal.o,$(TOOL_SRC:%.c=$(O)/%.o))
 $(UNIT_BIN): $(if $(TEST_LIB_SRC),$(B)/libtests.a) $(B)/libordinal.a
 $(UNIT_BIN): LDLIBS += -lcmocka
 $(REPLAY_BIN): $(if $(filter fuzzer,$(SANITIZE)),,$(O)/tests/fuzz/replay.o) $(B)/libordinal.a

@@ -1,0 +1,99 @@
+/* Option values and JSON strings of the `ordinal` program. */
+#include "tools/tool.h"
+
+#include "core/base/check.h"
+#include "core/base/clock.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void test_durations(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t ns; /* UINT64_MAX: refused */
+	} cases[] = {
+		{"10", 10 * NS_PER_S},
+		{"1.5s", 1500 * NS_PER_MS},
+		{"500ms", 500 * NS_PER_MS},
+		{"20us", 20000},
+		{"2m", 120 * NS_PER_S},
+		{"1h", 3600 * NS_PER_S},
+		{"0", 0},
+		{".5", 500 * NS_PER_MS},
+		{"", UINT64_MAX},
+		{"x", UINT64_MAX},
+		{"-1", UINT64_MAX},
+		{"5d", UINT64_MAX},
+		{"1s ", UINT64_MAX},
+		{"nan", UINT64_MAX},
+		{"inf", UINT64_MAX},
+		{"1e300", UINT64_MAX},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		uint64_t ns = UINT64_MAX;
+		int r = tool_duration("--x", cases[i].text, &ns);
+		assert_int_equal(r, cases[i].ns == UINT64_MAX ? -EINVAL : 0);
+		assert_int_equal(ns, cases[i].ns);
+	}
+}
+
+static void test_numbers(void **state)
+{
+	uint64_t v = 77;
+	assert_int_equal(tool_u64("--x", "0", 1, 10, &v), -EINVAL);
+	assert_int_equal(tool_u64("--x", "11", 1, 10, &v), -EINVAL);
+	assert_int_equal(tool_u64("--x", "-1", 0, UINT64_MAX, &v), -EINVAL);
+	assert_int_equal(tool_u64("--x", "+1", 0, UINT64_MAX, &v), -EINVAL);
+	assert_int_equal(tool_u64("--x", "1k", 0, UINT64_MAX, &v), -EINVAL);
+	assert_int_equal(tool_u64("--x", "", 0, UINT64_MAX, &v), -EINVAL);
+	assert_int_equal(tool_u64("--x", "18446744073709551616", 0, UINT64_MAX, &v), -EINVAL);
+	assert_int_equal(v, 77);
+	assert_int_equal(tool_u64("--x", "18446744073709551615", 0, UINT64_MAX, &v), 0);
+	assert_true(v == UINT64_MAX);
+}
+
+static void test_json_strings(void **state)
+{
+	static const struct {
+		struct span in;
+		const char *out;
+	} cases[] = {
+		{SPAN_LIT(""), "\"\""},
+		{SPAN_LIT("plain"), "\"plain\""},
+		{SPAN_LIT("a\"b\\c\n"), "\"a\\u0022b\\u005cc\\u000a\""},
+		{SPAN_LIT("\0"), "\"\\u0000\""},
+		{SPAN_LIT("\xe2\x82\xac\xf0\x9f\x98\x80"), "\"\xe2\x82\xac\xf0\x9f\x98\x80\""},
+		{SPAN_LIT("\xff"), "\"\\ufffd\""},
+		{SPAN_LIT("\xe2\x82"), "\"\\ufffd\\ufffd\""},            /* cut off */
+		{SPAN_LIT("\xc0\x80"), "\"\\ufffd\\ufffd\""},            /* overlong */
+		{SPAN_LIT("\xed\xa0\x80"), "\"\\ufffd\\ufffd\\ufffd\""}, /* a surrogate */
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char *text;
+		size_t n;
+		FILE *f = open_memstream(&text, &n);
+		tool_json_string(f, cases[i].in);
+		fclose(f);
+		assert_string_equal(text, cases[i].out);
+		free(text);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_durations),
+		cmocka_unit_test(test_numbers),
+		cmocka_unit_test(test_json_strings),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -33,7 +33,7 @@ struct channel_opts {
 };
 
 struct channel_events {
-	/* Calls may start. With gRPC, after the server's SETTINGS have come. */
+	/* Calls may start: the server itself has answered (native: a first PONG; gRPC: SETTINGS). */
 	void (*opened)(void *ctx, struct channel *ch);
 	/* The server asked for no new calls; those in flight go on, and the channel closes by itself after the last. May be NULL. */
 	void (*draining)(void *ctx, struct channel *ch);

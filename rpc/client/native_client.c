@@ -2,6 +2,9 @@
  *
  * A call's number on the wire is the index of its slot, so finding it again is one array access. The number of a call that its owner has
  * given up (cancelled, deadline) stays taken until the server has ended it: that is what keeps a late answer from meeting a new call.
+ *
+ * A connection is open when the server has answered a first PING: a kernel accepts connections that a server, about to leave, never will, and
+ * calls sent there would be lost without anybody knowing whether they ran. It also tells a server that speaks something else.
  * Runs on the client's thread; knows nothing of sockets. No state of its own beyond the channel's. */
 #include "rpc/client/channel_impl.h"
 #include "rpc/wire/native.h"
@@ -20,11 +23,6 @@ static void native_done(struct channel *ch)
 {
 }
 
-static void native_start(struct channel *ch)
-{
-	channel_set_open(ch);
-}
-
 static int put(struct channel *ch, uint8_t kind_flags, uint16_t code, struct span msg, uint32_t call, uint32_t arg)
 {
 	if (unlikely(msg.n > UINT32_MAX))
@@ -37,6 +35,12 @@ static int put(struct channel *ch, uint8_t kind_flags, uint16_t code, struct spa
 		memcpy(p + NATIVE_HEADER, msg.p, msg.n);
 	channel_commit(ch, NATIVE_HEADER + msg.n);
 	return 0;
+}
+
+static void native_start(struct channel *ch)
+{
+	if (put(ch, NATIVE_PING, 0, (struct span){0, 0}, 0, 0))
+		channel_fail(ch, -ENOMEM, "no memory for a connection");
 }
 
 static int native_call(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span request,
@@ -118,6 +122,7 @@ static int on_unit(struct channel *ch, const struct native_header *h, struct spa
 		channel_set_draining(ch);
 		return 0;
 	case NATIVE_PONG:
+		channel_set_open(ch);
 		return 0;
 	case NATIVE_PING:
 		if (body.n > NATIVE_PING_MAX || ch->out.n > ch->queue_max)

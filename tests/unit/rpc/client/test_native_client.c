@@ -3,13 +3,6 @@
 
 #include "rpc/wire/native.h"
 
-static void begin(struct harness *h, uint32_t calls_max)
-{
-	harness_begin(
-		h, &(struct channel_opts){.protocol = CHANNEL_NATIVE, .calls_max = calls_max, .message_max = 100000});
-	harness_until(h, &h->opened, 1);
-}
-
 static struct native_header expect(struct harness *h, uint8_t kind, void *body, size_t n)
 {
 	uint8_t raw[NATIVE_HEADER];
@@ -29,6 +22,21 @@ static void answer(struct harness *h, uint8_t kind_flags, uint16_t code, uint32_
 	native_put(raw, kind_flags, code, (uint32_t)n, call, 0);
 	peer_write(h, raw, sizeof raw);
 	peer_write(h, body, n);
+}
+
+static void greet(struct harness *h, uint32_t calls_max)
+{
+	harness_begin(
+		h, &(struct channel_opts){.protocol = CHANNEL_NATIVE, .calls_max = calls_max, .message_max = 100000});
+	expect(h, NATIVE_PING, NULL, 0);
+	assert_int_equal(h->opened, 0);
+}
+
+static void begin(struct harness *h, uint32_t calls_max)
+{
+	greet(h, calls_max);
+	answer(h, NATIVE_PONG, 0, 0, NULL, 0);
+	harness_until(h, &h->opened, 1);
 }
 
 static void test_a_unary_call_is_one_request_and_one_message(void **state)
@@ -356,6 +364,25 @@ static void test_a_callback_may_cancel_its_own_call(void **state)
 	harness_end(&h);
 }
 
+/* A connection that a leaving server never took must not look open: calls sent there would be lost. */
+static void test_it_is_open_only_when_the_server_has_answered(void **state)
+{
+	struct harness h;
+	uint8_t goaway[NATIVE_HEADER];
+
+	greet(&h, 4);
+	assert_int_equal(channel_call(h.channel, METHOD_IDS_NEXT, SPAN_LIT(""), 0, 0, &seen_ops, NULL, NULL),
+			 -ENOTCONN);
+	peer_expect_silence(&h);
+	assert_int_equal(h.opened, 0);
+	native_put(goaway, NATIVE_GOAWAY, 0, 0, 0, 0);
+	peer_write(&h, goaway, sizeof goaway);
+	harness_until(&h, &h.closed, 1);
+	assert_int_equal(h.opened, 0);
+	assert_int_equal(h.err, -ECONNREFUSED);
+	harness_end(&h);
+}
+
 static void test_ping_is_answered(void **state)
 {
 	struct harness h;
@@ -397,6 +424,7 @@ int main(void)
 		cmocka_unit_test(test_done_may_start_the_next_call),
 		cmocka_unit_test(test_a_callback_may_close_the_channel_in_the_middle_of_a_buffer),
 		cmocka_unit_test(test_a_callback_may_cancel_its_own_call),
+		cmocka_unit_test(test_it_is_open_only_when_the_server_has_answered),
 		cmocka_unit_test(test_ping_is_answered),
 		cmocka_unit_test(test_a_call_that_cannot_be_made_costs_nothing),
 	};

@@ -1,0 +1,303 @@
+"""The `ordinal` program: next, load and stats, against the daemon and against a stock gRPC server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from concurrent import futures
+
+import pytest
+
+import appliance
+from appliance import ORDINAL, load, load_begin, load_end, tool
+
+PROTOCOLS = ["native", "grpc"]
+
+
+def lines(done):
+    return [int(line) for line in done.stdout.split()]
+
+
+# ---- next ----
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_next_prints_one_id_a_line(server, protocol):
+    first = lines(tool("next", "--server", server.address, "--protocol", protocol))
+    more = lines(tool("next", "--server", server.address, "--protocol", protocol, "--count", 5))
+    assert first == [1]
+    assert more == [2, 3, 4, 5, 6]
+
+
+def test_next_asks_for_more_than_one_call_can_bring(server):
+    done = tool("next", "--server", server.address, "--count", 2_500_000, "--json", "--sequence", 'a "b"')
+    report = json.loads(done.stdout)
+    assert report["sequence"] == 'a "b"'
+    assert report["order"] == "strict"
+    assert [r["count"] for r in report["ranges"]] == [1_000_000, 1_000_000, 500_000]
+    assert report["ranges"][0]["first"] == 1
+
+
+def test_next_takes_the_server_from_the_environment(server):
+    env = {**os.environ, "ORDINAL_SERVER": server.address}
+    done = subprocess.run([ORDINAL, "next"], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "1\n")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_next_tells_status_and_reason(server, protocol):
+    done = tool("next", "--server", server.address, "--protocol", protocol, "--sequence", "x" * 129, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "INVALID_ARGUMENT: " in done.stderr
+
+
+@pytest.mark.parametrize("command", [["next"], ["load", "--duration", "1"], ["load", "--protocol", "grpc", "--json"]])
+def test_nobody_listens(command):
+    done = tool(*command, "--server", "127.0.0.1:1", check=False)
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert "127.0.0.1:1" in done.stderr and "Connection refused" in done.stderr and "--server" in done.stderr
+
+
+@pytest.mark.parametrize("args", [
+    [], ["frobnicate"], ["next", "--count", "0"], ["next", "--count", "-1"], ["next", "more"], ["next", "--protocol", "smtp"],
+    ["load", "--rate", "0"], ["load", "--pin", "x"], ["load", "--pin", "5-3"], ["load", "--method", "put"], ["load", "--threads", "0"],
+    ["load", "--method", "take", "--timeout", "1s"], ["stats", "all"], ["next", "--timeout", "soon"],
+])
+def test_wrong_usage_is_exit_code_2(args):
+    done = tool(*args, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["next"], ["load"], ["stats"]])
+def test_help_goes_to_standard_output(command):
+    done = tool(*command, "--help")
+    assert done.stdout.startswith("usage: ordinal")
+    assert done.stderr == ""
+
+
+# ---- load ----
+
+@pytest.mark.parametrize("method", ["next", "take"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_load_reports_exactly_what_it_did(server, protocol, method):
+    report = load(server, "--requests", 3000, "--count", 7, "--protocol", protocol, "--method", method, "--threads", 2)
+    assert report["by_status"] == {"OK": 3000}
+    assert report["errors"] == 0
+    assert report["items"] == 21000
+    latency = report["latency_us"]
+    assert 0 < latency["min"] <= latency["p50"] <= latency["p75"] <= latency["p90"] <= latency["p95"] <= latency["p99"]
+    assert latency["p99"] <= latency["p999"] <= latency["max"]
+    assert latency["min"] <= latency["mean"] <= latency["max"]
+    check = report["check"]
+    assert (check["received"], check["repeated"], check["disordered"], check["missing"]) == (21000, 0, 0, 0)
+    assert report["calls_per_second"] > 0
+    assert report["items_per_second"] == pytest.approx(7 * report["calls_per_second"], rel=1e-3)
+
+
+def test_load_checks_across_other_clients(server):
+    """IDs that somebody else got are missing here, and that is no fault."""
+    threads = [load_begin(server, "--requests", 2000) for _ in range(2)]
+    reports = [load_end(p) for p in threads]
+    last = lines(tool("next", "--server", server.address))[0]
+    assert last == 4001
+    for code, report in reports:
+        assert code == 0
+        assert report["check"]["received"] == 2000
+        assert report["check"]["missing"] <= 2000
+
+
+def test_load_in_sharded_order(daemon):
+    d = daemon(SHARDS=2, ID_ORDER="sharded")
+    report = load(d, "--requests", 5000, "--connections", 8)
+    assert report["check"]["order"] == "sharded"
+    assert report["check"]["repeated"] == 0
+    assert report["check"]["disordered_on_connection"] == 0
+
+
+def test_load_at_a_rate_sends_what_is_due(server):
+    report = load(server, "--rate", 500, "--requests", 500)
+    assert report["calls"] == 500
+    # 500 calls at 500 a second are 499 intervals of 2 ms; more only if the machine stood still.
+    assert report["elapsed_seconds"] >= 0.99
+    assert report["unsent"] == 0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("method", ["next", "take"])
+def test_a_drain_is_no_error(daemon, protocol, method):
+    d = daemon(SHARDS=2)
+    p = load_begin(d, "--duration", 60, "--protocol", protocol, "--method", method)
+    before = lines(tool("next", "--server", d.address))[0]
+    appliance.wait_until(lambda: lines(tool("next", "--server", d.address))[0] > before + 1000, "the load to run")
+    d.stop()
+    code, report = load_end(p)
+    assert report["errors"] == 0, report
+    assert report["connections_lost"] == 0
+    assert code == 0
+    assert report["check"]["ok"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_killed_server_is_unavailable(daemon, protocol):
+    d = daemon()
+    p = load_begin(d, "--duration", 60, "--protocol", protocol)
+    before = lines(tool("next", "--server", d.address))[0]
+    appliance.wait_until(lambda: lines(tool("next", "--server", d.address))[0] > before + 1000, "the load to run")
+    d.kill()
+    code, report = load_end(p)
+    assert code == 1
+    assert report["check"]["ok"]
+    assert report["connections_lost"] == 5
+    assert set(report["by_status"]) == {"OK", "UNAVAILABLE"}
+    assert report["errors"] == report["by_status"]["UNAVAILABLE"] <= 100
+
+
+def test_interrupt_ends_early_with_the_report(server):
+    p = load_begin(server, "--duration", 600)
+    appliance.wait_until(lambda: lines(tool("next", "--server", server.address))[0] > 1000, "the load to run")
+    p.send_signal(signal.SIGINT)
+    code, report = load_end(p)
+    assert code == 0
+    assert report["errors"] == 0
+    assert report["calls"] > 0
+    assert report["elapsed_seconds"] < 600
+
+
+def test_the_live_line_and_the_text_report(server):
+    done = tool("load", "--server", server.address, "--duration", "1200ms", "--live")
+    assert "calls/s  p50 " in done.stderr
+    for word in ("calls ", "errors     0", "min ", "mean ", "p50 ", "p75 ", "p90 ", "p95 ", "p99 ", "p99.9 ", "max ", "status     OK ",
+                 "repeated 0, disordered 0", "unique and rising"):
+        assert word in done.stdout, word
+
+
+# ---- stats ----
+
+def test_stats_come_from_the_socket(server):
+    text = tool("stats", "--socket", server.stats_socket)
+    assert text.stdout
+    assert json.loads(tool("stats", "--json", "--socket", server.stats_socket).stdout)
+    env = {**os.environ, "ORDINAL_STATS_SOCKET": str(server.stats_socket)}
+    done = subprocess.run([ORDINAL, "stats", "--metrics"], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "# TYPE" in done.stdout
+
+
+@pytest.mark.parametrize("answer, code, out, err", [
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", 0, "abc\n", ""),
+    (b"HTTP/1.0 200 OK\r\n\r\nto the end\n", 0, "to the end\n", ""),
+    (b"HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnope", 3, "", "404: nope"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\nabc", 3, "", "cut off"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", 3, "", "transfer coding"),
+    (b"SSH-2.0-x\r\n", 3, "", "does not speak HTTP"),
+    (b"", 3, "", "does not speak HTTP"),
+])
+def test_stats_reads_http_with_care(tmp_path, answer, code, out, err):
+    path = tmp_path / "s.sock"
+    asked = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve():
+            peer, _ = listener.accept()
+            with peer:
+                while b"\r\n\r\n" not in b"".join(asked):
+                    asked.append(peer.recv(4096))
+                peer.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        done = tool("stats", "--json", "--socket", path, check=False)
+        thread.join()
+    assert b"".join(asked).startswith(b"GET /stats.json HTTP/1.1\r\n")
+    assert (done.returncode, done.stdout) == (code, out)
+    assert err in done.stderr
+
+
+def test_stats_without_a_daemon(tmp_path):
+    done = tool("stats", "--socket", tmp_path / "none.sock", check=False)
+    assert done.returncode == 3
+    assert "none.sock" in done.stderr and "--socket" in done.stderr
+
+
+# ---- a server that is not ours ----
+
+@pytest.fixture
+def stock(stubs):
+    """A grpcio server with Ids; .address, .lies."""
+    import grpc
+
+    class Ids(stubs.rpc.IdsServicer):
+        def __init__(self):
+            self.lock = threading.Lock()
+            self.next = 1
+            self.repeat = self.swap = False
+
+        def Next(self, request, context):
+            if request.sequence == "bad":
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, "100% bad: é")
+            count = request.count or 1
+            with self.lock:
+                first = self.next
+                self.next += count
+                if self.repeat and first % 100 == 0:
+                    first = 50
+                elif self.swap and first % 100 == 0:
+                    first = 1_000_000 - first
+            return stubs.pb.NextReply(first=first, count=count)
+
+        def Take(self, requests, context):
+            for request in requests:
+                yield self.Next(request, context)
+
+    class Stock:
+        ids = Ids()
+
+        def __init__(self):
+            self.server = grpc.server(futures.ThreadPoolExecutor(16))
+            stubs.rpc.add_IdsServicer_to_server(self.ids, self.server)
+            self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+            self.server.start()
+
+    s = Stock()
+    yield s
+    s.server.stop(None)
+
+
+def test_a_stock_server_answers_our_client(stock):
+    assert lines(tool("next", "--server", stock.address, "--protocol", "grpc", "--count", 3)) == [1, 2, 3]
+    done = tool("next", "--server", stock.address, "--protocol", "grpc", "--sequence", "bad", check=False)
+    assert done.returncode == 1
+    assert "INVALID_ARGUMENT: 100% bad: é" in done.stderr
+    for method in ("next", "take"):
+        report = load(stock, "--protocol", "grpc", "--method", method, "--requests", 500)
+        assert report["by_status"] == {"OK": 500}
+
+
+def test_the_check_finds_repeats(stock):
+    stock.ids.repeat = True
+    report = load(stock, "--protocol", "grpc", "--requests", 1000, "--depth", 1, check=False)
+    assert report["check"]["repeated"] > 0
+    assert not report["check"]["ok"]
+    assert tool("load", "--server", stock.address, "--protocol", "grpc", "--requests", 1000, check=False).returncode == 1
+
+
+def test_the_check_finds_disorder(stock):
+    """An ID far above the others comes first: those that follow are unique, and below it."""
+    stock.ids.swap = True
+    report = load(stock, "--protocol", "grpc", "--requests", 1000, "--depth", 1, check=False)
+    assert report["check"]["repeated"] == 0
+    assert report["check"]["disordered"] > 0
+    assert not report["check"]["ok"]
+
+
+def test_the_wrong_protocol_is_named(stock):
+    done = tool("next", "--server", stock.address, "--protocol", "native", check=False)
+    assert done.returncode == 3
+    assert "native framing" in done.stderr

@@ -6,8 +6,9 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "rpc/daemon.h"
+#include "rpc/report.h"
+#include "rpc/statsock.h"
 
-#include <errno.h>
 #include <getopt.h>
 #include <poll.h>
 #include <signal.h>
@@ -40,7 +41,7 @@ static void usage(FILE *f)
 	      "  -h, --help          this text and all options\n"
 	      "  -V, --version\n"
 	      "\n"
-	      "SIGTERM and SIGINT drain and stop; SIGHUP reopens the log.\n"
+	      "SIGTERM and SIGINT drain and stop, a second one at once; SIGHUP reopens the log.\n"
 	      "Exit codes: 0 stopped cleanly, 1 could not start or the journal failed, 2 usage or configuration.\n"
 	      "\n",
 	      f);
@@ -51,12 +52,10 @@ static void usage(FILE *f)
 static int parse(int argc, char **argv, struct args *a, int *ret_code)
 {
 	enum { OPT_CHECK = 256, OPT_DUMP };
-	static const struct option longs[] = {{"config", required_argument, NULL, 'c'},
-					      {"check", no_argument, NULL, OPT_CHECK},
-					      {"dump-config", no_argument, NULL, OPT_DUMP},
-					      {"help", no_argument, NULL, 'h'},
-					      {"version", no_argument, NULL, 'V'},
-					      {0}};
+	static const struct option longs[] = {
+		{"config", required_argument, NULL, 'c'},     {"check", no_argument, NULL, OPT_CHECK},
+		{"dump-config", no_argument, NULL, OPT_DUMP}, {"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'V'},          {0}};
 	*ret_code = 2;
 	for (int c; (c = getopt_long(argc, argv, "c:o:hV", longs, NULL)) != -1;) {
 		switch (c) {
@@ -90,7 +89,8 @@ static int parse(int argc, char **argv, struct args *a, int *ret_code)
 		}
 	}
 	if (optind < argc) {
-		fprintf(stderr, "ordinald: unexpected argument \"%s\"; options are set with -o KEY=VALUE\n", argv[optind]);
+		fprintf(stderr, "ordinald: unexpected argument \"%s\"; options are set with -o KEY=VALUE\n",
+			argv[optind]);
 		return -1;
 	}
 	return 0;
@@ -108,56 +108,147 @@ static int block_signals(void)
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-/* true: stop. */
-static bool on_signal(int fd)
+/* What the main thread looks after. */
+struct supervisor {
+	struct daemon d;
+	int signals;
+	struct report *report; /* NULL: no stats socket */
+	struct statsock *stats;
+	uint64_t watchdog_ns; /* how often systemd is to hear of us; 0: not */
+	uint64_t watchdog_next_ns;
+	bool draining;
+	bool failed;
+};
+
+static void begin_drain(struct supervisor *s)
+{
+	if (s->draining)
+		return;
+	s->draining = true;
+	sd_notify(0, "STOPPING=1\nSTATUS=Draining");
+	daemon_drain(&s->d);
+}
+
+static void on_signals(struct supervisor *s)
 {
 	struct signalfd_siginfo si;
-	while (read(fd, &si, sizeof si) == sizeof si) {
+	while (read(s->signals, &si, sizeof si) == sizeof si) {
+		const char *name = si.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT";
 		if (si.ssi_signo == SIGHUP) {
 			log_reopen();
 			log_info("SIGHUP: the log was reopened");
-			continue;
+		} else if (!s->draining) {
+			log_info("%s: draining; a second one closes what is still open", name);
+			begin_drain(s);
+		} else {
+			log_info("%s: closing all connections", name);
+			daemon_hurry(&s->d);
 		}
-		log_info("%s: draining", si.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
-		return true;
 	}
-	return false;
 }
 
-static void serve(struct daemon *d, int signals)
+static void on_fds(struct supervisor *s, const struct pollfd *fds)
 {
-	uint64_t watchdog_us = 0;
-	bool watched = sd_watchdog_enabled(0, &watchdog_us) > 0;
-	uint64_t period_ns = watched ? watchdog_us * 1000 / 4 : UINT64_MAX, next = clock_mono_ns();
-	struct pollfd fds[] = {{signals, POLLIN, 0}, {d->fail_fd, POLLIN, 0}};
-	daemon_is_alive(d);
-	for (;;) {
-		uint64_t now = clock_mono_ns();
-		if (watched && now >= next) {
-			if (daemon_is_alive(d))
-				sd_notify(0, "WATCHDOG=1");
-			next = now + period_ns;
-		}
-		int timeout = watched ? (int)((next - now) / NS_PER_MS) + 1 : -1;
-		if (poll(fds, 2, timeout) < 0 && errno != EINTR)
-			return;
-		if (fds[1].revents || (fds[0].revents && on_signal(signals)))
-			return;
+	uint64_t n;
+	if (fds[0].revents)
+		on_signals(s);
+	if (fds[1].revents && read(s->d.fail_fd, &n, sizeof n) == sizeof n)
+		begin_drain(s);
+	if (fds[2].revents && read(s->d.ended_fd, &n, sizeof n) == sizeof n && !s->draining) {
+		log_error("a shard has ended by a failure; stopping");
+		s->failed = true;
+		begin_drain(s);
 	}
+}
+
+static uint64_t sooner(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* Does what is due, and returns when something will be. */
+static uint64_t on_time(struct supervisor *s)
+{
+	uint64_t now = clock_mono_ns(), next = UINT64_MAX;
+	if (s->watchdog_ns) {
+		if (now >= s->watchdog_next_ns) {
+			if (daemon_is_alive(&s->d))
+				sd_notify(0, "WATCHDOG=1");
+			s->watchdog_next_ns = now + s->watchdog_ns;
+		}
+		next = s->watchdog_next_ns;
+	}
+	if (s->stats) {
+		if (now >= report_due_ns(s->report))
+			report_sample(s->report, now);
+		statsock_turn(s->stats, now);
+		next = sooner(next, sooner(report_due_ns(s->report), statsock_next_ns(s->stats)));
+	}
+	return next;
+}
+
+/* Until every shard has ended: after a signal, or a failure. */
+static void serve(struct supervisor *s)
+{
+	struct pollfd fds[] = {{s->signals, POLLIN, 0},
+			       {s->d.fail_fd, POLLIN, 0},
+			       {s->d.ended_fd, POLLIN, 0},
+			       {s->stats ? statsock_fd(s->stats) : -1, POLLIN, 0}};
+	uint64_t us = 0;
+	if (sd_watchdog_enabled(0, &us) > 0)
+		s->watchdog_ns = us * 1000 / 4;
+	daemon_is_alive(&s->d);
+	while (!daemon_is_drained(&s->d)) {
+		uint64_t next = on_time(s), now = clock_mono_ns();
+		int timeout = next == UINT64_MAX ? -1 : next <= now ? 0 : (int)((next - now) / NS_PER_MS) + 1;
+		if (poll(fds, sizeof fds / sizeof *fds, timeout) > 0)
+			on_fds(s, fds);
+	}
+}
+
+static unsigned get_stats(void *ctx, struct span path, struct text *body, const char **ret_type)
+{
+	const struct supervisor *s = ctx;
+	return report_get(s->report, path, body, ret_type);
+}
+
+/* Before the daemon, so that a second one on the same path is told early; it is first answered when everything runs. */
+static int open_stats(struct supervisor *s, const char *path, const char **ret_why)
+{
+	struct statsock_opts o = {.path = path, .conns_max = 32, .idle_ns = 10 * NS_PER_S, .get = get_stats, .ctx = s};
+	return path[0] ? statsock_open(&o, &s->stats, ret_why) : 0;
+}
+
+static int start(struct supervisor *s, const struct config *cfg, const char **ret_why)
+{
+	int rc = open_stats(s, cfg->stats_socket, ret_why);
+	if (rc)
+		return rc;
+	rc = daemon_start(&s->d, cfg, ret_why);
+	if (rc == 0 && s->stats) {
+		rc = report_new(&s->d, &s->report);
+		if (rc) {
+			*ret_why = "no memory for the stats";
+			daemon_stop(&s->d);
+		}
+	}
+	if (rc)
+		statsock_close(s->stats);
+	return rc;
 }
 
 static int run(const struct config *cfg)
 {
-	static struct daemon d;
+	static struct supervisor s;
 	const char *why;
-	int signals = block_signals();
+	s.signals = block_signals();
 	int rc = log_init(cfg->log_target, (enum log_level)cfg->log_level);
 	if (rc) {
 		fprintf(stderr, "ordinald: LOG_TARGET=\"%s\": %s\n", cfg->log_target, strerror(-rc));
 		return 1;
 	}
 	log_thread_register("main");
-	rc = daemon_start(&d, cfg, &why);
+	rc = start(&s, cfg, &why);
 	if (rc) {
 		log_error("cannot start: %s", why);
 		sd_notifyf(0, "STATUS=cannot start: %s\nERRNO=%d", why, -rc);
@@ -166,12 +257,14 @@ static int run(const struct config *cfg)
 		return 1;
 	}
 	char text[256];
-	log_info("ordinald " ORDINAL_VERSION " listens on %s: %s", d.bound, topo_describe(&d.topo, text, sizeof text));
-	sd_notifyf(0, "READY=1\nSTATUS=Listening on %s with %u shards", d.bound, d.topo.shards);
-	serve(&d, signals);
-	sd_notify(0, "STOPPING=1\nSTATUS=Draining");
-	bool failed = journal_has_failed(d.journal);
-	rc = daemon_stop(&d);
+	log_info("ordinald " ORDINAL_VERSION " listens on %s: %s", s.d.bound,
+		 topo_describe(&s.d.topo, text, sizeof text));
+	sd_notifyf(0, "READY=1\nSTATUS=Listening on %s with %u shards", s.d.bound, s.d.topo.shards);
+	serve(&s);
+	bool failed = s.failed || journal_has_failed(s.d.journal);
+	statsock_close(s.stats);
+	report_free(s.report);
+	rc = daemon_stop(&s.d);
 	log_info("stopped%s", rc || failed ? " after a failure" : "");
 	log_thread_unregister();
 	log_done();

@@ -6,10 +6,10 @@
 #include <stdint.h>
 
 /* Adds n (may be negative: counts wrap) to a uint32_t or uint64_t of the calling thread's own. */
-#define count_add(p, n)                                                                                                                              \
-	do {                                                                                                                                         \
-		__auto_type count_p_ = (p);                                                                                                          \
-		__atomic_store_n(count_p_, __atomic_load_n(count_p_, __ATOMIC_RELAXED) + (n), __ATOMIC_RELAXED);                                     \
+#define count_add(p, n)                                                                                                \
+	do {                                                                                                           \
+		__auto_type count_p_ = (p);                                                                            \
+		__atomic_store_n(count_p_, __atomic_load_n(count_p_, __ATOMIC_RELAXED) + (n), __ATOMIC_RELAXED);       \
 	} while (0)
 
 /* Any thread. */

@@ -72,6 +72,15 @@ uint64_t hist_quantile(const struct hist *h, double q)
 	return max; /* the last bucket has no upper edge */
 }
 
+uint64_t hist_count_le(const struct hist *h, uint64_t v)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < HIST_BUCKETS - 1 && upper_edge(i) <= v; i++)
+		n += load(&h->bucket[i]);
+	return v == UINT64_MAX ? n + load(&h->bucket[HIST_BUCKETS - 1]) : n;
+}
+
 double hist_mean(const struct hist *h)
 {
 	uint64_t count = load(&h->count);

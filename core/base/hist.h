@@ -53,6 +53,8 @@ void hist_merge(struct hist *to, const struct hist *from);
 
 /* The value at quantile q in [0, 1], as the upper edge of its bucket, capped by max; 0 when empty. */
 uint64_t hist_quantile(const struct hist *h, double q);
+/* How many of the values are in buckets that end at or below v. Exact for v = 2^k - 1, and for UINT64_MAX. */
+uint64_t hist_count_le(const struct hist *h, uint64_t v);
 /* sum / count, or 0. */
 double hist_mean(const struct hist *h);
 

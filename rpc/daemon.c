@@ -142,10 +142,11 @@ static int check_cleartext(const struct config *c)
 {
 	if (c->allow_cleartext || listener_is_loopback(c->listen) != 0)
 		return 0;
-	snprintf(why, sizeof why,
-		 "LISTEN=\"%s\" is not a loopback address, and without TLS everybody on the way could read and write: set ALLOW_CLEARTEXT=y "
-		 "if that network is trusted",
-		 c->listen);
+	snprintf(
+		why, sizeof why,
+		"LISTEN=\"%s\" is not a loopback address, and without TLS everybody on the way could read and write: set ALLOW_CLEARTEXT=y "
+		"if that network is trusted",
+		c->listen);
 	return -EPERM;
 }
 
@@ -236,7 +237,8 @@ static int make(struct daemon *d, const char **ret_why)
 		*ret_why = ring_explain(rc);
 		return rc;
 	}
-	rc = topo_plan(&(struct topo_opts){.cpus = c->cpus, .shards = (unsigned)c->shards, .numa = c->numa}, &d->topo, ret_why);
+	rc = topo_plan(&(struct topo_opts){.cpus = c->cpus, .shards = (unsigned)c->shards, .numa = c->numa}, &d->topo,
+		       ret_why);
 	if (rc)
 		return rc;
 	topo_confine_self(&d->topo);

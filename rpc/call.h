@@ -27,6 +27,11 @@ struct call_ops {
 	void (*reply)(struct call *c, const uint8_t *msg, size_t n);
 	/* One message of a streaming answer. false: accepted, but stop for now: wait for `writable`. */
 	bool (*send)(struct call *c, const uint8_t *msg, size_t n);
+	/* Messages of a streaming answer that lie ready as gRPC frames them (5-byte prefix each), back to back, in memory that stays until
+	 * s->release(s->owner). Takes what windows and the output queue allow and returns how many bytes that was, whole messages or not; the
+	 * next call goes on exactly there. release is called exactly once, now or later, whatever was taken. Less than s->n: wait for
+	 * `writable`. */
+	size_t (*send_framed)(struct call *c, const struct conn_slice *s);
 	/* The end; text is for people (may be empty). */
 	void (*finish)(struct call *c, enum grpc_status status, struct span text);
 	/* Stop and go on delivering request messages (back-pressure of the service's). Native framing stops the whole connection, and what
@@ -118,6 +123,10 @@ static inline void call_reply(struct call *c, const uint8_t *msg, size_t n)
 static inline bool call_send(struct call *c, const uint8_t *msg, size_t n)
 {
 	return c->ops->send(c, msg, n);
+}
+static inline size_t call_send_framed(struct call *c, const struct conn_slice *s)
+{
+	return c->ops->send_framed(c, s);
 }
 static inline void call_finish(struct call *c, enum grpc_status status, struct span text)
 {

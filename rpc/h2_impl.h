@@ -63,7 +63,8 @@ struct h2_stream {
 	bool have_message;     /* a unary request is complete and waits for the end of the stream */
 	bool end_pending;      /* trailers follow the pending bytes */
 	bool gzip, unknown_coding;
-	bool want_writable;    /* call_send said false */
+	bool want_writable;    /* call_send said false, or call_send_framed took less than all */
+	bool waits;            /* counted in the session's `waiting` */
 	bool counted_message;
 	uint8_t prefix_len, prefix[GRPC_PREFIX];
 	uint8_t end_status;
@@ -87,7 +88,7 @@ struct h2_session {
 	uint32_t block_stream; /* CONTINUATION is expected for this stream; 0: no */
 	uint32_t last_id;    /* highest stream opened by the peer */
 	uint32_t open;       /* streams in the table */
-	uint32_t pending;    /* streams with bytes that wait for window or output room */
+	uint32_t waiting;    /* streams with bytes or a service that waits for window or output room */
 	int64_t send_window;
 	int64_t recv_window;
 	uint32_t recv_unacked;

@@ -430,7 +430,7 @@ static void on_settings(struct h2_session *s, const struct h2_frame *f, const ui
 			return;
 	}
 	put(s, H2_SETTINGS, H2_F_ACK, 0, NULL, 0);
-	if (s->pending)
+	if (s->waiting)
 		h2_streams_pump(s);
 }
 
@@ -466,7 +466,7 @@ static void on_window_update(struct h2_session *s, const struct h2_frame *f, con
 			h2_conn_error(s, H2_PROTOCOL_ERROR, CONN_R_PROTOCOL, "WINDOW_UPDATE by 0");
 		else if (s->send_window > H2_WINDOW_MAX)
 			h2_conn_error(s, H2_FLOW_CONTROL_ERROR, CONN_R_PROTOCOL, "WINDOW_UPDATE makes the connection's window too large");
-		else if (s->pending)
+		else if (s->waiting)
 			h2_streams_pump(s);
 		return;
 	}
@@ -482,7 +482,7 @@ static void on_window_update(struct h2_session *s, const struct h2_frame *f, con
 		h2_stream_error(st, H2_PROTOCOL_ERROR);
 	else if (st->send_window > H2_WINDOW_MAX)
 		h2_stream_error(st, H2_FLOW_CONTROL_ERROR);
-	else if (st->pend.p || st->end_pending)
+	else if (st->waits)
 		h2_stream_pump(st);
 }
 

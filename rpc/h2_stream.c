@@ -18,7 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TABLE_MIN = 16, PUMP_QUEUE = 256 << 10 };
+enum {
+	TABLE_MIN = 16,
+	PUMP_QUEUE = 256 << 10, /* bytes queued on the connection above which streams wait */
+	SLICE_MIN = 2048,       /* shorter pieces are copied */
+};
 
 /* ":status: 200" and "content-type: application/grpc", from the static table only. */
 static const uint8_t block_ok[] = "\x88\x0f\x10\x10"
@@ -126,15 +130,17 @@ void h2_streams_each(struct h2_session *s, void (*fn)(struct h2_stream *st, void
 		free(ids);
 }
 
-static void set_pending(struct h2_stream *st, bool pending, bool was)
-{
-	if (pending != was)
-		st->session->pending += pending ? 1 : (uint32_t)-1;
-}
-
 static bool is_pending(const struct h2_stream *st)
 {
 	return st->pend.len > st->pend.at || st->end_pending;
+}
+
+/* Keeps the session's count of streams that wait for window or output room. */
+static void note_waiting(struct h2_stream *st, bool waits)
+{
+	if (waits != st->waits)
+		st->session->waiting += waits ? 1 : (uint32_t)-1;
+	st->waits = waits;
 }
 
 static void drop(struct h2_stream *st)
@@ -142,7 +148,7 @@ static void drop(struct h2_stream *st)
 	struct h2_session *s = st->session;
 	struct rpc_shard *r = s->rpc;
 	DCHECK(!st->call.live);
-	set_pending(st, false, is_pending(st));
+	note_waiting(st, false);
 	if (st->held.len > st->held.at)
 		h2_credit(s, st->held.len - st->held.at);
 	count_add(&r->assembly, -(uint64_t)st->msg.cap);
@@ -288,7 +294,6 @@ static bool pump_data(struct h2_stream *st)
 
 void h2_stream_pump(struct h2_stream *st)
 {
-	bool was = is_pending(st);
 	if (!pump_data(st))
 		return;
 	if (st->end_pending) {
@@ -296,9 +301,12 @@ void h2_stream_pump(struct h2_stream *st)
 		finish_stream(st);
 		return;
 	}
-	set_pending(st, false, was);
-	if (st->want_writable && st->call.live && conn_queued(st->session->conn) < CONN_HIGH_WATER) {
-		st->want_writable = false;
+	if (st->want_writable && st->call.live && conn_queued(st->session->conn) >= CONN_HIGH_WATER)
+		return;
+	bool tell = st->want_writable && st->call.live;
+	st->want_writable = false;
+	note_waiting(st, false);
+	if (tell) {
 		if (st->call.method->writable)
 			st->call.method->writable(&st->call);
 	}
@@ -306,7 +314,7 @@ void h2_stream_pump(struct h2_stream *st)
 
 static void pump_one(struct h2_stream *st, void *ctx)
 {
-	if (is_pending(st) || st->want_writable)
+	if (st->waits)
 		h2_stream_pump(st);
 }
 
@@ -330,13 +338,66 @@ static bool h2_send(struct call *c, const uint8_t *msg, size_t n)
 		return false;
 	}
 	bool all = pump_data(st);
-	set_pending(st, !all, was);
 	if (!all) {
 		st->progress_ns = s->rpc->shard->now_ns;
 		h2_watch(s);
 	}
 	st->want_writable = !all || conn_queued(s->conn) >= CONN_HIGH_WATER;
+	note_waiting(st, st->want_writable);
 	return !st->want_writable;
+}
+
+/* One DATA frame of ready bytes, copied when that costs less than another piece for the kernel to gather. */
+static bool put_framed(struct h2_stream *st, const struct conn_slice *piece)
+{
+	struct h2_session *s = st->session;
+	bool copy = piece->n < SLICE_MIN;
+	uint8_t *p = conn_reserve(s->conn, H2_FRAME_HEADER + (copy ? piece->n : 0));
+	if (!p) {
+		if (piece->release)
+			piece->release(piece->owner);
+		return false;
+	}
+	h2_frame_put(p, piece->n, H2_DATA, 0, st->id);
+	if (copy)
+		memcpy(p + H2_FRAME_HEADER, piece->p, piece->n);
+	conn_commit(s->conn, H2_FRAME_HEADER + (copy ? piece->n : 0));
+	if (!copy && !conn_write_slice(s->conn, piece))
+		return false;
+	st->send_window -= piece->n;
+	s->send_window -= piece->n;
+	st->progress_ns = s->rpc->shard->now_ns;
+	return true;
+}
+
+static size_t h2_send_framed(struct call *c, const struct conn_slice *all)
+{
+	struct h2_stream *st = stream_of(c);
+	struct h2_session *s = st->session;
+	size_t at = 0;
+	bool owned = false; /* the release hangs on a piece; all pieces of a turn leave the output together */
+	while (at < all->n && !is_pending(st) && put_headers(st) && conn_queued(s->conn) < PUMP_QUEUE) {
+		int64_t n = (int64_t)(all->n - at);
+		n = n < s->peer_frame ? n : s->peer_frame;
+		n = n < st->send_window ? n : st->send_window;
+		n = n < s->send_window ? n : s->send_window;
+		if (n <= 0)
+			break;
+		struct conn_slice piece = {.p = (const uint8_t *)all->p + at, .n = (uint32_t)n};
+		if (n >= SLICE_MIN && !owned) {
+			piece.release = all->release;
+			piece.owner = all->owner;
+			owned = true;
+		}
+		if (!put_framed(st, &piece))
+			break;
+		at += (size_t)n;
+	}
+	if (!owned && all->release)
+		all->release(all->owner);
+	st->want_writable = at < all->n;
+	note_waiting(st, st->want_writable || is_pending(st));
+	return at;
 }
 
 static void h2_finish(struct call *c, enum grpc_status status, struct span text)
@@ -629,7 +690,7 @@ static void h2_resume(struct call *c)
 }
 
 static const struct call_ops h2_call_ops = {
-	.reply = h2_reply, .send = h2_send, .finish = h2_finish, .pause = h2_pause, .resume = h2_resume};
+	.reply = h2_reply, .send = h2_send, .send_framed = h2_send_framed, .finish = h2_finish, .pause = h2_pause, .resume = h2_resume};
 
 static void on_call_timer(struct timer *t, void *ctx)
 {

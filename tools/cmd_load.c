@@ -249,12 +249,12 @@ static void add_counts(struct load_counts *to, const struct load_counts *from)
 	to->lost += __atomic_load_n(&from->lost, __ATOMIC_RELAXED);
 }
 
-static void sum_counts(struct load_counts *sum, struct load_worker *const *workers, uint32_t n)
+static void sum_counts(struct load_counts *sum, const struct load_worker *workers, uint32_t n)
 {
 	memset(sum, 0, sizeof *sum);
 	hist_init(&sum->latency);
 	for (uint32_t i = 0; i < n; i++)
-		add_counts(sum, &workers[i]->counts);
+		add_counts(sum, &workers[i].counts);
 }
 
 struct live {
@@ -275,7 +275,7 @@ static double interval_quantile(const struct live *l, double q)
 	return (double)hist_quantile(&d, q) / 1e3;
 }
 
-static void live_line(struct live *l, struct load_worker *const *workers, uint32_t n)
+static void live_line(struct live *l, const struct load_worker *workers, uint32_t n)
 {
 	uint64_t now = clock_mono_ns();
 	if (!l->on || now - l->last_ns < LIVE_NS)
@@ -297,7 +297,7 @@ static void set_phase(struct load *load, int phase)
 }
 
 /* Until `due_ns`, all workers have ended, or a signal. Returns true for the signal. */
-static bool wait_until(struct load *load, uint64_t due_ns, struct live *live, struct load_worker *const *workers,
+static bool wait_until(struct load *load, uint64_t due_ns, struct live *live, const struct load_worker *workers,
 		       const atomic_uint *goal)
 {
 	sigset_t signals;
@@ -319,7 +319,7 @@ static bool wait_until(struct load *load, uint64_t due_ns, struct live *live, st
 }
 
 /* All phases. *ret_start_ns: when measuring began, or 0 if it never did. */
-static void conduct(struct load *load, struct load_worker *const *workers, uint64_t *ret_start_ns)
+static void conduct(struct load *load, const struct load_worker *workers, uint64_t *ret_start_ns)
 {
 	static struct live live;
 	const struct load_opts *o = &load->opts;
@@ -343,34 +343,31 @@ static void conduct(struct load *load, struct load_worker *const *workers, uint6
 	set_phase(load, LOAD_STOP);
 }
 
-static int start_workers(struct load *load, struct load_worker **workers)
+/* *ret_started: threads to be joined, also on failure. */
+static int start_workers(struct load *load, struct load_worker *workers, uint32_t *ret_started)
 {
 	const struct load_opts *o = &load->opts;
+	memset(workers, 0, o->threads * sizeof *workers);
 	for (uint32_t i = 0; i < o->threads; i++) {
-		struct load_worker *w = aligned_alloc(CACHE_LINE, sizeof *w);
-		if (!w)
-			return -ENOMEM;
-		memset(w, 0, sizeof *w);
+		struct load_worker *w = &workers[i];
 		w->load = load;
 		w->number = i;
 		w->connections = o->connections / o->threads + (i < o->connections % o->threads);
 		int r = pthread_create(&w->thread, NULL, load_worker_run, w);
-		if (r) {
-			free(w);
+		*ret_started = i + (r == 0);
+		if (r)
 			return -r;
-		}
-		workers[i] = w;
 	}
 	return 0;
 }
 
-static void total(struct load_totals *t, const struct load *load, struct load_worker *const *workers, uint64_t start_ns)
+static void total(struct load_totals *t, const struct load *load, const struct load_worker *workers, uint64_t start_ns)
 {
 	sum_counts(&t->counts, workers, load->opts.threads);
 	check_pages_result(load->pages, &t->check);
 	t->depth = load->opts.depth;
 	for (uint32_t i = 0; i < load->opts.threads; i++) {
-		const struct load_worker *w = workers[i];
+		const struct load_worker *w = &workers[i];
 		if (start_ns && w->ended_ns > start_ns && w->ended_ns - start_ns > t->elapsed_ns)
 			t->elapsed_ns = w->ended_ns - start_ns;
 		t->cpu_ns += w->cpu_ns;
@@ -392,15 +389,15 @@ static void raise_fd_limit(void)
 	}
 }
 
-static int finish(const struct load *load, struct load_worker *const *workers, uint64_t start_ns)
+static int finish(const struct load *load, const struct load_worker *workers, uint64_t start_ns)
 {
 	static struct load_totals t;
 	const struct load_opts *o = &load->opts;
 	for (uint32_t i = 0; i < o->threads; i++) {
-		if (atomic_load(&load->failed) && workers[i]->err && workers[i]->err != -EINTR)
-			return tool_unreachable(o->server, workers[i]->why);
-		if (!atomic_load(&load->failed) && workers[i]->err)
-			fprintf(stderr, "ordinal: thread %" PRIu32 " stopped: %s\n", i, workers[i]->why);
+		if (atomic_load(&load->failed) && workers[i].err && workers[i].err != -EINTR)
+			return tool_unreachable(o->server, workers[i].why);
+		if (!atomic_load(&load->failed) && workers[i].err)
+			fprintf(stderr, "ordinal: thread %" PRIu32 " stopped: %s\n", i, workers[i].why);
 	}
 	if (atomic_load(&load->failed)) {
 		fprintf(stderr, "ordinal: stopped before all connections stood\n");
@@ -417,31 +414,31 @@ static int finish(const struct load *load, struct load_worker *const *workers, u
 
 static int run(struct load *load)
 {
-	struct load_worker *workers[LOAD_THREADS_MAX] = {NULL};
 	const struct load_opts *o = &load->opts;
+	struct load_worker *workers = aligned_alloc(CACHE_LINE, o->threads * sizeof *workers);
 	sigset_t signals;
 	uint64_t start_ns = 0;
+	uint32_t started = 0;
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGINT);
 	sigaddset(&signals, SIGTERM);
 	pthread_sigmask(SIG_BLOCK, &signals, NULL);
 	raise_fd_limit();
 	load->pages = check_pages_new(CHECK_PAGES_MAX);
-	int r = load->pages ? start_workers(load, workers) : -ENOMEM;
+	int r = workers && load->pages ? start_workers(load, workers, &started) : -ENOMEM;
 	if (r)
 		set_phase(load, LOAD_STOP);
 	else
 		conduct(load, workers, &start_ns);
-	for (uint32_t i = 0; i < o->threads && workers[i]; i++)
-		pthread_join(workers[i]->thread, NULL);
+	for (uint32_t i = 0; i < started; i++)
+		pthread_join(workers[i].thread, NULL);
 	if (r) {
 		fprintf(stderr, "ordinal: cannot start: %s\n", strerror(-r));
 		r = TOOL_FAILED;
 	} else {
 		r = finish(load, workers, start_ns);
 	}
-	for (uint32_t i = 0; i < o->threads; i++)
-		free(workers[i]);
+	free(workers);
 	check_pages_free(load->pages);
 	return r;
 }

@@ -130,8 +130,8 @@ static void print_text(const struct load_opts *o, const struct load_totals *t)
 		       " calls were due and could not be sent: every slot was waiting (raise --depth or --connections)\n",
 		       c->unsent);
 	if (c->lost || t->gone)
-		printf("connections: %" PRIu64 " broke, %" PRIu32 " could not be made again%s%s\n", c->lost,
-		       t->gone, t->why ? ": " : "", t->why ? t->why : "");
+		printf("connections: %" PRIu64 " broke, %" PRIu32 " could not be made again%s%s\n", c->lost, t->gone,
+		       t->why ? ": " : "", t->why ? t->why : "");
 	printf("client     %.0f%% of a CPU\n", t->elapsed_ns ? 100.0 * (double)t->cpu_ns / (double)t->elapsed_ns : 0);
 }
 

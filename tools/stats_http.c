@@ -101,7 +101,7 @@ static int read_all(int fd, char **ret, size_t *ret_n)
 static const char *header(const char *head, const char *name)
 {
 	size_t n = strlen(name);
-	for (const char *line = strstr(head, "\r\n"); line && strncmp(line, "\r\n\r\n", 4);
+	for (const char *line = strstr(head, "\r\n"); line && strncmp(line, "\r\n\r\n", 4) != 0;
 	     line = strstr(line + 2, "\r\n"))
 		if (strncasecmp(line + 2, name, n) == 0 && line[2 + n] == ':')
 			return line + 2 + n + 1;
@@ -159,9 +159,9 @@ int stats_http_get(const char *socket_path, const char *path, char **ret, size_t
 	if (r == 0)
 		r = read_all(fd, &all, &n);
 	close(fd);
-	if (r) {
+	if (r || !all) {
 		snprintf(why, cap, "%s", r == -EAGAIN ? "no answer within 5 seconds" : strerror(-r));
-		return r;
+		return r ? r : -ENOMEM;
 	}
 	r = take_body(all, n, ret_n, why, cap);
 	if (r)

@@ -19,7 +19,8 @@ static int resolve(const char *text, struct sockaddr_storage *ret, socklen_t *re
 	const char *colon = strrchr(text, ':');
 	size_t n = colon ? (size_t)(colon - text) : 0;
 	if (!colon || n == 0 || n >= sizeof host || !colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1)) {
-		snprintf(why, sizeof why, "LISTEN=\"%s\": expected host:port, for example 127.0.0.1:50051 or [::1]:50051", text);
+		snprintf(why, sizeof why,
+			 "LISTEN=\"%s\": expected host:port, for example 127.0.0.1:50051 or [::1]:50051", text);
 		return -EINVAL;
 	}
 	memcpy(host, text, n);
@@ -120,7 +121,8 @@ int listener_open(const char *listen, unsigned n, unsigned user_timeout_ms, int 
 	}
 	if (rc) {
 		snprintf(why, sizeof why, "cannot listen on %s: %s%s", listen, strerror(-rc),
-			 rc == -EADDRINUSE ? "; another process has this port: stop it, or set LISTEN to another one" : "");
+			 rc == -EADDRINUSE ? "; another process has this port: stop it, or set LISTEN to another one"
+					   : "");
 		while (i-- > 0)
 			close(fds[i]);
 		return rc;

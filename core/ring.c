@@ -79,8 +79,7 @@ static int bufs_init(struct ring *r, const struct ring_params *p)
 	r->buf_mem = map(r->buf_bytes);
 	if (!r->br || !r->buf_mem)
 		return -ENOMEM;
-	struct io_uring_buf_reg reg = {
-		.ring_addr = (unsigned long)r->br, .ring_entries = p->bufs, .bgid = BUF_GROUP};
+	struct io_uring_buf_reg reg = {.ring_addr = (unsigned long)r->br, .ring_entries = p->bufs, .bgid = BUF_GROUP};
 	int rc = io_uring_register_buf_ring(&r->u, &reg, 0);
 	if (rc)
 		return rc;
@@ -106,8 +105,8 @@ static int restrict_ops(struct ring *r)
 	memset(res, 0, sizeof res);
 	for (size_t i = 0; i < ARRAY_SIZE(ops); i++)
 		res[i] = (struct io_uring_restriction){.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = ops[i]};
-	res[ARRAY_SIZE(ops)] = (struct io_uring_restriction){
-		.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_BUFFER_SELECT};
+	res[ARRAY_SIZE(ops)] = (struct io_uring_restriction){.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED,
+							     .sqe_flags = IOSQE_BUFFER_SELECT};
 	/* By system call: liburing 2.3's shared library does not export its functions for these two. */
 	int fd = r->u.ring_fd;
 	if (syscall(__NR_io_uring_register, fd, IORING_REGISTER_RESTRICTIONS, res, (unsigned)ARRAY_SIZE(res)) < 0)

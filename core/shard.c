@@ -190,7 +190,8 @@ static void begin_drain(struct shard *s)
 
 static bool has_pending(struct shard *s)
 {
-	if (mesh_has_mail(s->mesh, s->index) || atomic_load_explicit(&s->drain_wanted, memory_order_relaxed) != s->draining ||
+	if (mesh_has_mail(s->mesh, s->index) ||
+	    atomic_load_explicit(&s->drain_wanted, memory_order_relaxed) != s->draining ||
 	    atomic_load_explicit(&s->hurry_wanted, memory_order_relaxed) != s->hurried)
 		return true;
 	for (unsigned i = 0; i < s->hook_count; i++) {
@@ -269,7 +270,8 @@ static bool is_needed(struct shard *s)
 	if (!s->draining || s->doomed)
 		return true;
 	if (s->now_ns >= s->drain_deadline_ns && shard_conns(s)) {
-		log_warn("%u connections still open %s; closing them", shard_conns(s), s->hurried ? "when told to hurry" : "after the drain time");
+		log_warn("%u connections still open %s; closing them", shard_conns(s),
+			 s->hurried ? "when told to hurry" : "after the drain time");
 		s->drain_deadline_ns = UINT64_MAX;
 		each_conn(s, end_for_shutdown);
 		flush(s);

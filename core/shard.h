@@ -27,10 +27,10 @@ struct shard;
 struct shard_opts {
 	uint32_t ring_entries, cq_entries;
 	uint32_t recv_bufs, recv_buf_size;
-	uint32_t conns_max;      /* of this shard */
-	uint32_t conn_queue_max; /* bytes; output of one connection */
+	uint32_t conns_max;                   /* of this shard */
+	uint32_t conn_queue_max;              /* bytes; output of one connection */
 	uint64_t stall_ns, idle_ns, drain_ns; /* idle 0: never */
-	uint64_t spin_ns;        /* busy wait before sleeping */
+	uint64_t spin_ns;                     /* busy wait before sleeping */
 	bool restrict_ring;
 	/* Shard thread, before the loop: set up per-shard state of the services. 0 or -errno. */
 	int (*start)(struct shard *s, void *ctx);
@@ -84,10 +84,10 @@ struct shard {
 	bool draining;
 	bool hurried;
 	atomic_bool drain_wanted, hurry_wanted;
-	atomic_uint phase;      /* enum shard_phase */
-	atomic_uint conn_count; /* published for balancing and stats */
+	atomic_uint phase;         /* enum shard_phase */
+	atomic_uint conn_count;    /* published for balancing and stats */
 	atomic_uint_fast64_t beat; /* advances with every turn: for the watchdog */
-	int error;              /* -errno, with SHARD_FAILED */
+	int error;                 /* -errno, with SHARD_FAILED */
 	pthread_t thread;
 };
 
@@ -117,6 +117,13 @@ static inline uint32_t shard_conns(const struct shard *s)
 }
 
 /* Tags: kind of operation. */
-enum shard_op { SHARD_OP_ACCEPT = 1, SHARD_OP_BELL, SHARD_OP_RECV, SHARD_OP_SEND, SHARD_OP_CANCEL, SHARD_OP_CANCEL_RECV };
+enum shard_op {
+	SHARD_OP_ACCEPT = 1,
+	SHARD_OP_BELL,
+	SHARD_OP_RECV,
+	SHARD_OP_SEND,
+	SHARD_OP_CANCEL,
+	SHARD_OP_CANCEL_RECV
+};
 
 #endif

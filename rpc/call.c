@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-int rpc_shard_init(struct rpc_shard *r, struct shard *s, const struct method_table *methods, const struct rpc_opts *opts)
+int rpc_shard_init(struct rpc_shard *r, struct shard *s, const struct method_table *methods,
+		   const struct rpc_opts *opts)
 {
 	*r = (struct rpc_shard){.shard = s, .opts = opts, .methods = methods};
 	r->stats = calloc(methods->count + 1, sizeof *r->stats);

@@ -45,9 +45,9 @@ struct call {
 	const struct call_ops *ops;
 	struct rpc_shard *rpc;
 	struct conn *conn;
-	uint64_t start_ns;    /* monotonic */
-	uint64_t deadline_ns; /* monotonic; 0: none */
-	struct timer timer;   /* deadline, and slow bodies */
+	uint64_t start_ns;     /* monotonic */
+	uint64_t deadline_ns;  /* monotonic; 0: none */
+	struct timer timer;    /* deadline, and slow bodies */
 	uint16_t method_index; /* of the table */
 	bool live;             /* begun and not ended */
 	bool seen;             /* the service has been told of it (open or message) */
@@ -68,7 +68,7 @@ struct method_stats {
 
 struct rpc_opts {
 	uint32_t message_max, streams_max, native_inflight_max, header_list_max, header_fields_max;
-	uint64_t assembly_max; /* bytes of partly received messages on a shard */
+	uint64_t assembly_max;                             /* bytes of partly received messages on a shard */
 	uint64_t preface_ns, headers_ns, body_ns, call_ns; /* call_ns: cap on calls without a deadline; 0: none */
 };
 
@@ -82,8 +82,8 @@ struct rpc_shard {
 	/* Runs of equal (method, latency) are counted once. */
 	uint16_t run_method;
 	uint64_t run_ns, run_count;
-	uint32_t calls;         /* live; with count_add */
-	uint64_t assembly;      /* bytes of partly received messages */
+	uint32_t calls;    /* live; with count_add */
+	uint64_t assembly; /* bytes of partly received messages */
 	struct slab native_calls, h2_streams;
 	/* Read by anybody. */
 	uint64_t sessions_h2, sessions_native; /* live */
@@ -94,7 +94,8 @@ struct rpc_shard {
 };
 
 /* Shard thread. 0 or -ENOMEM. Done: after that thread has ended. */
-int rpc_shard_init(struct rpc_shard *r, struct shard *s, const struct method_table *methods, const struct rpc_opts *opts);
+int rpc_shard_init(struct rpc_shard *r, struct shard *s, const struct method_table *methods,
+		   const struct rpc_opts *opts);
 void rpc_shard_done(struct rpc_shard *r);
 /* Once a turn, after the services: closes the run of counted replies. */
 void rpc_shard_turn(struct rpc_shard *r);
@@ -114,7 +115,8 @@ static inline void call_cancel_service(struct call *c);
 
 /* For services. */
 
-void call_finish_text(struct call *c, enum grpc_status status, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void call_finish_text(struct call *c, enum grpc_status status, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
 
 static inline void call_reply(struct call *c, const uint8_t *msg, size_t n)
 {

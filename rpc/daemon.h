@@ -25,9 +25,9 @@ struct daemon {
 	unsigned shards_made, shards_started;
 	char bound[LISTENER_TEXT]; /* the address in force */
 	int fail_fd;               /* an eventfd: written when the journal has failed */
-	int ended_fd;              /* an eventfd: written when a shard has ended, after a drain or by a failure of its ring */
+	int ended_fd; /* an eventfd: written when a shard has ended, after a drain or by a failure of its ring */
 	char fail_text[512];
-	uint64_t start_ns;         /* monotonic */
+	uint64_t start_ns; /* monotonic */
 };
 
 /* From a loaded configuration (taken over) to a running daemon. On failure everything is undone, and *ret_why is a sentence for people. */

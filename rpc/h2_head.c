@@ -40,11 +40,11 @@ static bool value_ok(struct span v)
 static bool pseudo(struct h2_head_reader *rd, struct span name, struct span value)
 {
 	struct h2_head *h = &rd->head;
-	bool *seen = IS(name, ":method")    ? &rd->has_method :
-		     IS(name, ":scheme")    ? &rd->has_scheme :
-		     IS(name, ":path")	    ? &rd->has_path :
-		     IS(name, ":authority") ? &rd->has_authority :
-					      NULL;
+	bool *seen = IS(name, ":method")      ? &rd->has_method
+		     : IS(name, ":scheme")    ? &rd->has_scheme
+		     : IS(name, ":path")      ? &rd->has_path
+		     : IS(name, ":authority") ? &rd->has_authority
+					      : NULL;
 	if (!seen || *seen || rd->regular || rd->trailers)
 		return false;
 	*seen = true;

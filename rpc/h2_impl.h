@@ -1,8 +1,9 @@
-/* The insides of the HTTP/2 session, shared by h2_session.c (frames, connection), h2_stream.c (streams, calls) and h2_head.c (request
- * headers). For these three only. */
+/* The insides of the HTTP/2 session, shared by h2_session.c (frames, connection), h2_stream.c (streams, requests), h2_send.c
+ * (answers) and h2_head.c (request headers). For these four only. */
 #ifndef ORDINAL_RPC_H2_IMPL_H
 #define ORDINAL_RPC_H2_IMPL_H
 
+#include "core/base/check.h"
 #include "rpc/session.h"
 #include "rpc/wire/h2_frame.h"
 #include "rpc/wire/hpack.h"
@@ -29,14 +30,14 @@ void h2_bytes_free(struct rpc_shard *r, struct h2_bytes *b);
 
 /* What a request's header block says. Plain data: it is kept in the memo. */
 struct h2_head {
-	int16_t method;       /* index in the table, or -1 */
-	bool service_known;   /* of an unknown method */
-	bool malformed;       /* RFC 9113 section 8.1.1: a stream error */
-	bool too_large;       /* more than HEADER_LIST_MAX or HEADER_FIELDS_MAX */
-	bool gzip;            /* grpc-encoding: gzip */
-	bool unknown_coding;  /* grpc-encoding is something else */
+	int16_t method;      /* index in the table, or -1 */
+	bool service_known;  /* of an unknown method */
+	bool malformed;      /* RFC 9113 section 8.1.1: a stream error */
+	bool too_large;      /* more than HEADER_LIST_MAX or HEADER_FIELDS_MAX */
+	bool gzip;           /* grpc-encoding: gzip */
+	bool unknown_coding; /* grpc-encoding is something else */
 	bool bad_timeout;
-	uint16_t http_status; /* not gRPC at all: answer with this and no more; 0: fine */
+	uint16_t http_status;   /* not gRPC at all: answer with this and no more; 0: fine */
 	int64_t content_length; /* -1: none */
 	uint64_t timeout_ns;    /* 0: none */
 };
@@ -59,21 +60,21 @@ struct h2_stream {
 	uint32_t recv_unacked; /* taken in, and not credited yet */
 	int64_t content_left;  /* of content-length; -1: none given */
 	bool remote_end, headers_sent, local_end;
-	bool paused;           /* by the service: bytes are held */
-	bool have_message;     /* a unary request is complete and waits for the end of the stream */
-	bool end_pending;      /* trailers follow the pending bytes */
+	bool paused;       /* by the service: bytes are held */
+	bool have_message; /* a unary request is complete and waits for the end of the stream */
+	bool end_pending;  /* trailers follow the pending bytes */
 	bool gzip, unknown_coding;
-	bool want_writable;    /* call_send said false, or call_send_framed took less than all */
-	bool waits;            /* counted in the session's `waiting` */
+	bool want_writable; /* call_send said false, or call_send_framed took less than all */
+	bool waits;         /* counted in the session's `waiting` */
 	bool counted_message;
 	uint8_t prefix_len, prefix[GRPC_PREFIX];
 	uint8_t end_status;
-	uint32_t want;          /* bytes of the message being put together */
-	struct h2_bytes msg;    /* the message being put together */
-	struct h2_bytes held;   /* received while paused */
-	struct h2_bytes pend;   /* DATA payload that waits for window */
-	struct h2_bytes text;   /* status message for the trailers */
-	uint64_t progress_ns;   /* last time that the request or the answer moved */
+	uint32_t want;        /* bytes of the message being put together */
+	struct h2_bytes msg;  /* the message being put together */
+	struct h2_bytes held; /* received while paused */
+	struct h2_bytes pend; /* DATA payload that waits for window */
+	struct h2_bytes text; /* status message for the trailers */
+	uint64_t progress_ns; /* last time that the request or the answer moved */
 };
 
 enum h2_drain { H2_DRAIN_NO, H2_DRAIN_WARNED, H2_DRAIN_FINAL };
@@ -84,11 +85,11 @@ struct h2_session {
 	bool preface_done, settings_got, settings_acked, ending, eof;
 	uint8_t draining; /* enum h2_drain */
 	uint8_t continuations;
-	uint8_t block_flags; /* of the HEADERS frame */
+	uint8_t block_flags;   /* of the HEADERS frame */
 	uint32_t block_stream; /* CONTINUATION is expected for this stream; 0: no */
-	uint32_t last_id;    /* highest stream opened by the peer */
-	uint32_t open;       /* streams in the table */
-	uint32_t waiting;    /* streams with bytes or a service that waits for window or output room */
+	uint32_t last_id;      /* highest stream opened by the peer */
+	uint32_t open;         /* streams in the table */
+	uint32_t waiting;      /* streams with bytes or a service that waits for window or output room */
 	int64_t send_window;
 	int64_t recv_window;
 	uint32_t recv_unacked;
@@ -118,7 +119,27 @@ void h2_watch(struct h2_session *s);
 void h2_credit(struct h2_session *s, uint32_t n);
 void h2_maybe_close(struct h2_session *s);
 
+static inline struct h2_stream *h2_stream_of(struct call *c)
+{
+	return container_of(c, struct h2_stream, call);
+}
+
+/* h2_send.c: call_ops, and what refuses a request before it is a call. */
+
+void h2_reply(struct call *c, const uint8_t *msg, size_t n);
+bool h2_send(struct call *c, const uint8_t *msg, size_t n);
+size_t h2_send_framed(struct call *c, const struct conn_slice *all);
+void h2_finish(struct call *c, enum grpc_status status, struct span text);
+/* The last HEADERS of a stream: trailers, or headers and trailers in one if nothing was sent before. */
+void h2_put_trailers(struct h2_stream *st, enum grpc_status status, struct span text);
+/* The answer to something that is not gRPC. */
+void h2_put_http_status(struct h2_session *s, uint32_t id, uint16_t status);
+void h2_note_waiting(struct h2_stream *st, bool waits);
+
 /* h2_stream.c */
+
+/* Frees a stream whose call has ended. */
+void h2_stream_drop(struct h2_stream *st);
 
 struct h2_stream *h2_stream_find(struct h2_session *s, uint32_t id);
 void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *head, bool end);

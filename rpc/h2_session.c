@@ -99,7 +99,8 @@ static bool reset_allowed(struct h2_session *s)
 {
 	uint64_t now = s->rpc->shard->now_ns, back = (now - s->reset_ns) / (NS_PER_S / H2_RESETS_PER_S);
 	if (back) {
-		s->reset_tokens = back >= H2_RESETS_BURST - s->reset_tokens ? H2_RESETS_BURST : s->reset_tokens + (uint32_t)back;
+		s->reset_tokens = back >= H2_RESETS_BURST - s->reset_tokens ? H2_RESETS_BURST
+									    : s->reset_tokens + (uint32_t)back;
 		s->reset_ns = now;
 	}
 	if (s->reset_tokens == 0) {
@@ -230,7 +231,8 @@ static void on_block(struct h2_session *s, uint32_t id, const uint8_t *p, size_t
 		return;
 	if (!st) {
 		if (!was_reset(s, id))
-			h2_conn_error(s, H2_STREAM_CLOSED, CONN_R_PROTOCOL, "HEADERS on a closed stream, or a stream identifier that went down");
+			h2_conn_error(s, H2_STREAM_CLOSED, CONN_R_PROTOCOL,
+				      "HEADERS on a closed stream, or a stream identifier that went down");
 	} else if (st->remote_end) {
 		h2_stream_error(st, H2_STREAM_CLOSED);
 	} else if (!end || head->malformed) {
@@ -255,7 +257,8 @@ static bool unpad(struct h2_session *s, const struct h2_frame *f, const uint8_t 
 	}
 	if (f->type == H2_HEADERS && (f->flags & H2_F_PRIORITY)) {
 		if (*n < 5) {
-			h2_conn_error(s, H2_FRAME_SIZE_ERROR, CONN_R_PROTOCOL, "HEADERS too short for its priority fields");
+			h2_conn_error(s, H2_FRAME_SIZE_ERROR, CONN_R_PROTOCOL,
+				      "HEADERS too short for its priority fields");
 			return false;
 		}
 		if ((load_be32(*p) & 0x7fffffff) == f->stream) {
@@ -326,7 +329,8 @@ static void on_data(struct h2_session *s, const struct h2_frame *f, const uint8_
 	}
 	s->recv_window -= f->len;
 	if (unlikely(s->recv_window < 0)) {
-		h2_conn_error(s, H2_FLOW_CONTROL_ERROR, CONN_R_PROTOCOL, "more DATA than the connection's window allowed");
+		h2_conn_error(s, H2_FLOW_CONTROL_ERROR, CONN_R_PROTOCOL,
+			      "more DATA than the connection's window allowed");
 		return;
 	}
 	if (!unpad(s, f, &p, &n))
@@ -401,7 +405,8 @@ static bool apply_setting(struct h2_session *s, uint16_t id, uint32_t value)
 		if (value <= H2_WINDOW_MAX)
 			h2_streams_each(s, change_window, &w);
 		if (value > H2_WINDOW_MAX || w.overflow) {
-			h2_conn_error(s, H2_FLOW_CONTROL_ERROR, CONN_R_PROTOCOL, "SETTINGS_INITIAL_WINDOW_SIZE makes a window too large");
+			h2_conn_error(s, H2_FLOW_CONTROL_ERROR, CONN_R_PROTOCOL,
+				      "SETTINGS_INITIAL_WINDOW_SIZE makes a window too large");
 			return false;
 		}
 		s->peer_window = value;
@@ -444,7 +449,8 @@ static void final_goaway(struct h2_session *s)
 static void on_ping(struct h2_session *s, const struct h2_frame *f, const uint8_t *p)
 {
 	if (f->stream != 0 || f->len != 8) {
-		h2_conn_error(s, f->stream ? H2_PROTOCOL_ERROR : H2_FRAME_SIZE_ERROR, CONN_R_PROTOCOL, "PING on a stream or of a wrong length");
+		h2_conn_error(s, f->stream ? H2_PROTOCOL_ERROR : H2_FRAME_SIZE_ERROR, CONN_R_PROTOCOL,
+			      "PING on a stream or of a wrong length");
 		return;
 	}
 	if (!(f->flags & H2_F_ACK))
@@ -465,7 +471,8 @@ static void on_window_update(struct h2_session *s, const struct h2_frame *f, con
 		if (n == 0)
 			h2_conn_error(s, H2_PROTOCOL_ERROR, CONN_R_PROTOCOL, "WINDOW_UPDATE by 0");
 		else if (s->send_window > H2_WINDOW_MAX)
-			h2_conn_error(s, H2_FLOW_CONTROL_ERROR, CONN_R_PROTOCOL, "WINDOW_UPDATE makes the connection's window too large");
+			h2_conn_error(s, H2_FLOW_CONTROL_ERROR, CONN_R_PROTOCOL,
+				      "WINDOW_UPDATE makes the connection's window too large");
 		else if (s->waiting)
 			h2_streams_pump(s);
 		return;
@@ -506,7 +513,8 @@ static void on_priority(struct h2_session *s, const struct h2_frame *f, const ui
 static void on_goaway(struct h2_session *s, const struct h2_frame *f, const uint8_t *p)
 {
 	if (f->stream != 0 || f->len < 8)
-		h2_conn_error(s, f->stream ? H2_PROTOCOL_ERROR : H2_FRAME_SIZE_ERROR, CONN_R_PROTOCOL, "GOAWAY on a stream or too short");
+		h2_conn_error(s, f->stream ? H2_PROTOCOL_ERROR : H2_FRAME_SIZE_ERROR, CONN_R_PROTOCOL,
+			      "GOAWAY on a stream or too short");
 	/* The client opens no more streams; it closes when its calls have been answered. */
 }
 
@@ -629,7 +637,9 @@ static size_t part_fill(struct h2_session *s, const uint8_t *p, size_t n)
 			return n;
 		at += take;
 		if (!s->preface_done && memcmp(s->part.p, H2_PREFACE, s->part.len) != 0) {
-			h2_conn_error(s, H2_PROTOCOL_ERROR, CONN_R_PROTOCOL, "not the HTTP/2 connection preface; this port speaks gRPC over HTTP/2 with prior knowledge");
+			h2_conn_error(
+				s, H2_PROTOCOL_ERROR, CONN_R_PROTOCOL,
+				"not the HTTP/2 connection preface; this port speaks gRPC over HTTP/2 with prior knowledge");
 			return n;
 		}
 		if (take < want)
@@ -698,17 +708,20 @@ static void on_timer(struct timer *t, void *ctx)
 		return;
 	}
 	if (s->block_stream && now - s->block_ns >= o->headers_ns) {
-		h2_conn_error(s, H2_ENHANCE_YOUR_CALM, CONN_R_TIMEOUT, "a header block took longer than HEADERS_TIMEOUT_MS");
+		h2_conn_error(s, H2_ENHANCE_YOUR_CALM, CONN_R_TIMEOUT,
+			      "a header block took longer than HEADERS_TIMEOUT_MS");
 		return;
 	}
 	if (s->part.len && now - s->part_ns >= least(o->body_ns, o->headers_ns)) {
-		h2_conn_error(s, H2_ENHANCE_YOUR_CALM, CONN_R_TIMEOUT, "a frame took longer than HEADERS_TIMEOUT_MS or BODY_TIMEOUT_MS");
+		h2_conn_error(s, H2_ENHANCE_YOUR_CALM, CONN_R_TIMEOUT,
+			      "a frame took longer than HEADERS_TIMEOUT_MS or BODY_TIMEOUT_MS");
 		return;
 	}
 	if (s->draining == H2_DRAIN_WARNED && now - s->drain_ns >= NS_PER_S)
 		final_goaway(s);
 	h2_streams_check(s);
-	if (!s->ending && (!s->settings_got || s->block_stream || s->part.len || s->draining == H2_DRAIN_WARNED || h2_streams_need_watch(s)))
+	if (!s->ending && (!s->settings_got || s->block_stream || s->part.len || s->draining == H2_DRAIN_WARNED ||
+			   h2_streams_need_watch(s)))
 		wheel_add(&s->rpc->shard->wheel, t, now + tick_ns(s));
 }
 

@@ -18,32 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-	TABLE_MIN = 16,
-	PUMP_QUEUE = 256 << 10, /* bytes queued on the connection above which streams wait */
-	SLICE_MIN = 2048,       /* shorter pieces are copied */
-};
-
-/* ":status: 200" and "content-type: application/grpc", from the static table only. */
-static const uint8_t block_ok[] = "\x88\x0f\x10\x10"
-				  "application/grpc";
-enum { BLOCK_OK = sizeof block_ok - 1 };
-/* "grpc-status: 0" */
-static const uint8_t trailers_ok[] = "\x00\x0b"
-				     "grpc-status\x01"
-				     "0";
-enum { TRAILERS_OK = sizeof trailers_ok - 1 };
-
-static const struct call_ops h2_call_ops;
+enum { TABLE_MIN = 16 };
 
 size_t h2_stream_size(void)
 {
 	return sizeof(struct h2_stream);
-}
-
-static struct h2_stream *stream_of(struct call *c)
-{
-	return container_of(c, struct h2_stream, call);
 }
 
 /* The table: open addressing, linear probing, deletion by shifting back. */
@@ -130,25 +109,12 @@ void h2_streams_each(struct h2_session *s, void (*fn)(struct h2_stream *st, void
 		free(ids);
 }
 
-static bool is_pending(const struct h2_stream *st)
-{
-	return st->pend.len > st->pend.at || st->end_pending;
-}
-
-/* Keeps the session's count of streams that wait for window or output room. */
-static void note_waiting(struct h2_stream *st, bool waits)
-{
-	if (waits != st->waits)
-		st->session->waiting += waits ? 1 : (uint32_t)-1;
-	st->waits = waits;
-}
-
-static void drop(struct h2_stream *st)
+void h2_stream_drop(struct h2_stream *st)
 {
 	struct h2_session *s = st->session;
 	struct rpc_shard *r = s->rpc;
 	DCHECK(!st->call.live);
-	note_waiting(st, false);
+	h2_note_waiting(st, false);
 	if (st->held.len > st->held.at)
 		h2_credit(s, st->held.len - st->held.at);
 	count_add(&r->assembly, -(uint64_t)st->msg.cap);
@@ -167,7 +133,7 @@ void h2_stream_kill(struct h2_stream *st)
 		call_cancel_service(&st->call);
 		call_end(&st->call, GRPC_CANCELLED);
 	}
-	drop(st);
+	h2_stream_drop(st);
 }
 
 static void kill_one(struct h2_stream *st, void *ctx)
@@ -194,257 +160,6 @@ void h2_stream_error(struct h2_stream *st, enum h2_error code)
 	h2_stream_kill(st);
 	h2_reset(s, id, code, true);
 	h2_maybe_close(s);
-}
-
-/* Sending. */
-
-/* Both sides have ended, or ours has and the rest of the request is of no interest. */
-static void finish_stream(struct h2_stream *st)
-{
-	struct h2_session *s = st->session;
-	uint32_t id = st->id;
-	bool remote_end = st->remote_end;
-	drop(st);
-	if (!remote_end)
-		h2_reset(s, id, H2_NO_ERROR, false);
-	if (unlikely(s->draining || s->eof))
-		h2_maybe_close(s);
-}
-
-static uint8_t *put_headers_ok(uint8_t *p, uint32_t id)
-{
-	h2_frame_put(p, BLOCK_OK, H2_HEADERS, H2_F_END_HEADERS, id);
-	memcpy(p + H2_FRAME_HEADER, block_ok, BLOCK_OK);
-	return p + H2_FRAME_HEADER + BLOCK_OK;
-}
-
-/* The last HEADERS of a stream: trailers, or headers and trailers in one if nothing was sent before. */
-static void put_trailers(struct h2_stream *st, enum grpc_status status, struct span text)
-{
-	uint8_t block[2048];
-	char number[4], message[1536];
-	size_t n = 0;
-	if (!st->headers_sent) {
-		memcpy(block, block_ok, BLOCK_OK);
-		n = BLOCK_OK;
-	}
-	int digits = snprintf(number, sizeof number, "%u", (unsigned)status);
-	n += hpack_put_literal(block + n, sizeof block - n, SPAN_LIT("grpc-status"), (struct span){(uint8_t *)number, (size_t)digits});
-	if (text.n) {
-		size_t m = grpc_percent_encode(message, sizeof message, text);
-		n += hpack_put_literal(block + n, sizeof block - n, SPAN_LIT("grpc-message"), (struct span){(uint8_t *)message, m});
-	}
-	uint8_t *p = conn_reserve(st->session->conn, H2_FRAME_HEADER + n);
-	if (!p)
-		return;
-	h2_frame_put(p, (uint32_t)n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, st->id);
-	memcpy(p + H2_FRAME_HEADER, block, n);
-	conn_commit(st->session->conn, H2_FRAME_HEADER + n);
-	st->headers_sent = st->local_end = true;
-}
-
-/* The answer to something that is not gRPC. */
-static void put_http_status(struct h2_session *s, uint32_t id, uint16_t status)
-{
-	uint8_t p[H2_FRAME_HEADER + 16];
-	char number[8];
-	int digits = snprintf(number, sizeof number, "%u", (unsigned)status);
-	size_t n = hpack_put_literal_indexed_name(p + H2_FRAME_HEADER, 16, 8, (struct span){(uint8_t *)number, (size_t)digits});
-	h2_frame_put(p, (uint32_t)n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, id);
-	conn_write(s->conn, p, H2_FRAME_HEADER + n);
-}
-
-static bool put_headers(struct h2_stream *st)
-{
-	if (st->headers_sent)
-		return true;
-	uint8_t *p = conn_reserve(st->session->conn, H2_FRAME_HEADER + BLOCK_OK);
-	if (!p)
-		return false;
-	put_headers_ok(p, st->id);
-	conn_commit(st->session->conn, H2_FRAME_HEADER + BLOCK_OK);
-	return st->headers_sent = true;
-}
-
-/* Sends what the windows and the output queue allow. true: nothing is left. */
-static bool pump_data(struct h2_stream *st)
-{
-	struct h2_session *s = st->session;
-	while (st->pend.at < st->pend.len) {
-		int64_t n = st->pend.len - st->pend.at;
-		n = n < s->peer_frame ? n : s->peer_frame;
-		n = n < st->send_window ? n : st->send_window;
-		n = n < s->send_window ? n : s->send_window;
-		if (n <= 0 || conn_queued(s->conn) > PUMP_QUEUE)
-			return false;
-		uint8_t *p = conn_reserve(s->conn, H2_FRAME_HEADER + (size_t)n);
-		if (!p)
-			return false;
-		h2_frame_put(p, (uint32_t)n, H2_DATA, 0, st->id);
-		memcpy(p + H2_FRAME_HEADER, st->pend.p + st->pend.at, (size_t)n);
-		conn_commit(s->conn, H2_FRAME_HEADER + (size_t)n);
-		st->pend.at += (uint32_t)n;
-		st->send_window -= n;
-		s->send_window -= n;
-		st->progress_ns = s->rpc->shard->now_ns;
-	}
-	h2_bytes_free(s->rpc, &st->pend);
-	return true;
-}
-
-void h2_stream_pump(struct h2_stream *st)
-{
-	if (!pump_data(st))
-		return;
-	if (st->end_pending) {
-		put_trailers(st, st->end_status, (struct span){st->text.p, st->text.len});
-		finish_stream(st);
-		return;
-	}
-	if (st->want_writable && st->call.live && conn_queued(st->session->conn) >= CONN_HIGH_WATER)
-		return;
-	bool tell = st->want_writable && st->call.live;
-	st->want_writable = false;
-	note_waiting(st, false);
-	if (tell) {
-		if (st->call.method->writable)
-			st->call.method->writable(&st->call);
-	}
-}
-
-static void pump_one(struct h2_stream *st, void *ctx)
-{
-	if (st->waits)
-		h2_stream_pump(st);
-}
-
-void h2_streams_pump(struct h2_session *s)
-{
-	h2_streams_each(s, pump_one, NULL);
-}
-
-static bool h2_send(struct call *c, const uint8_t *msg, size_t n)
-{
-	struct h2_stream *st = stream_of(c);
-	struct h2_session *s = st->session;
-	uint8_t prefix[GRPC_PREFIX] = {0};
-	bool was = is_pending(st);
-	count_add(&c->rpc->stats[c->method_index].messages_out, 1);
-	if (!put_headers(st))
-		return false;
-	store_be32(prefix + 1, (uint32_t)n);
-	if (!h2_bytes_add(s->rpc, &st->pend, prefix, sizeof prefix) || !h2_bytes_add(s->rpc, &st->pend, msg, n)) {
-		conn_abort(s->conn, CONN_R_MEMORY);
-		return false;
-	}
-	bool all = pump_data(st);
-	if (!all) {
-		st->progress_ns = s->rpc->shard->now_ns;
-		h2_watch(s);
-	}
-	st->want_writable = !all || conn_queued(s->conn) >= CONN_HIGH_WATER;
-	note_waiting(st, st->want_writable);
-	return !st->want_writable;
-}
-
-/* One DATA frame of ready bytes, copied when that costs less than another piece for the kernel to gather. */
-static bool put_framed(struct h2_stream *st, const struct conn_slice *piece)
-{
-	struct h2_session *s = st->session;
-	bool copy = piece->n < SLICE_MIN;
-	uint8_t *p = conn_reserve(s->conn, H2_FRAME_HEADER + (copy ? piece->n : 0));
-	if (!p) {
-		if (piece->release)
-			piece->release(piece->owner);
-		return false;
-	}
-	h2_frame_put(p, piece->n, H2_DATA, 0, st->id);
-	if (copy)
-		memcpy(p + H2_FRAME_HEADER, piece->p, piece->n);
-	conn_commit(s->conn, H2_FRAME_HEADER + (copy ? piece->n : 0));
-	if (!copy && !conn_write_slice(s->conn, piece))
-		return false;
-	st->send_window -= piece->n;
-	s->send_window -= piece->n;
-	st->progress_ns = s->rpc->shard->now_ns;
-	return true;
-}
-
-static size_t h2_send_framed(struct call *c, const struct conn_slice *all)
-{
-	struct h2_stream *st = stream_of(c);
-	struct h2_session *s = st->session;
-	size_t at = 0;
-	bool owned = false; /* the release hangs on a piece; all pieces of a turn leave the output together */
-	while (at < all->n && !is_pending(st) && put_headers(st) && conn_queued(s->conn) < PUMP_QUEUE) {
-		int64_t n = (int64_t)(all->n - at);
-		n = n < s->peer_frame ? n : s->peer_frame;
-		n = n < st->send_window ? n : st->send_window;
-		n = n < s->send_window ? n : s->send_window;
-		if (n <= 0)
-			break;
-		struct conn_slice piece = {.p = (const uint8_t *)all->p + at, .n = (uint32_t)n};
-		if (n >= SLICE_MIN && !owned) {
-			piece.release = all->release;
-			piece.owner = all->owner;
-			owned = true;
-		}
-		if (!put_framed(st, &piece))
-			break;
-		at += (size_t)n;
-	}
-	if (!owned && all->release)
-		all->release(all->owner);
-	st->want_writable = at < all->n;
-	note_waiting(st, st->want_writable || is_pending(st));
-	return at;
-}
-
-static void h2_finish(struct call *c, enum grpc_status status, struct span text)
-{
-	struct h2_stream *st = stream_of(c);
-	struct h2_session *s = st->session;
-	call_end(c, status);
-	if (!is_pending(st)) {
-		put_trailers(st, status, text);
-		finish_stream(st);
-		return;
-	}
-	st->end_pending = true;
-	st->end_status = (uint8_t)status;
-	st->progress_ns = s->rpc->shard->now_ns;
-	if (text.n && !h2_bytes_add(s->rpc, &st->text, text.p, text.n))
-		conn_abort(s->conn, CONN_R_MEMORY);
-	h2_watch(s);
-}
-
-static void h2_reply(struct call *c, const uint8_t *msg, size_t n)
-{
-	struct h2_stream *st = stream_of(c);
-	struct h2_session *s = st->session;
-	int64_t len = (int64_t)n + GRPC_PREFIX;
-	if (unlikely(len > s->send_window || len > st->send_window || len > H2_FRAME_SIZE_DEFAULT || !st->remote_end || st->headers_sent)) {
-		h2_send(c, msg, n);
-		h2_finish(c, GRPC_OK, (struct span){0});
-		return;
-	}
-	size_t total = 3 * H2_FRAME_HEADER + BLOCK_OK + TRAILERS_OK + (size_t)len;
-	uint8_t *p = conn_reserve(s->conn, total);
-	call_end(c, GRPC_OK);
-	if (likely(p != NULL)) {
-		p = put_headers_ok(p, st->id);
-		h2_frame_put(p, (uint32_t)len, H2_DATA, 0, st->id);
-		p += H2_FRAME_HEADER;
-		p[0] = 0;
-		store_be32(p + 1, (uint32_t)n);
-		memcpy(p + GRPC_PREFIX, msg, n);
-		p += len;
-		h2_frame_put(p, TRAILERS_OK, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, st->id);
-		memcpy(p + H2_FRAME_HEADER, trailers_ok, TRAILERS_OK);
-		conn_commit(s->conn, total);
-		s->send_window -= len;
-	}
-	finish_stream(st);
 }
 
 /* Receiving. */
@@ -479,8 +194,8 @@ static bool begin_message(struct h2_stream *st)
 	char text[128];
 	if (st->prefix[0]) {
 		fail(st, st->prefix[0] == 1 ? GRPC_UNIMPLEMENTED : GRPC_INTERNAL,
-		     st->prefix[0] == 1 ? "compressed messages are not supported; send them with grpc-encoding identity" :
-					  "the compressed flag of a message is neither 0 nor 1");
+		     st->prefix[0] == 1 ? "compressed messages are not supported; send them with grpc-encoding identity"
+					: "the compressed flag of a message is neither 0 nor 1");
 		return false;
 	}
 	if (st->have_message) {
@@ -613,8 +328,9 @@ void h2_stream_remote_end(struct h2_stream *st)
 /* The whole request of a unary call in one frame. */
 static bool is_whole(const struct h2_stream *st, const uint8_t *p, uint32_t n, bool end)
 {
-	return end && n >= GRPC_PREFIX && p[0] == 0 && load_be32(p + 1) == n - GRPC_PREFIX && st->prefix_len == 0 && !st->have_message &&
-	       st->call.live && wants_one_message(st) && n - GRPC_PREFIX <= st->call.rpc->opts->message_max;
+	return end && n >= GRPC_PREFIX && p[0] == 0 && load_be32(p + 1) == n - GRPC_PREFIX && st->prefix_len == 0 &&
+	       !st->have_message && st->call.live && wants_one_message(st) &&
+	       n - GRPC_PREFIX <= st->call.rpc->opts->message_max;
 }
 
 void h2_stream_data(struct h2_stream *st, const uint8_t *p, uint32_t n, bool end)
@@ -657,12 +373,12 @@ void h2_stream_data(struct h2_stream *st, const uint8_t *p, uint32_t n, bool end
 
 static void h2_pause(struct call *c)
 {
-	stream_of(c)->paused = true;
+	h2_stream_of(c)->paused = true;
 }
 
 static void h2_resume(struct call *c)
 {
-	struct h2_stream *st = stream_of(c);
+	struct h2_stream *st = h2_stream_of(c);
 	struct h2_session *s = st->session;
 	uint32_t id = st->id;
 	if (!st->paused)
@@ -689,8 +405,12 @@ static void h2_resume(struct call *c)
 		request_done(st);
 }
 
-static const struct call_ops h2_call_ops = {
-	.reply = h2_reply, .send = h2_send, .send_framed = h2_send_framed, .finish = h2_finish, .pause = h2_pause, .resume = h2_resume};
+static const struct call_ops h2_call_ops = {.reply = h2_reply,
+					    .send = h2_send,
+					    .send_framed = h2_send_framed,
+					    .finish = h2_finish,
+					    .pause = h2_pause,
+					    .resume = h2_resume};
 
 static void on_call_timer(struct timer *t, void *ctx)
 {
@@ -705,22 +425,25 @@ static void refuse(struct h2_session *s, uint32_t id, const struct h2_head *head
 	struct h2_stream st = {.session = s, .id = id};
 	if (head->http_status && !head->too_large) {
 		call_count_refused(s->rpc, GRPC_INVALID_ARGUMENT);
-		put_http_status(s, id, head->http_status);
+		h2_put_http_status(s, id, head->http_status);
 	} else {
-		enum grpc_status status = head->too_large   ? GRPC_RESOURCE_EXHAUSTED :
-					  head->bad_timeout ? GRPC_INVALID_ARGUMENT :
-							      GRPC_UNIMPLEMENTED;
+		enum grpc_status status = head->too_large     ? GRPC_RESOURCE_EXHAUSTED
+					  : head->bad_timeout ? GRPC_INVALID_ARGUMENT
+							      : GRPC_UNIMPLEMENTED;
 		char text[128];
 		if (head->too_large)
-			snprintf(text, sizeof text, "the request's header fields are above HEADER_LIST_MAX, %u bytes, or HEADER_FIELDS_MAX, %u",
-				 s->rpc->opts->header_list_max, s->rpc->opts->header_fields_max);
+			snprintf(
+				text, sizeof text,
+				"the request's header fields are above HEADER_LIST_MAX, %u bytes, or HEADER_FIELDS_MAX, %u",
+				s->rpc->opts->header_list_max, s->rpc->opts->header_fields_max);
 		else
 			snprintf(text, sizeof text, "%s",
-				 head->bad_timeout   ? "grpc-timeout is not 1 to 8 digits and a unit of H, M, S, m, u or n" :
-				 head->service_known ? "there is no such method in this service" :
-						       "there is no such service here");
+				 head->bad_timeout
+					 ? "grpc-timeout is not 1 to 8 digits and a unit of H, M, S, m, u or n"
+				 : head->service_known ? "there is no such method in this service"
+						       : "there is no such service here");
 		call_count_refused(s->rpc, status);
-		put_trailers(&st, status, (struct span){(uint8_t *)text, strlen(text)});
+		h2_put_trailers(&st, status, (struct span){(uint8_t *)text, strlen(text)});
 	}
 	if (!end)
 		h2_reset(s, id, H2_NO_ERROR, false);
@@ -784,7 +507,7 @@ static void check_one(struct h2_stream *st, void *ctx)
 		fail(st, GRPC_DEADLINE_EXCEEDED, "the request did not come within BODY_TIMEOUT_MS");
 	} else if (st->end_pending && still >= s->rpc->shard->opts->stall_ns) {
 		uint32_t id = st->id;
-		drop(st);
+		h2_stream_drop(st);
 		h2_reset(s, id, H2_CANCEL, false);
 	}
 }

@@ -24,8 +24,8 @@ static uint32_t hash_path(const struct method *m)
 static bool is_path_of(const struct method *m, struct span path)
 {
 	size_t s = strlen(m->service), n = strlen(m->name);
-	return path.n == s + n + 2 && path.p[0] == '/' && memcmp(path.p + 1, m->service, s) == 0 && path.p[s + 1] == '/' &&
-	       memcmp(path.p + s + 2, m->name, n) == 0;
+	return path.n == s + n + 2 && path.p[0] == '/' && memcmp(path.p + 1, m->service, s) == 0 &&
+	       path.p[s + 1] == '/' && memcmp(path.p + s + 2, m->name, n) == 0;
 }
 
 void method_table_add(struct method_table *t, const struct method *methods, unsigned n)
@@ -65,7 +65,8 @@ bool method_service_exists(const struct method_table *t, struct span path)
 {
 	for (unsigned i = 0; i < t->count; i++) {
 		size_t s = strlen(t->method[i]->service);
-		if (path.n > s + 1 && path.p[0] == '/' && memcmp(path.p + 1, t->method[i]->service, s) == 0 && path.p[s + 1] == '/')
+		if (path.n > s + 1 && path.p[0] == '/' && memcmp(path.p + 1, t->method[i]->service, s) == 0 &&
+		    path.p[s + 1] == '/')
 			return true;
 	}
 	return false;

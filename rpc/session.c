@@ -40,7 +40,8 @@ void session_log_close(struct conn *c, const char *what)
 		return;
 	}
 	char peer[64];
-	log_info("closing %s: %s (%lu more such in the burst before)", conn_peer(c, peer, sizeof peer), what, (unsigned long)unsaid);
+	log_info("closing %s: %s (%lu more such in the burst before)", conn_peer(c, peer, sizeof peer), what,
+		 (unsigned long)unsaid);
 	last_ns = now;
 	unsaid = 0;
 }
@@ -55,12 +56,14 @@ static void sniffer_data(struct conn *c, const uint8_t *p, size_t n)
 {
 	struct sniffer *sn = c->session;
 	struct rpc_shard *r = sn->rpc;
-	bool (*start)(struct conn *, struct rpc_shard *) = p[0] == NATIVE_MAGIC ? native_session_start :
-							   p[0] == H2_PREFACE[0] ? h2_session_start :
-										   NULL;
+	bool (*start)(struct conn *, struct rpc_shard *) = p[0] == NATIVE_MAGIC    ? native_session_start
+							   : p[0] == H2_PREFACE[0] ? h2_session_start
+										   : NULL;
 	if (!start) {
 		count_add(&r->protocol_errors, 1);
-		session_log_close(c, "the first byte is none of a protocol spoken here (gRPC over cleartext HTTP/2, or native framing)");
+		session_log_close(
+			c,
+			"the first byte is none of a protocol spoken here (gRPC over cleartext HTTP/2, or native framing)");
 		conn_abort(c, CONN_R_PROTOCOL);
 		return;
 	}

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from concurrent import futures
 
 import pytest
@@ -125,6 +126,23 @@ def test_load_at_a_rate_sends_what_is_due(server):
     # 500 calls at 500 a second are 499 intervals of 2 ms; more only if the machine stood still.
     assert report["elapsed_seconds"] >= 0.99
     assert report["unsent"] == 0
+
+
+def test_a_stall_is_charged_to_every_call_that_it_delayed(daemon):
+    """With one call in flight, a closed loop would see one slow call. 3,000 calls at 1,000 a second and a stop of a second: a third was due
+    meanwhile, so the slowest tenth of all waited most of that second."""
+    d = daemon()
+    p = load_begin(d, "--rate", 1000, "--requests", 3000, "--connections", 1, "--depth", 1)
+    before = lines(tool("next", "--server", d.address))[0]
+    appliance.wait_until(lambda: lines(tool("next", "--server", d.address))[0] > before + 100, "the load to run")
+    d.signal(signal.SIGSTOP)
+    time.sleep(1)
+    d.signal(signal.SIGCONT)
+    code, report = load_end(p)
+    assert code == 0
+    assert report["calls"] == 3000
+    assert report["latency_us"]["p90"] >= 300_000
+    assert report["latency_us"]["max"] >= 900_000
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -1,8 +1,9 @@
 /* A view's names: which slot a name has, and sequences that are being made. Runs on the shard's thread.
  *
- * The table of this shard holds the slots below `known`; when a name is not found it catches up with those published since. A name that nobody has
- * is sent to the producer as a creation; requests for it wait in the creation, in order, and move to the sequence's queue when it
- * comes back. Creations under way are looked up first, so that later requests stay behind earlier ones.
+ * A small cache by the names' last bytes comes first, then the table of this shard: it holds the slots below `known`, and catches up with those
+ * published since when a name is not found. A name that nobody has is sent to the producer as a creation; requests for it wait in the
+ * creation, in order, and move to the sequence's queue when it comes back. While creations are under way they are looked up first, so that
+ * later requests stay behind earlier ones.
  */
 #include "queue/ids_view.h"
 
@@ -45,6 +46,21 @@ static bool view_catch_up(struct ids_view *v)
 	return true;
 }
 
+/* Names that differ mostly do so at their end. */
+static uint32_t *view_cache_line(struct ids_view *v, struct span name)
+{
+	uint64_t tail = name.n;
+
+	if (name.n >= 8)
+		tail += load_le64(name.p + name.n - 8);
+	else
+		for (size_t i = 0; i < name.n; i++)
+			tail = tail << 8 | name.p[i];
+	tail *= 0x9e3779b97f4a7c15;
+	tail = (tail ^ tail >> 29) * 0x9e3779b97f4a7c15; /* the last byte is the top one: one product alone would hardly spread it */
+	return &v->cached[tail >> (64 - VIEW_CACHED_BITS)];
+}
+
 static bool view_find(struct ids_view *v, struct span name, uint64_t hash, uint32_t *ret_slot)
 {
 	if (!names_find(&v->names, hash, name, ret_slot)) {
@@ -52,7 +68,7 @@ static bool view_find(struct ids_view *v, struct span name, uint64_t hash, uint3
 		    !names_find(&v->names, hash, name, ret_slot))
 			return false;
 	}
-	v->cached = *ret_slot;
+	*view_cache_line(v, name) = *ret_slot;
 	return true;
 }
 
@@ -126,9 +142,12 @@ enum ids_error view_request_named(struct ids_view *v, struct ids_wait *w, struct
 
 	if (name.n > SEQUENCE_NAME_MAX)
 		return IDS_E_NAME;
-	if (v->creating == 0 && v->cached != 0 && span_eq(sequence_name(&v->sequences[v->cached]), name)) {
-		view_enqueue(v, w, v->cached, count);
-		return IDS_E_OK;
+	if (v->creating == 0) {
+		slot = *view_cache_line(v, name);
+		if (slot != 0 && span_eq(sequence_name(&v->sequences[slot]), name)) {
+			view_enqueue(v, w, slot, count);
+			return IDS_E_OK;
+		}
 	}
 	hash = names_hash(&v->names, name);
 	if (v->creating != 0)

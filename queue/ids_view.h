@@ -5,6 +5,8 @@
 #include "queue/ids_shared.h"
 
 #define VIEW_BUCKETS 64 /* of creations under way */
+#define VIEW_CACHED_BITS 8
+#define VIEW_CACHED (1u << VIEW_CACHED_BITS) /* names found lately */
 #define SLOT_END UINT32_MAX       /* ends a list of slots */
 #define SLOT_UNLISTED 0           /* a zero-filled link: not in the list. So links hold the slot plus 1, or SLOT_END */
 
@@ -38,7 +40,7 @@ struct ids_view {
 	/* Names (queue/ids_create.c). */
 	uint32_t known; /* sequences in the table */
 	uint32_t creating;
-	uint32_t cached; /* slot of the last name found; 0: none */
+	uint32_t cached[VIEW_CACHED]; /* slots, by view_cache_line of the name; 0: none */
 	struct names names;
 	struct creation *bucket[VIEW_BUCKETS];
 	struct creation *later_creations, **later_creations_tail;

@@ -26,7 +26,7 @@ struct window {
 	uint64_t released_end; /* shards have been told of the IDs below */
 	uint64_t durable_end;  /* IDs below are reserved, written and synced */
 	uint64_t reserved_end; /* the same, with the record that is under way */
-	uint64_t want;         /* strict: IDs beyond the counter that a parked request needs, at the most */
+	uint64_t want;         /* uncapped strict: the most that a parked request needs; sharded: what the next in turn lacks */
 	uint64_t mark;         /* of the record under way */
 	uint32_t size;         /* between window_min and window_max */
 	bool reserving;        /* a record is under way or waiting for room in the journal's port */
@@ -38,10 +38,12 @@ struct window {
 
 	uint64_t credit;                 /* rate cap: IDs that time has earned and that are not released yet */
 	uint64_t credit_ns, credit_part; /* counted up to this time; left over, in IDs * ns / s */
+	uint64_t tick_due_ns;            /* UINT64_MAX: waits for the journal */
 
-	uint64_t users[IDS_SHARDS_MAX / 64];  /* strict: shards that have asked; sharded: shards that wait for a range */
-	uint32_t *wants;                      /* sharded: by shard, what the waiting ones want */
-	unsigned turn;                        /* sharded: the shard that is served first */
+	uint64_t users[IDS_SHARDS_MAX / 64];   /* strict: shards that have ever asked; capped: that have few left and are not answered yet */
+	uint64_t waiting[IDS_SHARDS_MAX / 64]; /* sharded or capped: shards whose requests wait */
+	uint32_t *wants;                       /* what those want at least, by shard */
+	unsigned turn;                         /* the shard that is served first */
 	uint8_t record[IDS_RECORD_ENTRY_MAX]; /* under way */
 };
 

@@ -5,9 +5,14 @@
  * sharded: a shard that asks gets a range of its own, at most 1/(4 * shards) of the window, or what its front request needs.
  *
  * Rate cap: a token bucket for each sequence. strict: the tokens are the released IDs that nobody has claimed, so that the bucket is full
- * when `burst` of them lie ready; `credit` is what time has earned beyond, while it cannot be released. sharded: `credit` is the
+ * when `burst` of them lie ready; `credit` is what time has earned beyond, while it is not released. sharded: `credit` is the
  * bucket. While a bucket is not full, its slot is in the list of ticking ones, and the producer wakes for the next token, but not
  * more often than every PRODUCER_TICK_NS. When all are full or wait for the journal, it sleeps without a limit.
+ *
+ * Who is served when more is wanted than the cap allows: the waiting shards in turn, each with at least what its front request needs. In
+ * strict order all claim from one counter, and a shard with many small requests would take every token before a larger request of
+ * another shard could be served. So tokens are held back until they are enough for the shard whose turn it is, and then only that one is told of
+ * them; the others cannot claim beyond the end they know, until their turn or until nobody waits.
  *
  * A shard's ring may be full (it sleeps, or is slow): then its slot is owed. Nothing is lost, as what is owed is worked out from the present
  * state when there is room. A shard that finds itself waiting while `owed` is set rings us.
@@ -65,9 +70,9 @@ static void tick_start(struct producer *p, uint32_t slot)
 {
 	struct window *w = &p->windows[slot];
 
-	p->tick_due_ns = p->now_ns; /* in this turn */
 	if (w->ticking)
 		return;
+	p->tick_due_ns = w->tick_due_ns = p->now_ns; /* in this turn */
 	w->ticking = true;
 	w->credit_ns = p->now_ns;
 	w->credit_part = 0;
@@ -99,44 +104,107 @@ static uint64_t tick_next_ns(const struct producer *p, const struct window *w)
 	return p->now_ns + (ns > PRODUCER_TICK_NS ? ns : PRODUCER_TICK_NS);
 }
 
+/* ---- whose turn it is ---- */
+
+static void feed_wait(struct producer *p, struct window *w, unsigned shard, uint32_t want)
+{
+	if (w->wants == NULL) {
+		w->wants = calloc(p->ids->opts.shards, sizeof *w->wants);
+		CHECK(w->wants != NULL);
+	}
+	w->wants[shard] = want;
+	bit_set(w->waiting, shard);
+}
+
+static void feed_served(struct window *w, unsigned shard)
+{
+	bit_clear(w->waiting, shard);
+	w->turn = shard + 1;
+}
+
+/* The waiting shard that comes first at or after w->turn, going round; IDS_SHARDS_MAX: none waits. */
+static unsigned feed_next_waiting(const struct producer *p, const struct window *w)
+{
+	unsigned shards = p->ids->opts.shards;
+	uint64_t any = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(w->waiting); i++)
+		any |= w->waiting[i];
+	for (unsigned i = 0; any != 0 && i < shards; i++)
+		if (bit_get(w->waiting, (w->turn + i) % shards))
+			return (w->turn + i) % shards;
+	return IDS_SHARDS_MAX;
+}
+
+/* ---- strict, capped ---- */
+
+/* Releases up to `most` of the credit, as far as it is durable. Nobody is told yet. */
+static void capped_release(struct window *w, uint64_t most)
+{
+	uint64_t grant = w->durable_end - w->released_end;
+
+	if (grant > most)
+		grant = most;
+	w->credit -= grant;
+	w->released_end += grant;
+}
+
+static void capped_answer_users(struct producer *p, uint32_t slot)
+{
+	feed_strict_all(p, slot);
+	memset(p->windows[slot].users, 0, sizeof p->windows[slot].users);
+}
+
+/* Feeds the waiting shards in turn, as long as there is enough for all that were fed. */
+static void capped_feed_waiting(struct producer *p, uint32_t slot, uint64_t next)
+{
+	struct window *w = &p->windows[slot];
+	uint64_t spoken_for = 0;
+	unsigned shard;
+
+	while ((shard = feed_next_waiting(p, w)) != IDS_SHARDS_MAX) {
+		uint64_t level = sequence_left(next, w->released_end), room = w->durable_end - w->released_end;
+
+		if (level + (w->credit < room ? w->credit : room) < spoken_for + w->wants[shard])
+			return; /* hold back */
+		capped_release(w, w->credit);
+		spoken_for += w->wants[shard];
+		feed_served(w, shard);
+		feed_strict(p, shard, slot);
+	}
+}
+
 /* Returns when to look again; 0: the bucket is full. */
 static uint64_t tick_strict(struct producer *p, uint32_t slot)
 {
 	struct window *w = &p->windows[slot];
-	uint64_t next = atomic_load_explicit(&p->ids->sequences[slot].next, memory_order_relaxed);
-	uint64_t level = sequence_left(next, w->released_end), full = w->want > p->burst ? w->want : p->burst, grant;
+	uint64_t next = atomic_load_explicit(&p->ids->sequences[slot].next, memory_order_relaxed), full = p->burst;
+	unsigned shard = feed_next_waiting(p, w);
 
-	tick_earn(p, w, sequence_left(level, full));
-	grant = w->durable_end - w->released_end;
-	if (grant > w->credit)
-		grant = w->credit;
-	w->credit -= grant;
-	w->released_end += grant;
-	level += grant;
+	if (shard != IDS_SHARDS_MAX && w->wants[shard] > full)
+		full = w->wants[shard];
+	tick_earn(p, w, sequence_left(sequence_left(next, w->released_end), full));
 	if (sequence_left(next, w->durable_end) < (full > w->size / 2 ? full : w->size / 2))
 		window_reserve(p, slot, next, full > 2 * p->burst ? full : 2 * p->burst);
-	if (level >= full || w->released_end == SEQUENCE_END) {
-		w->want = 0;
-		feed_strict_all(p, slot);
-		return 0;
+	if (shard != IDS_SHARDS_MAX && w->durable_end != SEQUENCE_END) {
+		capped_answer_users(p, slot); /* before the release: it is not for them */
+		capped_feed_waiting(p, slot, next);
+	} else {
+		for (unsigned i = 0; i < ARRAY_SIZE(w->users); i++) {
+			w->users[i] |= w->waiting[i]; /* at the end of numbers nothing is held back */
+			w->waiting[i] = 0;
+		}
+		capped_release(w, w->credit);
+		capped_answer_users(p, slot);
+		if (w->released_end == SEQUENCE_END || sequence_left(next, w->released_end) >= full)
+			return 0;
 	}
-	if (grant != 0)
-		feed_strict_all(p, slot);
-	if (w->released_end == w->durable_end && w->credit != 0)
+	if (w->credit > w->durable_end - w->released_end)
 		return UINT64_MAX; /* feed_window_ready */
 	return tick_next_ns(p, w);
 }
 
 /* ---- sharded ---- */
-
-static bool feed_has_users(const struct window *w)
-{
-	uint64_t any = 0;
-
-	for (unsigned i = 0; i < ARRAY_SIZE(w->users); i++)
-		any |= w->users[i];
-	return any != 0;
-}
 
 static uint64_t sharded_range_size(const struct producer *p, const struct window *w)
 {
@@ -166,10 +234,11 @@ static bool sharded_give(struct producer *p, uint32_t slot, unsigned shard)
 	f.count = give < room ? give : room;
 	f.final = f.first + f.count == SEQUENCE_END;
 	w->want = 0;
-	if (!feed_push(p, shard, &f))
+	if (!feed_push(p, shard, &f)) {
+		w->turn = shard + 1;
 		return true; /* owed */
-	bit_clear(w->users, shard);
-	w->turn = shard + 1;
+	}
+	feed_served(w, shard);
 	w->released_end += f.count;
 	atomic_store_explicit(&p->ids->sequences[slot].next, w->released_end, memory_order_relaxed);
 	if (p->ids->opts.rate)
@@ -185,7 +254,7 @@ static void sharded_serve(struct producer *p, uint32_t slot)
 	for (unsigned i = 0; i < shards; i++) {
 		unsigned shard = (turn + i) % shards;
 
-		if (bit_get(w->users, shard) && !sharded_give(p, slot, shard))
+		if (bit_get(w->waiting, shard) && !sharded_give(p, slot, shard))
 			break;
 	}
 	if (w->durable_end - w->released_end < (w->want > w->size / 4 ? w->want : w->size / 4))
@@ -198,7 +267,7 @@ static uint64_t tick_sharded(struct producer *p, uint32_t slot)
 
 	tick_earn(p, w, w->want > p->burst ? w->want : p->burst);
 	sharded_serve(p, slot);
-	if (!feed_has_users(w) && w->credit >= p->burst)
+	if (feed_next_waiting(p, w) == IDS_SHARDS_MAX && w->credit >= p->burst)
 		return 0;
 	if (w->want != 0 && w->credit >= w->want)
 		return UINT64_MAX; /* feed_window_ready */
@@ -207,12 +276,11 @@ static uint64_t tick_sharded(struct producer *p, uint32_t slot)
 
 /* ---- what happens ---- */
 
-static void demand_strict(struct producer *p, unsigned shard, uint32_t slot, uint64_t want)
+static void demand_strict(struct producer *p, unsigned shard, uint32_t slot, uint32_t want)
 {
 	struct window *w = &p->windows[slot];
 	uint64_t next = atomic_load_explicit(&p->ids->sequences[slot].next, memory_order_relaxed);
-	uint64_t left = sequence_left(next, w->released_end);
-	uint64_t low = p->ids->opts.rate ? p->burst : w->size / 2;
+	uint64_t left = sequence_left(next, w->released_end), low = w->size / 2;
 
 	bit_set(w->users, shard);
 	if (w->released_end == SEQUENCE_END || left >= (want ? want : low))
@@ -221,32 +289,44 @@ static void demand_strict(struct producer *p, unsigned shard, uint32_t slot, uin
 		return;
 	if (w->want < want)
 		w->want = want;
-	if (p->ids->opts.rate)
-		tick_start(p, slot);
-	else if (!w->reserving)
-		window_reserve(p, slot, next, want);
+	window_reserve(p, slot, next, want);
+}
+
+static void demand_capped(struct producer *p, unsigned shard, uint32_t slot, uint32_t want)
+{
+	struct window *w = &p->windows[slot];
+	uint64_t next = atomic_load_explicit(&p->ids->sequences[slot].next, memory_order_relaxed);
+	uint64_t left = sequence_left(next, w->released_end);
+
+	if (w->released_end == SEQUENCE_END) {
+		feed_strict(p, shard, slot);
+		return;
+	}
+	if (want == 0 && left < p->burst)
+		bit_set(w->users, shard);
+	else if (left < want || (want != 0 && feed_next_waiting(p, w) != IDS_SHARDS_MAX))
+		feed_wait(p, w, shard, want);
+	else
+		feed_strict(p, shard, slot); /* there is enough, it did not know */
+	tick_start(p, slot);
 }
 
 static void demand_sharded(struct producer *p, unsigned shard, uint32_t slot, uint32_t want)
 {
 	struct window *w = &p->windows[slot];
 
-	if (w->wants == NULL) {
-		w->wants = calloc(p->ids->opts.shards, sizeof *w->wants);
-		CHECK(w->wants != NULL);
-	}
-	w->wants[shard] = want ? want : 1;
-	bit_set(w->users, shard);
+	feed_wait(p, w, shard, want ? want : 1);
+	sharded_serve(p, slot);
 	if (p->ids->opts.rate)
 		tick_start(p, slot);
-	else
-		sharded_serve(p, slot);
 }
 
 void feed_demand(struct producer *p, unsigned shard, const struct demand *d)
 {
 	if (p->ids->opts.order == IDS_SHARDED)
 		demand_sharded(p, shard, d->slot, d->want);
+	else if (p->ids->opts.rate)
+		demand_capped(p, shard, d->slot, d->want);
 	else
 		demand_strict(p, shard, d->slot, d->want);
 }
@@ -257,7 +337,7 @@ void feed_window_ready(struct producer *p, uint32_t slot)
 
 	if (p->ids->opts.rate) {
 		if (w->ticking)
-			p->tick_due_ns = p->now_ns;
+			p->tick_due_ns = w->tick_due_ns = p->now_ns;
 	} else if (p->ids->opts.order == IDS_SHARDED) {
 		sharded_serve(p, slot);
 	} else {
@@ -294,15 +374,16 @@ static void feed_tick(struct producer *p)
 	while (*link != SLOT_NONE) {
 		uint32_t slot = *link;
 		struct window *w = &p->windows[slot];
-		uint64_t due = p->ids->opts.order == IDS_SHARDED ? tick_sharded(p, slot) : tick_strict(p, slot);
 
-		if (due == 0) {
+		if (w->tick_due_ns <= p->now_ns)
+			w->tick_due_ns = p->ids->opts.order == IDS_SHARDED ? tick_sharded(p, slot) : tick_strict(p, slot);
+		if (w->tick_due_ns == 0) {
 			w->ticking = false;
 			*link = w->ticking_next;
 			continue;
 		}
-		if (due < p->tick_due_ns)
-			p->tick_due_ns = due;
+		if (w->tick_due_ns < p->tick_due_ns)
+			p->tick_due_ns = w->tick_due_ns;
 		link = &w->ticking_next;
 	}
 }

@@ -69,12 +69,19 @@ static bool window_send(struct producer *p)
 void window_reserve(struct producer *p, uint32_t slot, uint64_t base, uint64_t want)
 {
 	struct window *w = &p->windows[slot];
+	const struct ids_opts *o = &p->ids->opts;
 	uint64_t size, end;
 
 	if (w->reserving || w->durable_end == SEQUENCE_END)
 		return;
 	window_resize(p, w, &p->ids->sequences[slot], base);
-	size = p->ids->opts.order == IDS_SHARDED ? (w->size + 1) / 2 : w->size;
+	size = o->order == IDS_SHARDED ? (w->size + 1) / 2 : w->size;
+	if (o->order == IDS_STRICT && size < want + w->size / 2) {
+		/* While this is written other shards go on claiming, and would always leave too few for a large request. */
+		size = want + w->size / 2;
+		if (size > o->window_max)
+			size = o->window_max;
+	}
 	end = sequence_add(base, want > size ? want : size);
 	if (end <= w->durable_end)
 		return;

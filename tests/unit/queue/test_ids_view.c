@@ -71,11 +71,11 @@ static void test_parked_in_order(void **state)
 
 	fake_clear(FAKE_MANUAL);
 	bench_open(&opts_default);
-	ask(0, &a, "", 60);
+	ask(0, &a, "", 45);
 	settle();
 	fake_sync();
-	settle(); /* 61 to 100 are left, and the next is under way */
-	ask(0, &big, "", 50);
+	settle(); /* 46 to 100 are left */
+	ask(0, &big, "", 60);
 	ask(0, &small, "", 1);
 	settle();
 	assert_true(a.answered);
@@ -84,8 +84,8 @@ static void test_parked_in_order(void **state)
 	assert_int_equal(ids_view_waiting(t.view[0]), 2);
 	fake_sync();
 	settle();
-	assert_int_equal(big.first, 61);
-	assert_int_equal(small.first, 111);
+	assert_int_equal(big.first, 46);
+	assert_int_equal(small.first, 106);
 	assert_true(small.order > big.order);
 	assert_int_equal(ids_view_stats(t.view[0])->parked, 3);
 	fake_sync();

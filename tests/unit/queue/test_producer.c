@@ -243,6 +243,47 @@ static void test_rate_cap_is_shared_by_shards(void **state)
 	}
 }
 
+/* One shard has more small requests than the cap allows, the other a larger one now and then: it must get its turn, and so must they. */
+static void test_rate_cap_large_request_is_not_starved_by_another_shard(void **state)
+{
+	static const uint32_t large[] = {2, 50, 500};
+	struct ids_opts o = opts_default;
+
+	o.rate = 1000;
+	o.shards = 2;
+	for (unsigned i = 0; i < 6; i++) {
+		struct call small[30] = {0}, big = {0};
+		uint64_t start, count = 0, done = 0;
+
+		fake_clear(FAKE_IMMEDIATE);
+		o.order = i % 2 ? IDS_SHARDED : IDS_STRICT;
+		bench_open(&o);
+		for (unsigned k = 0; k < 30; k++)
+			ask(0, &small[k], "", 1);
+		start = t.now_ns;
+		while (t.now_ns < start + 20 * NS_PER_S) {
+			uint64_t due = settle();
+
+			for (unsigned k = 0; k < 30; k++)
+				if (small[k].answered) {
+					count++;
+					ask(0, &small[k], "", 1);
+				}
+			if (big.answered || big.count == 0) {
+				done += big.answered;
+				ask(1, &big, "", large[i / 2]);
+			}
+			settle();
+			t.now_ns = due == UINT64_MAX ? t.now_ns + NS_PER_MS : due;
+		}
+		/* 20,000 IDs. In sharded order the rest of a piece that is too small for the next request is skipped. */
+		assert_true(done * large[i / 2] >= 2000);
+		assert_true(count >= 2000);
+		assert_true(count + done * large[i / 2] >= (o.order == IDS_STRICT ? 19000 : 10000));
+		bench_close(false);
+	}
+}
+
 static void test_failed_journal_releases_nothing(void **state)
 {
 	struct call c = {0};
@@ -419,6 +460,7 @@ int main(void)
 		cmocka_unit_test(test_low_rate_sleeps_until_the_next_id),
 		cmocka_unit_test(test_rate_cap_serves_a_request_above_the_burst),
 		cmocka_unit_test(test_rate_cap_is_shared_by_shards),
+		cmocka_unit_test(test_rate_cap_large_request_is_not_starved_by_another_shard),
 		cmocka_unit_test(test_failed_journal_releases_nothing),
 		cmocka_unit_test(test_full_journal_port_is_tried_again),
 		cmocka_unit_test(test_checkpoint_carries_all_sequences_and_trims),

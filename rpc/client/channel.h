@@ -71,7 +71,8 @@ struct channel_call_ops {
  * from client_now_ns, told to the server, and kept here.
  * `ops` must stay; `ret_call` (may be NULL) names the call until `done`. No callback runs inside. 0, or
  *   -EAGAIN     as many calls in flight as are allowed (channel_calls_limit), or queue_max reached: after a turn that ends calls or sends
- *   -ENOTCONN   not open yet      -ESHUTDOWN  draining or closed: use another channel
+ *   -ENOTCONN   not open yet      -ESHUTDOWN  draining, closed, or out of stream numbers (it closes
+ *               by itself): use another channel
  *   -EINVAL     no such method    -EMSGSIZE   the message cannot be framed    -ENOMEM */
 int channel_call(struct channel *ch, unsigned method, struct span request, uint64_t timeout_ns, unsigned flags,
 		 const struct channel_call_ops *ops, void *ctx, uint32_t *ret_call);

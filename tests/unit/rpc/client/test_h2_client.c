@@ -1,6 +1,7 @@
 /* The gRPC side of a channel, against an HTTP/2 server that is this test. */
 #include "tests/unit/rpc/client/harness.h"
 
+#include "rpc/client/h2c.h"
 #include "rpc/wire/h2_frame.h"
 #include "rpc/wire/hpack.h"
 
@@ -780,6 +781,37 @@ static void test_the_servers_limit_of_streams_is_kept(void **state)
 	end(&s);
 }
 
+/* After 2^30 calls a connection has no numbers left: it finishes what it has, and its owner makes another. */
+static void test_stream_numbers_run_out(void **state)
+{
+	struct server s;
+	struct seen c = {0};
+
+	ready(&s, 4);
+	((struct h2_client *)s.h.channel->proto)->stream_next = H2_STREAM_MAX;
+	harness_call(&s.h, METHOD_IDS_NEXT, SPAN_LIT(""), 0, 0, &c);
+	assert_int_equal(expect_request(&s, "/ordinal.v1.Ids/Next"), H2_STREAM_MAX);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(channel_call(s.h.channel, METHOD_IDS_NEXT, SPAN_LIT(""), 0, 0, &seen_ops, NULL, NULL),
+				 -ESHUTDOWN);
+	peer_expect_silence(&s.h);
+	assert_int_equal(s.h.closed, 0);
+	answer(&s, H2_STREAM_MAX, "ok", 2);
+	harness_until(&s.h, &s.h.closed, 1);
+	assert_int_equal(c.code, GRPC_OK);
+	assert_int_equal(s.h.err, 0);
+	end(&s);
+	/* The same with nothing in flight. */
+	ready(&s, 4);
+	((struct h2_client *)s.h.channel->proto)->stream_next = H2_STREAM_MAX + 2;
+	assert_int_equal(channel_call(s.h.channel, METHOD_IDS_NEXT, SPAN_LIT(""), 0, 0, &seen_ops, NULL, NULL),
+			 -ESHUTDOWN);
+	assert_int_equal(s.h.closed, 0);
+	harness_until(&s.h, &s.h.closed, 1);
+	assert_int_equal(s.h.err, 0);
+	end(&s);
+}
+
 static void test_a_stream_goes_both_ways(void **state)
 {
 	struct server s;
@@ -936,6 +968,7 @@ int main(void)
 		cmocka_unit_test(test_a_header_block_may_be_continued),
 		cmocka_unit_test(test_late_header_blocks_of_cancelled_calls_are_decoded),
 		cmocka_unit_test(test_the_servers_limit_of_streams_is_kept),
+		cmocka_unit_test(test_stream_numbers_run_out),
 		cmocka_unit_test(test_a_stream_goes_both_ways),
 		cmocka_unit_test(test_ping_is_answered),
 		cmocka_unit_test(test_breaches_of_http2_close_the_connection),

@@ -4,6 +4,7 @@
 #include "rpc/call.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "rpc/gzip.h"
 #include "rpc/session.h"
 
 #include <errno.h>
@@ -27,6 +28,8 @@ int rpc_shard_init(struct rpc_shard *r, struct shard *s, const struct method_tab
 void rpc_shard_done(struct rpc_shard *r)
 {
 	session_pools_done(r);
+	gzip_free(r->gzip);
+	r->gzip = NULL;
 	free(r->stats);
 	r->stats = NULL;
 }
@@ -56,7 +59,8 @@ void call_begin(struct call *c, const struct method *m, uint16_t index, uint64_t
 	c->deadline_ns = 0;
 	c->timer.next = NULL;
 	c->live = true;
-	c->seen = c->ended_send = false;
+	c->seen = c->ended_send = c->compress = false;
+	c->extra = m->metadata ? calloc(1, sizeof *c->extra) : NULL;
 	memset(&c->svc, 0, sizeof c->svc);
 	if (timeout_ns == 0)
 		timeout_ns = r->opts->call_ns;
@@ -89,6 +93,17 @@ void call_end(struct call *c, enum grpc_status status)
 		r->run_ns = ns;
 	}
 	r->run_count++;
+}
+
+void call_extra_free(struct call *c)
+{
+	if (!c->extra)
+		return;
+	metadata_free(&c->extra->request);
+	metadata_free(&c->extra->initial);
+	metadata_free(&c->extra->trailing);
+	free(c->extra);
+	c->extra = NULL;
 }
 
 void call_count_refused(struct rpc_shard *r, enum grpc_status status)

@@ -15,6 +15,7 @@
 #include "core/base/hist.h"
 #include "core/base/wheel.h"
 #include "core/shard.h"
+#include "rpc/metadata.h"
 #include "rpc/method.h"
 #include "rpc/wire/grpc.h"
 
@@ -40,18 +41,26 @@ struct call_ops {
 	void (*resume)(struct call *c);
 };
 
+/* Metadata of a call, for methods that have asked for it. */
+struct call_extra {
+	struct metadata request;
+	struct metadata initial, trailing; /* of the answer; initial only before the first message */
+};
+
 struct call {
 	const struct method *method;
 	const struct call_ops *ops;
 	struct rpc_shard *rpc;
 	struct conn *conn;
-	uint64_t start_ns;     /* monotonic */
-	uint64_t deadline_ns;  /* monotonic; 0: none */
-	struct timer timer;    /* deadline, and slow bodies */
-	uint16_t method_index; /* of the table */
-	bool live;             /* begun and not ended */
-	bool seen;             /* the service has been told of it (open or message) */
-	bool ended_send;       /* the service has ended it */
+	uint64_t start_ns;        /* monotonic */
+	uint64_t deadline_ns;     /* monotonic; 0: none */
+	struct timer timer;       /* deadline, and slow bodies */
+	struct call_extra *extra; /* NULL: the method has not asked, or there is no memory, or the framing has none */
+	uint16_t method_index;    /* of the table */
+	bool compress;   /* the service's wish for the messages sent from here on; where client and method do */
+	bool live;       /* begun and not ended */
+	bool seen;       /* the service has been told of it (open or message) */
+	bool ended_send; /* the service has ended it */
 	/* The service's own state; zero-filled at the beginning. */
 	union {
 		void *ptr;
@@ -82,6 +91,7 @@ struct rpc_shard {
 	/* Runs of equal (method, latency) are counted once. */
 	uint16_t run_method;
 	uint64_t run_ns, run_count;
+	struct gzip *gzip; /* made on first use */
 	uint32_t calls;    /* live; with count_add */
 	uint64_t assembly; /* bytes of partly received messages */
 	struct slab native_calls, h2_streams;
@@ -104,6 +114,8 @@ void rpc_shard_turn(struct rpc_shard *r);
 
 /* A call begins: c->ops, rpc and conn are set by the session. `timeout_ns` from now (0: none). */
 void call_begin(struct call *c, const struct method *m, uint16_t index, uint64_t timeout_ns);
+/* Frees what hangs on a call that is about to be reused. */
+void call_extra_free(struct call *c);
 /* It has ended: counts it and disarms its timer. Called once by the session, whoever ended it. */
 void call_end(struct call *c, enum grpc_status status);
 /* Counts a call refused before it began (unknown method, limit). */

@@ -125,6 +125,12 @@ static bool regular(struct h2_head_reader *rd, struct span name, struct span val
 		if (IS(name, "proxy-connection"))
 			return false;
 		break;
+	case 20:
+		if (IS(name, "grpc-accept-encoding")) {
+			h->takes_gzip = memmem(value.p, value.n, "gzip", 4) != NULL;
+			return true;
+		}
+		break;
 	case 17:
 		if (IS(name, "transfer-encoding"))
 			return false;
@@ -132,6 +138,8 @@ static bool regular(struct h2_head_reader *rd, struct span name, struct span val
 	default:
 		break;
 	}
+	if (h->method >= 0 && rd->rpc->methods->method[h->method]->metadata && metadata_is_valid(name, value))
+		metadata_add(&rd->metadata, name, value);
 	return true;
 }
 

@@ -34,6 +34,7 @@ struct h2_head {
 	bool service_known;  /* of an unknown method */
 	bool malformed;      /* RFC 9113 section 8.1.1: a stream error */
 	bool too_large;      /* more than HEADER_LIST_MAX or HEADER_FIELDS_MAX */
+	bool takes_gzip;     /* grpc-accept-encoding has gzip */
 	bool gzip;           /* grpc-encoding: gzip */
 	bool unknown_coding; /* grpc-encoding is something else */
 	bool bad_timeout;
@@ -44,6 +45,7 @@ struct h2_head {
 struct h2_head_reader {
 	struct h2_head head;
 	const struct rpc_shard *rpc;
+	struct metadata metadata; /* of methods that want it; the taker frees it */
 	uint32_t fields, bytes;
 	bool regular, has_method, has_scheme, has_path, has_authority, has_type, trailers;
 };
@@ -63,7 +65,8 @@ struct h2_stream {
 	bool paused;       /* by the service: bytes are held */
 	bool have_message; /* a unary request is complete and waits for the end of the stream */
 	bool end_pending;  /* trailers follow the pending bytes */
-	bool gzip, unknown_coding;
+	bool gzip, unknown_coding, takes_gzip;
+	bool plain;         /* no metadata, no compression: the constant blocks do */
 	bool want_writable; /* call_send said false, or call_send_framed took less than all */
 	bool waits;         /* counted in the session's `waiting` */
 	bool counted_message;
@@ -99,8 +102,9 @@ struct h2_session {
 	struct h2_stream *recent; /* the last one found */
 	struct hpack_decoder *hpack;
 	struct hpack_memo *memo;
-	struct h2_bytes part;  /* a frame cut by the end of a buffer */
-	struct h2_bytes block; /* a header block in several frames */
+	struct metadata metadata; /* of the block decoded last */
+	struct h2_bytes part;     /* a frame cut by the end of a buffer */
+	struct h2_bytes block;    /* a header block in several frames */
 	uint64_t part_ns, block_ns, start_ns, drain_ns;
 	uint32_t reset_tokens, useless;
 	uint64_t reset_ns, useless_ns;

@@ -5,6 +5,8 @@
  * sent before anything later of its stream; trailers go when it is empty.
  */
 #include "core/base/check.h"
+#include "core/base/log.h"
+#include "rpc/gzip.h"
 #include "rpc/h2_impl.h"
 
 #include <stdio.h>
@@ -13,6 +15,7 @@
 enum {
 	PUMP_QUEUE = 256 << 10, /* bytes queued on the connection above which streams wait */
 	SLICE_MIN = 2048,       /* shorter pieces are copied */
+	BLOCK_MAX = 8192,       /* a header block of ours; within any peer's SETTINGS_MAX_FRAME_SIZE */
 };
 
 /* ":status: 200" and "content-type: application/grpc", from the static table only. */
@@ -58,30 +61,72 @@ static uint8_t *put_headers_ok(uint8_t *p, uint32_t id)
 	return p + H2_FRAME_HEADER + BLOCK_OK;
 }
 
-/* The last HEADERS of a stream: trailers, or headers and trailers in one if nothing was sent before. */
+/* A header block that is not one of the constants. `n` grows as long as there is room; what does not fit is left out and said so. */
+struct block {
+	size_t n;
+	bool full;
+	uint8_t p[BLOCK_MAX];
+};
+
+static void block_add(struct block *b, struct span name, struct span value)
+{
+	size_t n = hpack_put_literal(b->p + b->n, sizeof b->p - b->n, name, value);
+	b->full |= n == 0;
+	b->n += n;
+}
+
+static void block_add_metadata(struct block *b, const struct metadata *m)
+{
+	struct span name, value;
+	for (uint32_t at = 0; metadata_next(m, &at, &name, &value);)
+		block_add(b, name, value);
+}
+
+static void block_begin(struct block *b, const struct h2_stream *st)
+{
+	b->n = BLOCK_OK;
+	b->full = false;
+	memcpy(b->p, block_ok, BLOCK_OK);
+	if (st->plain)
+		return;
+	if (st->takes_gzip && st->call.method->compress)
+		block_add(b, SPAN_LIT("grpc-encoding"), SPAN_LIT("gzip"));
+	block_add(b, SPAN_LIT("grpc-accept-encoding"), SPAN_LIT("identity,gzip"));
+	if (st->call.extra)
+		block_add_metadata(b, &st->call.extra->initial);
+}
+
+static bool put_block(struct h2_stream *st, const struct block *b, uint8_t flags)
+{
+	if (b->full)
+		log_warn("metadata of an answer of %s was left out: more than %d bytes", st->call.method->name,
+			 BLOCK_MAX);
+	uint8_t *p = conn_reserve(st->session->conn, H2_FRAME_HEADER + b->n);
+	if (!p)
+		return false;
+	h2_frame_put(p, (uint32_t)b->n, H2_HEADERS, H2_F_END_HEADERS | flags, st->id);
+	memcpy(p + H2_FRAME_HEADER, b->p, b->n);
+	conn_commit(st->session->conn, H2_FRAME_HEADER + b->n);
+	return true;
+}
+
 void h2_put_trailers(struct h2_stream *st, enum grpc_status status, struct span text)
 {
-	uint8_t block[2048];
+	struct block b = {0};
 	char number[4], message[1536];
-	size_t n = 0;
-	if (!st->headers_sent) {
-		memcpy(block, block_ok, BLOCK_OK);
-		n = BLOCK_OK;
-	}
+	if (!st->headers_sent)
+		block_begin(&b, st);
 	int digits = snprintf(number, sizeof number, "%u", (unsigned)status);
-	n += hpack_put_literal(block + n, sizeof block - n, SPAN_LIT("grpc-status"),
-			       (struct span){(uint8_t *)number, (size_t)digits});
+	block_add(&b, SPAN_LIT("grpc-status"), (struct span){(uint8_t *)number, (size_t)digits});
 	if (text.n) {
 		size_t m = grpc_percent_encode(message, sizeof message, text);
-		n += hpack_put_literal(block + n, sizeof block - n, SPAN_LIT("grpc-message"),
-				       (struct span){(uint8_t *)message, m});
+		block_add(&b, SPAN_LIT("grpc-message"), (struct span){(uint8_t *)message, m});
 	}
-	uint8_t *p = conn_reserve(st->session->conn, H2_FRAME_HEADER + n);
-	if (!p)
-		return;
-	h2_frame_put(p, (uint32_t)n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, st->id);
-	memcpy(p + H2_FRAME_HEADER, block, n);
-	conn_commit(st->session->conn, H2_FRAME_HEADER + n);
+	if (st->unknown_coding)
+		block_add(&b, SPAN_LIT("grpc-accept-encoding"), SPAN_LIT("identity,gzip"));
+	if (st->call.extra)
+		block_add_metadata(&b, &st->call.extra->trailing);
+	put_block(st, &b, H2_F_END_STREAM);
 	st->headers_sent = st->local_end = true;
 }
 
@@ -99,14 +144,11 @@ void h2_put_http_status(struct h2_session *s, uint32_t id, uint16_t status)
 
 static bool put_headers(struct h2_stream *st)
 {
+	struct block b;
 	if (st->headers_sent)
 		return true;
-	uint8_t *p = conn_reserve(st->session->conn, H2_FRAME_HEADER + BLOCK_OK);
-	if (!p)
-		return false;
-	put_headers_ok(p, st->id);
-	conn_commit(st->session->conn, H2_FRAME_HEADER + BLOCK_OK);
-	return st->headers_sent = true;
+	block_begin(&b, st);
+	return st->headers_sent = put_block(st, &b, 0);
 }
 
 /* Sends what the windows and the output queue allow. true: nothing is left. */
@@ -166,6 +208,14 @@ void h2_streams_pump(struct h2_session *s)
 	h2_streams_each(s, pump_one, NULL);
 }
 
+/* Without memory the message goes as it is. */
+static bool compress_message(struct rpc_shard *r, struct span *msg)
+{
+	if (!r->gzip)
+		r->gzip = gzip_new();
+	return r->gzip && gzip_deflate(r->gzip, *msg, msg) == 0;
+}
+
 bool h2_send(struct call *c, const uint8_t *msg, size_t n)
 {
 	struct h2_stream *st = h2_stream_of(c);
@@ -174,8 +224,11 @@ bool h2_send(struct call *c, const uint8_t *msg, size_t n)
 	count_add(&c->rpc->stats[c->method_index].messages_out, 1);
 	if (!put_headers(st))
 		return false;
-	store_be32(prefix + 1, (uint32_t)n);
-	if (!h2_bytes_add(s->rpc, &st->pend, prefix, sizeof prefix) || !h2_bytes_add(s->rpc, &st->pend, msg, n)) {
+	struct span out = {msg, n};
+	if (c->compress && st->takes_gzip && c->method->compress)
+		prefix[0] = compress_message(c->rpc, &out);
+	store_be32(prefix + 1, (uint32_t)out.n);
+	if (!h2_bytes_add(s->rpc, &st->pend, prefix, sizeof prefix) || !h2_bytes_add(s->rpc, &st->pend, out.p, out.n)) {
 		conn_abort(s->conn, CONN_R_MEMORY);
 		return false;
 	}
@@ -266,7 +319,7 @@ void h2_reply(struct call *c, const uint8_t *msg, size_t n)
 	struct h2_session *s = st->session;
 	int64_t len = (int64_t)n + GRPC_PREFIX;
 	if (unlikely(len > s->send_window || len > st->send_window || len > H2_FRAME_SIZE_DEFAULT || !st->remote_end ||
-		     st->headers_sent)) {
+		     st->headers_sent || !st->plain)) {
 		h2_send(c, msg, n);
 		h2_finish(c, GRPC_OK, (struct span){0});
 		return;

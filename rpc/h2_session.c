@@ -182,6 +182,7 @@ static const struct h2_head *decode(struct h2_session *s, const uint8_t *p, size
 		if (likely(known != NULL))
 			return known;
 	}
+	metadata_free(&s->metadata);
 	rd = (struct h2_head_reader){.rpc = s->rpc, .trailers = trailers, .head = {.method = -1, .content_length = -1}};
 	int rc = hpack_decode(s->hpack, p, n, h2_head_field, &rd);
 	if (rc) {
@@ -190,7 +191,8 @@ static const struct h2_head *decode(struct h2_session *s, const uint8_t *p, size
 		return NULL;
 	}
 	h2_head_finish(&rd);
-	if (!trailers)
+	s->metadata = rd.metadata;
+	if (!trailers && s->metadata.len == 0) /* the memo keeps no metadata */
 		hpack_memo_put(s->memo, hpack_generation(s->hpack), p, n, &rd.head);
 	return &rd.head;
 }
@@ -774,6 +776,7 @@ static void h2_closed(struct conn *c)
 	h2_bytes_free(s->rpc, &s->block);
 	hpack_decoder_free(s->hpack);
 	hpack_memo_free(s->memo);
+	metadata_free(&s->metadata);
 	count_add(&s->rpc->sessions_h2, -1);
 	free(s);
 }

@@ -12,8 +12,10 @@
  */
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "rpc/gzip.h"
 #include "rpc/h2_impl.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,6 +124,7 @@ void h2_stream_drop(struct h2_stream *st)
 	h2_bytes_free(r, &st->held);
 	h2_bytes_free(r, &st->pend);
 	h2_bytes_free(r, &st->text);
+	call_extra_free(&st->call);
 	table_remove(s, st);
 	s->open--;
 	slab_put(&r->h2_streams, st->slot);
@@ -175,14 +178,36 @@ static bool wants_one_message(const struct h2_stream *st)
 	return st->call.method->kind == METHOD_UNARY || st->call.method->kind == METHOD_SERVER_STREAM;
 }
 
+static bool inflate_message(struct h2_stream *st, struct span in, struct span *ret)
+{
+	struct rpc_shard *r = st->call.rpc;
+	char text[128];
+	if (!r->gzip)
+		r->gzip = gzip_new();
+	int rc = r->gzip ? gzip_inflate(r->gzip, in, r->opts->message_max, ret) : -ENOMEM;
+	if (rc == 0)
+		return true;
+	if (rc == -EBADMSG)
+		snprintf(text, sizeof text, "a compressed message is not valid gzip");
+	else if (rc == -EMSGSIZE)
+		snprintf(text, sizeof text, "a message is, inflated, above MESSAGE_MAX, %u bytes",
+			 r->opts->message_max);
+	else
+		snprintf(text, sizeof text, "no memory to inflate a message");
+	fail(st, rc == -EBADMSG ? GRPC_INVALID_ARGUMENT : GRPC_RESOURCE_EXHAUSTED, text);
+	return false;
+}
+
 /* A whole message. false: the stream is gone, or takes no more. */
-static bool deliver(struct h2_stream *st, struct span msg)
+static bool deliver(struct h2_stream *st, struct span msg, bool compressed)
 {
 	struct h2_session *s = st->session;
 	uint32_t id = st->id;
+	if (unlikely(compressed) && !inflate_message(st, msg, &msg))
+		return false;
 	st->counted_message = true;
 	st->call.seen = true;
-	call_deliver(&st->call, msg);
+	st->call.method->message(&st->call, msg);
 	/* The handler may have ended the call; the stream may be gone, or another. */
 	return h2_stream_find(s, id) == st && st->call.live;
 }
@@ -192,10 +217,14 @@ static bool begin_message(struct h2_stream *st)
 {
 	const struct rpc_opts *o = st->call.rpc->opts;
 	char text[128];
-	if (st->prefix[0]) {
-		fail(st, st->prefix[0] == 1 ? GRPC_UNIMPLEMENTED : GRPC_INTERNAL,
-		     st->prefix[0] == 1 ? "compressed messages are not supported; send them with grpc-encoding identity"
-					: "the compressed flag of a message is neither 0 nor 1");
+	if (st->prefix[0] > 1 || (st->prefix[0] && !st->gzip && !st->unknown_coding)) {
+		fail(st, GRPC_INTERNAL,
+		     st->prefix[0] > 1 ? "the compressed flag of a message is neither 0 nor 1"
+				       : "a message is flagged as compressed, and there is no grpc-encoding");
+		return false;
+	}
+	if (st->prefix[0] && st->unknown_coding) {
+		fail(st, GRPC_UNIMPLEMENTED, "this grpc-encoding is not supported; gzip and identity are");
 		return false;
 	}
 	if (st->have_message) {
@@ -235,7 +264,7 @@ static bool whole(struct h2_stream *st)
 		return true;
 	}
 	st->msg = (struct h2_bytes){0};
-	bool go_on = deliver(st, (struct span){msg.p, msg.len});
+	bool go_on = deliver(st, (struct span){msg.p, msg.len}, st->prefix[0]);
 	count_add(&r->assembly, -(uint64_t)msg.cap);
 	h2_bytes_free(r, &msg);
 	return go_on;
@@ -255,7 +284,7 @@ static size_t step(struct h2_stream *st, const uint8_t *p, size_t n)
 	size_t left = st->want - st->msg.len, take = left < n ? left : n;
 	if (take == st->want && !wants_one_message(st)) { /* all of it is here */
 		st->prefix_len = 0;
-		return deliver(st, (struct span){p, take}) ? take : SIZE_MAX;
+		return deliver(st, (struct span){p, take}, st->prefix[0]) ? take : SIZE_MAX;
 	}
 	if (!keep(st, p, take) || (take == left && !whole(st)))
 		return SIZE_MAX;
@@ -308,7 +337,7 @@ static void request_done(struct h2_stream *st)
 		struct h2_bytes msg = st->msg;
 		struct rpc_shard *r = st->call.rpc;
 		st->msg = (struct h2_bytes){0};
-		deliver(st, (struct span){msg.p, msg.len});
+		deliver(st, (struct span){msg.p, msg.len}, st->prefix[0]);
 		count_add(&r->assembly, -(uint64_t)msg.cap);
 		h2_bytes_free(r, &msg);
 	}
@@ -347,7 +376,7 @@ void h2_stream_data(struct h2_stream *st, const uint8_t *p, uint32_t n, bool end
 	if (likely(is_whole(st, p, n, end))) {
 		st->remote_end = true;
 		h2_credit(s, n);
-		deliver(st, (struct span){p + GRPC_PREFIX, n - GRPC_PREFIX});
+		deliver(st, (struct span){p + GRPC_PREFIX, n - GRPC_PREFIX}, false);
 		return;
 	}
 	if (!st->call.live) { /* answered already; the answer waits for window */
@@ -471,6 +500,7 @@ void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *hea
 	st->content_left = head->content_length;
 	st->gzip = head->gzip;
 	st->unknown_coding = head->unknown_coding;
+	st->takes_gzip = head->takes_gzip;
 	st->progress_ns = r->shard->now_ns;
 	st->call.ops = &h2_call_ops;
 	st->call.rpc = r;
@@ -481,7 +511,12 @@ void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *hea
 	s->open++;
 	h2_watch(s);
 	const struct method *m = r->methods->method[head->method];
+	st->plain = !m->metadata && !(m->compress && head->takes_gzip);
 	call_begin(&st->call, m, (uint16_t)head->method, head->timeout_ns);
+	if (unlikely(st->call.extra)) {
+		st->call.extra->request = s->metadata;
+		s->metadata = (struct metadata){0};
+	}
 	if (m->open) {
 		st->call.seen = true;
 		m->open(&st->call);

@@ -17,6 +17,8 @@ struct method {
 	const char *name;    /* "Next" */
 	uint16_t number;     /* in native framing; 0: not reachable there */
 	enum method_kind kind;
+	bool metadata; /* wants the request's metadata, or adds some to its answers: see call_extra */
+	bool compress; /* offers compressed answers to clients that take them: see call.compress */
 	/* The request's headers are in; messages follow. May be NULL. */
 	void (*open)(struct call *c);
 	/* One whole request message; `msg` is valid during the call. For unary and server-streaming methods the session has already seen the end of the

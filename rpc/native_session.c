@@ -5,7 +5,7 @@
  * there are.
  *
  * Invariants: every REQUEST is answered by exactly one LAST or END, unless the connection ends first. At most native_inflight_max calls are
- * open before reading pauses. After GOAWAY the connection ends when no call is open and the peer has fallen silent or closed.
+ * open. After GOAWAY the connection ends when no call is open and the peer has fallen silent or closed.
  */
 #include "core/base/check.h"
 #include "core/base/clock.h"
@@ -23,7 +23,11 @@ struct native_call {
 	bool half_closed, paused;
 };
 
-enum { BUCKETS_FEW = 8, BUCKETS_MAX = 4096 };
+enum {
+	BUCKETS_FEW = 8,
+	BUCKETS_MAX = 4096,
+	PART_PROGRESS = 16384, /* bytes of a frame that have to come within body_ns */
+};
 
 struct native_session {
 	struct rpc_shard *rpc;
@@ -41,6 +45,11 @@ struct native_session {
 };
 
 static const struct call_ops native_call_ops;
+
+size_t native_session_size(void)
+{
+	return sizeof(struct native_session);
+}
 
 size_t native_call_size(void)
 {
@@ -87,7 +96,7 @@ static void maybe_close(struct native_session *ns)
 
 static void maybe_resume(struct native_session *ns)
 {
-	if (ns->stopped == 0 && ns->open < ns->rpc->opts->native_inflight_max)
+	if (ns->stopped == 0)
 		conn_resume(ns->conn);
 }
 
@@ -98,6 +107,7 @@ static void call_drop(struct native_call *nc, enum grpc_status status)
 	*nc->link = nc->next;
 	if (nc->next)
 		nc->next->link = nc->link;
+	call_extra_free(&nc->call);
 	slab_put(&ns->rpc->native_calls, nc->slot);
 	ns->open--;
 	if (unlikely(nc->paused))
@@ -121,6 +131,24 @@ static bool native_send(struct call *c, const uint8_t *msg, size_t n)
 	put_frame(session_of(c), NATIVE_MESSAGE, 0, nc->id, msg, n);
 	count_add(&c->rpc->stats[c->method_index].messages_out, 1);
 	return conn_queued(c->conn) < CONN_HIGH_WATER;
+}
+
+/* Each message gets its header here; whole ones only. */
+static size_t native_send_framed(struct call *c, const struct conn_slice *all)
+{
+	struct native_call *nc = container_of(c, struct native_call, call);
+	const uint8_t *p = all->p;
+	size_t at = 0;
+	while (all->n - at >= GRPC_PREFIX && conn_queued(c->conn) < CONN_HIGH_WATER) {
+		uint32_t n = load_be32(p + at + 1);
+		if (all->n - at - GRPC_PREFIX < n ||
+		    !put_frame(session_of(c), NATIVE_MESSAGE, 0, nc->id, p + at + GRPC_PREFIX, n))
+			break;
+		at += GRPC_PREFIX + n;
+	}
+	if (all->release)
+		all->release(all->owner);
+	return at;
 }
 
 static void native_finish(struct call *c, enum grpc_status status, struct span text)
@@ -151,8 +179,12 @@ static void native_resume(struct call *c)
 	maybe_resume(ns);
 }
 
-static const struct call_ops native_call_ops = {
-	.reply = native_reply, .send = native_send, .finish = native_finish, .pause = native_pause, .resume = native_resume};
+static const struct call_ops native_call_ops = {.reply = native_reply,
+						.send = native_send,
+						.send_framed = native_send_framed,
+						.finish = native_finish,
+						.pause = native_pause,
+						.resume = native_resume};
 
 static void on_call_timer(struct timer *t, void *ctx)
 {
@@ -216,13 +248,21 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 	struct rpc_shard *r = ns->rpc;
 	int index = method_find_number(r->methods, h->code);
 	if (unlikely(index < 0)) {
-		put_error(ns, h->call, GRPC_UNIMPLEMENTED, "there is no method of this number; rpc/methods.h lists them");
+		put_error(ns, h->call, GRPC_UNIMPLEMENTED,
+			  "there is no method of this number; rpc/methods.h lists them");
 		return;
 	}
 	const struct method *m = r->methods->method[index];
 	bool streaming = m->kind == METHOD_CLIENT_STREAM || m->kind == METHOD_BIDI;
 	if (unlikely(!streaming && (h->flags & (NATIVE_F_LAST | NATIVE_F_EMPTY)) != NATIVE_F_LAST)) {
-		put_error(ns, h->call, GRPC_INVALID_ARGUMENT, "this method takes exactly one request message, with the flag LAST");
+		put_error(ns, h->call, GRPC_INVALID_ARGUMENT,
+			  "this method takes exactly one request message, with the flag LAST");
+		return;
+	}
+	if (unlikely(ns->open >= r->opts->native_inflight_max)) {
+		char text[96];
+		snprintf(text, sizeof text, "%u calls are in flight on this connection, NATIVE_INFLIGHT_MAX", ns->open);
+		put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, text);
 		return;
 	}
 	uint32_t slot;
@@ -242,8 +282,7 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 	c->conn = ns->conn;
 	c->timer.fire = on_call_timer;
 	call_begin(c, m, (uint16_t)index, (uint64_t)h->arg * NS_PER_MS);
-	if (++ns->open == r->opts->native_inflight_max)
-		conn_pause(ns->conn);
+	ns->open++;
 	if (ns->open > 2 * ns->bucket_mask && ns->bucket_mask + 1 < BUCKETS_MAX)
 		grow(ns);
 	c->seen = true;
@@ -311,10 +350,14 @@ static bool header_ok(struct native_session *ns, const uint8_t *p, struct native
 		protocol_error(ns, "not a native header (rpc/wire/native.h)");
 		return false;
 	}
-	uint32_t max = h->kind == NATIVE_REQUEST || h->kind == NATIVE_MESSAGE ? ns->rpc->opts->message_max :
-		       h->kind == NATIVE_PING				      ? NATIVE_PING_MAX :
-										0;
-	if (likely(h->len <= max && !((h->flags & NATIVE_F_EMPTY) && h->len)))
+	uint32_t max = h->kind == NATIVE_REQUEST || h->kind == NATIVE_MESSAGE ? ns->rpc->opts->message_max
+		       : h->kind == NATIVE_PING                               ? NATIVE_PING_MAX
+									      : 0;
+	if (unlikely((h->flags & NATIVE_F_EMPTY) && h->len)) {
+		protocol_error(ns, "a frame with the flag EMPTY that is not empty");
+		return false;
+	}
+	if (likely(h->len <= max))
 		return true;
 	if (h->kind == NATIVE_REQUEST || h->kind == NATIVE_MESSAGE) {
 		char text[128];
@@ -371,9 +414,11 @@ static bool part_add(struct native_session *ns, const uint8_t *p, size_t n)
 		ns->part = more;
 		ns->part_cap = cap;
 	}
+	/* A long message may take its time as long as it moves. */
+	bool moved = ns->part_len / PART_PROGRESS != (ns->part_len + n) / PART_PROGRESS;
 	memcpy(ns->part + ns->part_len, p, n);
 	ns->part_len += (uint32_t)n;
-	if (!ns->draining && !timer_is_armed(&ns->timer) && ns->rpc->opts->body_ns)
+	if (!ns->draining && (moved || !timer_is_armed(&ns->timer)))
 		wheel_add(&ns->rpc->shard->wheel, &ns->timer, ns->rpc->shard->now_ns + ns->rpc->opts->body_ns);
 	return true;
 }
@@ -471,7 +516,11 @@ static void on_timer(struct timer *t, void *ctx)
 	struct native_session *ns = container_of(t, struct native_session, timer);
 	struct shard *s = ns->rpc->shard;
 	if (!ns->draining) {
-		conn_abort(ns->conn, CONN_R_TIMEOUT);
+		/* While we do not take its bytes, that they do not come is no fault of the peer's. */
+		if (ns->conn->paused || ns->conn->choked)
+			wheel_add(&s->wheel, t, s->now_ns + ns->rpc->opts->body_ns);
+		else
+			conn_abort(ns->conn, CONN_R_TIMEOUT);
 		return;
 	}
 	if (ns->open == 0 && s->now_ns - ns->drain_seen_ns >= NS_PER_S)

@@ -92,8 +92,10 @@ struct conn *conn_open(struct shard *s, int fd)
 		return NULL;
 	}
 	uint32_t gen = c->gen;
+	bool unsettled = c->unsettled;
 	memset(c, 0, sizeof *c);
 	c->gen = gen;
+	c->unsettled = unsettled;
 	c->slot = slot;
 	c->shard = s;
 	c->fd = fd;
@@ -177,6 +179,20 @@ static void on_eof(struct conn *c)
 		deliver_held(c);
 }
 
+/* Kernels lose the end of a connection that comes together with its last bytes: the wake-ups of both are taken for one, the multishot receive
+ * delivers the bytes, and waits for ever. So a connection that has received something is asked once, when it has fallen silent. */
+void conn_settle(struct conn *c)
+{
+	uint8_t byte;
+	if (!c->recv_armed || c->recv_eof || c->state == CONN_DEAD)
+		return;
+	ssize_t n = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+	if (n == 0)
+		on_eof(c);
+	else if (n < 0 && errno != EAGAIN && errno != EINTR)
+		conn_die(c, c->state == CONN_OPEN ? CONN_R_PEER : (enum conn_reason)c->reason);
+}
+
 void conn_on_recv(struct conn *c, const struct ring_event *ev)
 {
 	struct shard *s = c->shard;
@@ -188,6 +204,8 @@ void conn_on_recv(struct conn *c, const struct ring_event *ev)
 		const uint8_t *p = ring_buf(s->ring, ev->buf);
 		count_add(&s->stats.bytes_in, (uint32_t)ev->res);
 		c->active_ns = s->now_ns;
+		if (unlikely(!c->unsettled))
+			shard_unsettle(s, c);
 		if (likely(may_deliver(c) && !c->held.p))
 			c->ops->data(c, p, (size_t)ev->res);
 		else if (c->state == CONN_OPEN)
@@ -229,8 +247,9 @@ void conn_resume(struct conn *c)
 	if (!c->paused)
 		return;
 	c->paused = false;
-	/* Delivered from the flush at the end of the turn, not from inside the session's own call. */
-	if (!c->dirty)
+	/* Delivered from the flush at the end of the turn, not from inside the session's own call. Nothing is delivered to the dead: a session
+	 * that ends its calls in `closed` comes by here, too. */
+	if (!c->dirty && c->state != CONN_DEAD)
 		conn_mark_dirty(c);
 }
 

@@ -37,17 +37,17 @@ struct conn_ops {
 
 /* Why connections end; counted by each shard. */
 enum conn_reason {
-	CONN_R_DONE,       /* closed in good order, by either side */
-	CONN_R_PEER,       /* reset by the peer, or an I/O error */
-	CONN_R_PROTOCOL,   /* broke its protocol */
-	CONN_R_TIMEOUT,    /* slow preface, headers or body */
-	CONN_R_STALLED,    /* took no output for STALL_TIMEOUT_MS */
-	CONN_R_QUEUE,      /* more output than CONN_QUEUE_MAX would have been needed */
-	CONN_R_FLOOD,      /* too many useless frames, resets, pings */
-	CONN_R_IDLE,       /* idle for IDLE_TIMEOUT_MS */
-	CONN_R_LIMIT,      /* CONNECTIONS_MAX */
-	CONN_R_MEMORY,     /* no memory for it */
-	CONN_R_SHUTDOWN,   /* still open at the end of draining */
+	CONN_R_DONE,     /* closed in good order, by either side */
+	CONN_R_PEER,     /* reset by the peer, or an I/O error */
+	CONN_R_PROTOCOL, /* broke its protocol */
+	CONN_R_TIMEOUT,  /* slow preface, headers or body */
+	CONN_R_STALLED,  /* took no output for STALL_TIMEOUT_MS */
+	CONN_R_QUEUE,    /* more output than CONN_QUEUE_MAX would have been needed */
+	CONN_R_FLOOD,    /* too many useless frames, resets, pings */
+	CONN_R_IDLE,     /* idle for IDLE_TIMEOUT_MS */
+	CONN_R_LIMIT,    /* CONNECTIONS_MAX */
+	CONN_R_MEMORY,   /* no memory for it */
+	CONN_R_SHUTDOWN, /* still open at the end of draining */
 	CONN_R_COUNT
 };
 const char *conn_reason_name(enum conn_reason why);
@@ -99,14 +99,15 @@ struct conn {
 	bool choked;                 /* output is above high water */
 	bool dirty, starved, doomed; /* on the shard's lists */
 	uint8_t reason;
+	bool unsettled; /* on the shard's list; survives reuse of the slab slot */
 	struct conn *dirty_next, *starved_next, *doomed_next;
 	struct conn_out out, sending;
 	uint32_t sent; /* of `sending` */
 	struct conn_held held;
 	uint64_t bytes_sent;
-	uint64_t stall_mark; /* bytes_sent when the timer last looked */
-	uint64_t active_ns;  /* last receipt */
-	struct timer timer;  /* stall, idle and linger */
+	uint64_t stall_mark;        /* bytes_sent when the timer last looked */
+	uint64_t active_ns;         /* last receipt */
+	struct timer timer;         /* stall, idle and linger */
 	struct conn_gather *gather; /* with slices only */
 };
 
@@ -160,8 +161,9 @@ void conn_on_recv(struct conn *c, const struct ring_event *ev);
 void conn_on_send(struct conn *c, const struct ring_event *ev);
 void conn_on_cancel(struct conn *c, const struct ring_event *ev);
 void conn_flush(struct conn *c);
-void conn_bury(struct conn *c); /* a doomed one, at the end of the turn */
-void conn_rearm(struct conn *c); /* a starved one, after buffers came back */
+void conn_bury(struct conn *c);   /* a doomed one, at the end of the turn */
+void conn_rearm(struct conn *c);  /* a starved one, after buffers came back */
+void conn_settle(struct conn *c); /* one that has fallen silent: asks the socket whether it has ended */
 void conn_drain(struct conn *c);
 
 #endif

@@ -14,12 +14,14 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 enum { EVENTS = 512 };
 #define ACCEPT_RETRY_NS (100 * NS_PER_MS)
+#define SETTLE_NS (250 * NS_PER_MS)
 
 int shard_init(struct shard *s, unsigned index, int cpu, int node, const struct shard_opts *opts, struct mesh *mesh)
 {
@@ -109,6 +111,43 @@ static void on_accept(struct shard *s, const struct ring_event *ev)
 	}
 	if (!(ev->flags & RING_EV_MORE) && !s->draining && s->accepts_armed < s->listener_count)
 		accept_arm(s, ring_tag_slot(ev->tag));
+}
+
+/* Connections that have fallen silent. */
+
+void shard_unsettle(struct shard *s, struct conn *c)
+{
+	if (s->unsettled_count == s->unsettled_cap) {
+		uint32_t cap = s->unsettled_cap ? s->unsettled_cap * 2 : 64;
+		uint32_t *more = realloc(s->unsettled, cap * sizeof *more);
+		if (!more) /* its next receive tries again */
+			return;
+		s->unsettled = more;
+		s->unsettled_cap = cap;
+	}
+	s->unsettled[s->unsettled_count++] = c->slot;
+	c->unsettled = true;
+	if (!timer_is_armed(&s->settle_timer))
+		wheel_add(&s->wheel, &s->settle_timer, s->now_ns + SETTLE_NS);
+}
+
+static void on_settle_timer(struct timer *t, void *ctx)
+{
+	struct shard *s = ctx;
+	uint32_t kept = 0;
+	for (uint32_t i = 0; i < s->unsettled_count; i++) {
+		struct conn *c = slab_at(&s->conns, s->unsettled[i]);
+		if (c->state && s->now_ns - c->active_ns < SETTLE_NS) {
+			s->unsettled[kept++] = c->slot;
+			continue;
+		}
+		c->unsettled = false;
+		if (c->state)
+			conn_settle(c);
+	}
+	s->unsettled_count = kept;
+	if (kept)
+		wheel_add(&s->wheel, t, s->now_ns + SETTLE_NS);
 }
 
 /* The turn. */
@@ -288,6 +327,7 @@ static int set_up(struct shard *s)
 	s->now_ns = clock_mono_ns();
 	wheel_init(&s->wheel, s->now_ns, s);
 	s->accept_timer.fire = on_accept_timer;
+	s->settle_timer.fire = on_settle_timer;
 	bufpool_init(&s->pool);
 	int rc = slab_init(&s->conns, sizeof(struct conn), s->opts->conns_max);
 	if (rc)
@@ -334,6 +374,7 @@ static void *shard_main(void *arg)
 	ring_done(s->ring);
 	s->ring = NULL;
 	slab_done(&s->conns);
+	free(s->unsettled);
 	bufpool_done(&s->pool);
 	atomic_store(&s->phase, rc ? SHARD_FAILED : SHARD_ENDED);
 	log_thread_unregister();

@@ -67,6 +67,9 @@ struct shard {
 	struct slab conns;
 	struct bufpool pool;
 	struct conn *dirty, *starved, *doomed;
+	uint32_t *unsettled; /* slots of connections that have received lately; some may be free again */
+	uint32_t unsettled_count, unsettled_cap;
+	struct timer settle_timer;
 	struct shard_hook hooks[SHARD_HOOKS_MAX];
 	unsigned hook_count;
 	struct mesh *mesh;
@@ -110,6 +113,8 @@ void shard_done(struct shard *s);
 void shard_add_hook(struct shard *s, const struct shard_hook *h);
 /* Shard thread: another loop's accepted socket, or one given by a listener. */
 void shard_adopt(struct shard *s, int fd);
+/* Shard thread: conn_settle(c), when nothing has come on it for a while. */
+void shard_unsettle(struct shard *s, struct conn *c);
 /* The number of connections that still live. */
 static inline uint32_t shard_conns(const struct shard *s)
 {

@@ -52,14 +52,15 @@ struct svc_ids {
 	struct ids *ids;
 	struct ids_view *view;
 	struct slab items; /* struct item */
-	uint32_t order; /* in every reply */
+	uint32_t order;    /* in every reply */
 };
 
 static void refuse(struct call *c, enum ids_error e)
 {
 	static const enum grpc_status status[] = {
-		[IDS_E_COUNT] = GRPC_INVALID_ARGUMENT,  [IDS_E_NAME] = GRPC_INVALID_ARGUMENT, [IDS_E_LIMIT] = GRPC_RESOURCE_EXHAUSTED,
-		[IDS_E_UNKNOWN] = GRPC_NOT_FOUND,       [IDS_E_EXHAUSTED] = GRPC_RESOURCE_EXHAUSTED,
+		[IDS_E_COUNT] = GRPC_RESOURCE_EXHAUSTED,     [IDS_E_NAME] = GRPC_INVALID_ARGUMENT,
+		[IDS_E_LIMIT] = GRPC_RESOURCE_EXHAUSTED,     [IDS_E_UNKNOWN] = GRPC_NOT_FOUND,
+		[IDS_E_EXHAUSTED] = GRPC_RESOURCE_EXHAUSTED,
 	};
 	char text[256];
 	const struct svc_ids *s = c->rpc->ids;

@@ -176,8 +176,12 @@ struct report_cell report_bytes(uint64_t v)
 
 struct report_cell report_ns(uint64_t v)
 {
-	static const char *const units[] = {" ns", " us", " ms", " s"};
-	return scaled((double)v, 1000, units, ARRAY_SIZE(units));
+	static const char *const units[] = {" us", " ms", " s"};
+	struct report_cell c;
+	if (v >= 1000)
+		return scaled((double)v / 1e3, 1000, units, ARRAY_SIZE(units));
+	snprintf(c.s, sizeof c.s, "%llu ns", (unsigned long long)v);
+	return c;
 }
 
 struct report_cell report_rate(double v)

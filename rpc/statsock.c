@@ -13,7 +13,6 @@
 #include "rpc/statsock.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
-#include "core/base/log.h"
 #include "rpc/wire/http1.h"
 
 #include <errno.h>
@@ -32,6 +31,7 @@ enum {
 	EVENTS = 64,
 	TURN_REQUESTS = 8, /* of one client, pipelined, before others have their turn */
 	BACKLOG = 64,
+	SPARE_PLACES = 16,
 	LOCK_TRIES = 100, /* 10 ms each */
 };
 #define LINGER_NS NS_PER_S
@@ -60,7 +60,8 @@ struct statsock {
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 	uint64_t now_ns;
 	unsigned peers;
-	struct peer *peer; /* opts.conns_max of them */
+	unsigned places;   /* opts.conns_max, and a few more for clients that are being told that there are too many */
+	struct peer *peer; /* one a place */
 };
 
 static char why[512];
@@ -179,7 +180,8 @@ int statsock_open(const struct statsock_opts *opts, struct statsock **ret, const
 		return fail(rc, opts->path, NULL);
 	s->opts = *opts;
 	s->listen_fd = -1;
-	s->peer = calloc(opts->conns_max, sizeof *s->peer);
+	s->places = opts->conns_max + SPARE_PLACES;
+	s->peer = calloc(s->places, sizeof *s->peer);
 	s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (!s->peer || s->epoll_fd < 0)
 		rc = fail(s->peer ? -errno : -ENOMEM, opts->path, NULL);
@@ -211,7 +213,7 @@ void statsock_close(struct statsock *s)
 	struct stat st;
 	if (!s)
 		return;
-	for (unsigned i = 0; s->peer && i < s->opts.conns_max; i++) {
+	for (unsigned i = 0; s->peer && i < s->places; i++) {
 		if (s->peer[i].state)
 			peer_close(s, &s->peer[i]);
 	}
@@ -426,32 +428,38 @@ static void peer_turn(struct statsock *s, struct peer *p)
 		peer_close(s, p);
 }
 
+/* A free place among [from, to), or NULL. */
+static struct peer *free_place(struct statsock *s, unsigned from, unsigned to)
+{
+	for (unsigned i = from; i < to; i++) {
+		if (s->peer[i].state == PEER_FREE)
+			return &s->peer[i];
+	}
+	return NULL;
+}
+
 static void peer_open(struct statsock *s, int fd)
 {
-	unsigned i = 0;
-	if (s->peers == s->opts.conns_max) {
-		static const char text[] = "There are too many clients on the stats socket already.\n";
-		struct text t = {0};
-		put_head(&t, 503, plain, sizeof text - 1, true);
-		text_add(&t, text, sizeof text - 1);
-		/* A fresh socket has room for it; should it not, the client sees a closed connection. */
-		if (!t.failed && send(fd, t.p, t.n, MSG_NOSIGNAL) < 0)
-			log_debug("stats socket: a client too many could not be told so: %s", strerror(errno));
-		text_done(&t);
+	struct peer *p = free_place(s, 0, s->opts.conns_max);
+	bool full = !p;
+	if (full)
+		p = free_place(s, s->opts.conns_max, s->places);
+	if (!p) {
 		close(fd);
 		return;
 	}
-	while (s->peer[i].state)
-		i++;
-	struct peer *p = &s->peer[i];
 	p->fd = fd;
 	p->state = PEER_READING;
 	p->interest = EPOLLIN;
 	p->in_len = p->out_at = 0;
 	p->deadline_ns = s->now_ns + s->opts.idle_ns;
 	s->peers++;
-	if (watch(s, EPOLL_CTL_ADD, fd, EPOLLIN, i))
+	if (watch(s, EPOLL_CTL_ADD, fd, EPOLLIN, (uint32_t)(p - s->peer))) {
 		peer_close(s, p);
+	} else if (full) {
+		refuse(s, p, 503, "There are too many clients on the stats socket already.\n");
+		peer_turn(s, p);
+	}
 }
 
 static void on_listener(struct statsock *s)
@@ -515,7 +523,7 @@ void statsock_turn(struct statsock *s, uint64_t now_ns)
 	}
 	if (accepting)
 		on_listener(s);
-	for (unsigned i = 0; i < s->opts.conns_max; i++) {
+	for (unsigned i = 0; i < s->places; i++) {
 		struct peer *p = &s->peer[i];
 		if (p->state && now_ns >= p->deadline_ns)
 			on_deadline(s, p);

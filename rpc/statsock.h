@@ -17,7 +17,7 @@ typedef unsigned (*statsock_get)(void *ctx, struct span path, struct text *body,
 
 struct statsock_opts {
 	const char *path;
-	unsigned conns_max; /* clients at once; one more is told so (503) and closed */
+	unsigned conns_max; /* clients at once; one more is told so (503), and of a crowd some are just closed */
 	uint64_t idle_ns;   /* for a request to come in whole, and between two pieces of an answer being taken */
 	statsock_get get;
 	void *ctx;

@@ -164,10 +164,26 @@ static void test_reading_beside_the_writer(void **state)
 	pthread_join(t, NULL);
 }
 
+static void test_count_le(void **state)
+{
+	hist_init(&h);
+	assert_int_equal(hist_count_le(&h, UINT64_MAX), 0);
+	for (unsigned bit = 0; bit < 64; bit++) {
+		hist_add(&h, (UINT64_C(1) << bit) - 1, 1);
+		hist_add(&h, UINT64_C(1) << bit, 1);
+	}
+	/* exact at powers of two less one, within the range */
+	for (unsigned bit = 1; bit < HIST_MAX_BITS; bit++)
+		assert_int_equal(hist_count_le(&h, (UINT64_C(1) << bit) - 1), 2 * bit + 1);
+	assert_int_equal(hist_count_le(&h, UINT64_MAX), 128);
+	assert_true(hist_count_le(&h, UINT64_MAX - 1) < 128);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_empty),
+		cmocka_unit_test(test_count_le),
 		cmocka_unit_test(test_index_is_monotonic_and_within_bounds),
 		cmocka_unit_test(test_small_values_are_exact),
 		cmocka_unit_test(test_quantiles_are_within_the_promised_error),

@@ -73,7 +73,7 @@ void producer_free(struct producer *p)
 	if (p == NULL)
 		return;
 	for (uint32_t i = 0; p->windows != NULL && i < atomic_load_explicit(&p->ids->count, memory_order_relaxed); i++)
-		free(p->windows[i].wants);
+		free(p->windows[i].shares);
 	ids_unmap(p->windows, p->ids->capacity * sizeof *p->windows);
 	names_done(&p->names);
 	free(p->checkpoint.buf);

@@ -21,6 +21,12 @@
 #define PRODUCER_RECORD_BYTES (128u << 10)    /* of one CHECKPOINT or STAND record, at most */
 #define PRODUCER_SEGMENT_BYTES (1u << 20)
 
+/* A shard's fair share of a sequence whose IDs are scarce, in IDs. */
+struct share {
+	uint64_t tag;  /* what it has had, counted up to fair_time when it comes to wait */
+	uint32_t want; /* what its front request needs, at least 1 */
+};
+
 /* The producer's side of a sequence. Always: released_end <= durable_end <= reserved_end. */
 struct window {
 	uint64_t released_end; /* shards have been told of the IDs below */
@@ -42,8 +48,8 @@ struct window {
 
 	uint64_t users[IDS_SHARDS_MAX / 64];   /* strict: shards that have ever asked; capped: that have few left and are not answered yet */
 	uint64_t waiting[IDS_SHARDS_MAX / 64]; /* sharded or capped: shards whose requests wait */
-	uint32_t *wants;                       /* what those want at least, by shard */
-	unsigned turn;                         /* the shard that is served first */
+	struct share *shares;                  /* by shard; made when one has to wait */
+	uint64_t fair_time;                    /* the tag of the share that was served last */
 	uint8_t record[IDS_RECORD_ENTRY_MAX]; /* under way */
 };
 

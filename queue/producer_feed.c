@@ -9,10 +9,11 @@
  * bucket. While a bucket is not full, its slot is in the list of ticking ones, and the producer wakes for the next token, but not
  * more often than every PRODUCER_TICK_NS. When all are full or wait for the journal, it sleeps without a limit.
  *
- * Who is served when more is wanted than the cap allows: the waiting shards in turn, each with at least what its front request needs. In
- * strict order all claim from one counter, and a shard with many small requests would take every token before a larger request of
- * another shard could be served. So tokens are held back until they are enough for the shard whose turn it is, and then only that one is told of
- * them; the others cannot claim beyond the end they know, until their turn or until nobody waits.
+ * Who is served when more is wanted than there is: the shards share by start-time fair queueing (Goyal, Vin & Cheng, 1997): next comes the one that
+ * would have had least after its front request. In strict order all claim from one counter, and a shard with many small requests
+ * would take every token before a larger request of another shard could be served. So tokens are held back until they are enough for the
+ * shard whose turn it is, and then only that one is told of them; the others cannot claim beyond the end they know, until their turn
+ * or until nobody waits.
  *
  * A shard's ring may be full (it sleeps, or is slow): then its slot is owed. Nothing is lost, as what is owed is worked out from the present
  * state when there is room. A shard that finds itself waiting while `owed` is set rings us.
@@ -108,45 +109,53 @@ static uint64_t tick_next_ns(const struct producer *p, const struct window *w)
 
 static void feed_wait(struct producer *p, struct window *w, unsigned shard, uint32_t want)
 {
-	if (w->wants == NULL) {
-		w->wants = calloc(p->ids->opts.shards, sizeof *w->wants);
-		CHECK(w->wants != NULL);
+	if (w->shares == NULL) {
+		w->shares = calloc(p->ids->opts.shards, sizeof *w->shares);
+		CHECK(w->shares != NULL);
 	}
-	w->wants[shard] = want;
+	w->shares[shard].want = want;
+	if (w->shares[shard].tag < w->fair_time)
+		w->shares[shard].tag = w->fair_time; /* nobody saves up while not waiting */
 	bit_set(w->waiting, shard);
 }
 
-static void feed_served(struct window *w, unsigned shard)
+static void feed_served(struct window *w, unsigned shard, uint64_t ids)
 {
 	bit_clear(w->waiting, shard);
-	w->turn = shard + 1;
+	if (w->fair_time < w->shares[shard].tag)
+		w->fair_time = w->shares[shard].tag;
+	w->shares[shard].tag += ids;
 }
 
-/* The waiting shard that comes first at or after w->turn, going round; IDS_SHARDS_MAX: none waits. */
-static unsigned feed_next_waiting(const struct producer *p, const struct window *w)
+/* The waiting shard whose turn it is; IDS_SHARDS_MAX: none waits. */
+static unsigned feed_next_waiting(const struct window *w)
 {
-	unsigned shards = p->ids->opts.shards;
-	uint64_t any = 0;
+	unsigned best = IDS_SHARDS_MAX;
 
-	for (unsigned i = 0; i < ARRAY_SIZE(w->waiting); i++)
-		any |= w->waiting[i];
-	for (unsigned i = 0; any != 0 && i < shards; i++)
-		if (bit_get(w->waiting, (w->turn + i) % shards))
-			return (w->turn + i) % shards;
-	return IDS_SHARDS_MAX;
+	for (unsigned i = 0; i < ARRAY_SIZE(w->waiting); i++) {
+		for (uint64_t bits = w->waiting[i]; bits != 0; bits &= bits - 1) {
+			unsigned shard = 64 * i + (unsigned)__builtin_ctzll(bits);
+			const struct share *s = &w->shares[shard];
+
+			if (best == IDS_SHARDS_MAX || s->tag + s->want < w->shares[best].tag + w->shares[best].want)
+				best = shard;
+		}
+	}
+	return best;
 }
 
 /* ---- strict, capped ---- */
 
-/* Releases up to `most` of the credit, as far as it is durable. Nobody is told yet. */
-static void capped_release(struct window *w, uint64_t most)
+/* Releases the credit, as far as it is durable; returns how much. Nobody is told yet. */
+static uint64_t capped_release(struct window *w)
 {
 	uint64_t grant = w->durable_end - w->released_end;
 
-	if (grant > most)
-		grant = most;
+	if (grant > w->credit)
+		grant = w->credit;
 	w->credit -= grant;
 	w->released_end += grant;
+	return grant;
 }
 
 static void capped_answer_users(struct producer *p, uint32_t slot)
@@ -162,14 +171,15 @@ static void capped_feed_waiting(struct producer *p, uint32_t slot, uint64_t next
 	uint64_t spoken_for = 0;
 	unsigned shard;
 
-	while ((shard = feed_next_waiting(p, w)) != IDS_SHARDS_MAX) {
+	while ((shard = feed_next_waiting(w)) != IDS_SHARDS_MAX) {
 		uint64_t level = sequence_left(next, w->released_end), room = w->durable_end - w->released_end;
+		uint64_t want = w->shares[shard].want, grant;
 
-		if (level + (w->credit < room ? w->credit : room) < spoken_for + w->wants[shard])
+		if (level + (w->credit < room ? w->credit : room) < spoken_for + want)
 			return; /* hold back */
-		capped_release(w, w->credit);
-		spoken_for += w->wants[shard];
-		feed_served(w, shard);
+		grant = capped_release(w);
+		spoken_for += want;
+		feed_served(w, shard, grant > want ? grant : want);
 		feed_strict(p, shard, slot);
 	}
 }
@@ -179,10 +189,10 @@ static uint64_t tick_strict(struct producer *p, uint32_t slot)
 {
 	struct window *w = &p->windows[slot];
 	uint64_t next = atomic_load_explicit(&p->ids->sequences[slot].next, memory_order_relaxed), full = p->burst;
-	unsigned shard = feed_next_waiting(p, w);
+	unsigned shard = feed_next_waiting(w);
 
-	if (shard != IDS_SHARDS_MAX && w->wants[shard] > full)
-		full = w->wants[shard];
+	if (shard != IDS_SHARDS_MAX && w->shares[shard].want > full)
+		full = w->shares[shard].want;
 	tick_earn(p, w, sequence_left(sequence_left(next, w->released_end), full));
 	if (sequence_left(next, w->durable_end) < (full > w->size / 2 ? full : w->size / 2))
 		window_reserve(p, slot, next, full > 2 * p->burst ? full : 2 * p->burst);
@@ -194,7 +204,7 @@ static uint64_t tick_strict(struct producer *p, uint32_t slot)
 			w->users[i] |= w->waiting[i]; /* at the end of numbers nothing is held back */
 			w->waiting[i] = 0;
 		}
-		capped_release(w, w->credit);
+		capped_release(w);
 		capped_answer_users(p, slot);
 		if (w->released_end == SEQUENCE_END || sequence_left(next, w->released_end) >= full)
 			return 0;
@@ -222,7 +232,7 @@ static bool sharded_give(struct producer *p, uint32_t slot, unsigned shard)
 	uint64_t room = w->durable_end - w->released_end, give = sharded_range_size(p, w);
 	struct feed f = {.kind = FEED_RANGE, .slot = slot, .first = w->released_end};
 
-	w->want = w->wants[shard];
+	w->want = w->shares[shard].want;
 	if (w->durable_end == SEQUENCE_END && w->want > room)
 		w->want = room; /* the last ones, even if they are too few */
 	if (p->ids->opts.rate && room > w->credit)
@@ -235,10 +245,10 @@ static bool sharded_give(struct producer *p, uint32_t slot, unsigned shard)
 	f.final = f.first + f.count == SEQUENCE_END;
 	w->want = 0;
 	if (!feed_push(p, shard, &f)) {
-		w->turn = shard + 1;
-		return true; /* owed */
+		bit_clear(w->waiting, shard); /* set again when it is owed no more */
+		return true;
 	}
-	feed_served(w, shard);
+	feed_served(w, shard, f.count);
 	w->released_end += f.count;
 	atomic_store_explicit(&p->ids->sequences[slot].next, w->released_end, memory_order_relaxed);
 	if (p->ids->opts.rate)
@@ -249,14 +259,11 @@ static bool sharded_give(struct producer *p, uint32_t slot, unsigned shard)
 static void sharded_serve(struct producer *p, uint32_t slot)
 {
 	struct window *w = &p->windows[slot];
-	unsigned shards = p->ids->opts.shards, turn = w->turn;
+	unsigned shard;
 
-	for (unsigned i = 0; i < shards; i++) {
-		unsigned shard = (turn + i) % shards;
-
-		if (bit_get(w->waiting, shard) && !sharded_give(p, slot, shard))
-			break;
-	}
+	do
+		shard = feed_next_waiting(w);
+	while (shard != IDS_SHARDS_MAX && sharded_give(p, slot, shard));
 	if (w->durable_end - w->released_end < (w->want > w->size / 4 ? w->want : w->size / 4))
 		window_reserve(p, slot, w->released_end, w->want);
 }
@@ -267,7 +274,7 @@ static uint64_t tick_sharded(struct producer *p, uint32_t slot)
 
 	tick_earn(p, w, w->want > p->burst ? w->want : p->burst);
 	sharded_serve(p, slot);
-	if (feed_next_waiting(p, w) == IDS_SHARDS_MAX && w->credit >= p->burst)
+	if (feed_next_waiting(w) == IDS_SHARDS_MAX && w->credit >= p->burst)
 		return 0;
 	if (w->want != 0 && w->credit >= w->want)
 		return UINT64_MAX; /* feed_window_ready */
@@ -304,7 +311,7 @@ static void demand_capped(struct producer *p, unsigned shard, uint32_t slot, uin
 	}
 	if (want == 0 && left < p->burst)
 		bit_set(w->users, shard);
-	else if (left < want || (want != 0 && feed_next_waiting(p, w) != IDS_SHARDS_MAX))
+	else if (left < want || (want != 0 && feed_next_waiting(w) != IDS_SHARDS_MAX))
 		feed_wait(p, w, shard, want);
 	else
 		feed_strict(p, shard, slot); /* there is enough, it did not know */
@@ -415,10 +422,14 @@ static void feed_pay(struct producer *p, unsigned shard, struct ids_port *port)
 			uint32_t slot = 64 * i + (uint32_t)__builtin_ctzll(bits);
 
 			bit_clear(port->owed_slots, slot);
-			if (p->ids->opts.order == IDS_SHARDED)
+			if (p->ids->opts.order == IDS_SHARDED) {
+				bit_set(p->windows[slot].waiting, shard);
 				sharded_serve(p, slot);
-			else
+				if (p->ids->opts.rate)
+					tick_start(p, slot);
+			} else {
 				feed_strict(p, shard, slot);
+			}
 		}
 	}
 	if (!feed_has_room(port))

@@ -360,7 +360,7 @@ void svc_ids_turn(struct rpc_shard *r)
 bool svc_ids_pending(struct rpc_shard *r)
 {
 	const struct svc_ids *s = r->ids;
-	return ids_view_queue_depth(s->view) > 0;
+	return ids_view_has_work(s->view);
 }
 
 const struct ids_view *svc_ids_view(const struct rpc_shard *r)

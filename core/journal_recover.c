@@ -54,8 +54,11 @@ struct scan {
 	uint64_t seq; /* the chain so far: 0 while it is empty */
 	uint64_t mark, known, first_live;
 	uint32_t epoch, epoch_max;
-	struct point end, redo;
-	uint32_t cut; /* headers zeroed in the present file */
+	struct point end, redo, bad; /* bad: the place to name if the chain ended too early */
+	uint64_t note;               /* of the open segment; 0: none */
+	uint32_t seen;               /* first record header found beyond the end in it, or UINT32_MAX */
+	uint64_t seen_seq;
+	uint32_t cut; /* headers zeroed in it */
 };
 
 static bool parse_hex16(const char *s, uint64_t *ret)
@@ -217,8 +220,9 @@ static int open_segment(struct scan *s, uint32_t index)
 		return damaged(s, index, 0, "the segment has another segment's header");
 	if (seg.epoch > s->epoch_max)
 		s->epoch_max = seg.epoch;
-	if (jf_note_decode(p + JF_NOTE_AT, s->log->salt, &note) && note.number == seg.number && note.seq > s->known)
-		s->known = note.seq;
+	s->note = jf_note_decode(p + JF_NOTE_AT, s->log->salt, &note) && note.number == seg.number ? note.seq : 0;
+	if (s->note > s->known)
+		s->known = s->note;
 	return 0;
 }
 
@@ -345,6 +349,10 @@ static int look_beyond(struct scan *s, uint32_t at, bool cut)
 				continue;
 			if (rec.epoch > s->epoch_max)
 				s->epoch_max = rec.epoch;
+			if (rec.epoch >= s->epoch && rec.seq > s->seq && place.offset < s->seen) {
+				s->seen = place.offset;
+				s->seen_seq = rec.seq;
+			}
 			if (rec.epoch >= s->epoch && rec.seq > s->seq && rec.durable > s->known)
 				s->known = rec.durable;
 			err = cut ? zero_header(s, place.offset) : 0;
@@ -353,6 +361,14 @@ static int look_beyond(struct scan *s, uint32_t at, bool cut)
 		}
 	}
 	return 0;
+}
+
+/* Whether the open segment, the one after the chain's end, shows that its own first record should have gone on with the chain. */
+static bool first_is_bad(const struct scan *s)
+{
+	if (s->seen == JF_HEADER)
+		return s->seen_seq == s->seq + 1;         /* its payload is damaged */
+	return s->seen != UINT32_MAX || s->note > s->seq; /* the segment was in use, so there was one */
 }
 
 /* Everything after the chain's end, in all segments. With `cut`: zeroes what it finds, and syncs it. */
@@ -365,6 +381,7 @@ static int beyond(struct scan *s, bool cut)
 		int err = open_segment(s, i);
 
 		s->cut = 0;
+		s->seen = UINT32_MAX;
 		if (err == 0)
 			err = need(s, at, sizeof old, &p);
 		if (err == 0 && cut && p != NULL) {
@@ -374,6 +391,8 @@ static int beyond(struct scan *s, bool cut)
 		}
 		if (err == 0)
 			err = look_beyond(s, at, cut);
+		if (i == s->end.index + 1 && first_is_bad(s))
+			s->bad = (struct point){i, JF_HEADER};
 		if (err == 0 && s->cut > 0)
 			err = jio_sync(s->io, s->fd, s->path);
 		if (err != 0)
@@ -384,13 +403,13 @@ static int beyond(struct scan *s, bool cut)
 
 static int judge(struct scan *s)
 {
+	if (s->known > s->seq)
+		return damaged(s, s->bad.index, s->bad.at, "no valid record here, and it had been synced");
 	/* The other way round, segments that are not live are still there, is an unfinished trim: tidy ends it. */
 	if (s->seq > 0 && s->first_live < s->segs[0].number) {
 		jlog_segment_path(s->log, s->segs[0].number - 1, s->path);
 		return jio_fail(s->io, -EBADMSG, s->path, "damaged at byte 0: the file is missing");
 	}
-	if (s->known > s->seq)
-		return damaged(s, s->end.index, s->end.at, "no valid record here, and it had been synced");
 	if (s->seq == 0 && s->segs[0].number > 1)
 		return damaged(s, 0, JF_HEADER, "no valid record at the start of the oldest segment");
 	return 0;
@@ -437,14 +456,16 @@ static int tidy(struct scan *s)
 		else
 			err = jio_unlink(s->io, path);
 	}
-	log->spares_unsynced = true;
 	for (uint32_t i = 0; i < s->files.n && err == 0; i++) {
 		uint64_t number = s->files.v[i];
 
 		if (number < log->first_live || number > log->number)
 			err = jlog_retire(log, s->io, number, !has_number(&s->spares, number));
 	}
-	return err == 0 ? jio_sync_dir(s->io, log->name) : err;
+	if (err == 0)
+		err = jio_sync_dir(s->io, log->name);
+	log->spares_unsynced = err != 0;
+	return err;
 }
 
 static int settle(struct scan *s)
@@ -501,6 +522,7 @@ static int recover(struct scan *s)
 	s->first_live = 1;
 	s->end = s->redo = (struct point){0, JF_HEADER};
 	err = scan_chain(s);
+	s->bad = s->end;
 	if (err == 0)
 		err = beyond(s, false);
 	if (err == 0)

@@ -85,7 +85,7 @@ static inline void rig_init(struct rig *r, struct sim *sim, enum journal_method 
 	memset(r, 0, sizeof *r);
 	r->sim = sim;
 	r->disk = sim_disk(sim);
-	r->max_len = 900;
+	r->max_len = 1900;
 	r->seed = 1;
 	r->opts = (struct journal_opts){
 		.dir = "sim",
@@ -130,6 +130,14 @@ static inline int rig_replay(void *ctx, const struct jrecord *rec)
 	return 0;
 }
 
+/* Ends the process: nothing is written any more, nothing closed cleanly. */
+static inline void rig_kill(struct rig *r)
+{
+	r->sim->dead = true;
+	journal_close(r->j);
+	r->j = NULL;
+}
+
 /* Opens journal and logs. 0 or the error, with r->why set. */
 static inline int rig_open(struct rig *r)
 {
@@ -154,13 +162,14 @@ static inline int rig_open(struct rig *r)
 	}
 	if (err == 0)
 		return 0;
-	snprintf(r->why, sizeof r->why, "%s", why);
-	if (r->j != NULL) {
-		r->sim->dead = true; /* no clean close of what did not open */
-		journal_close(r->j);
-		r->sim->dead = false;
-		r->j = NULL;
+	if (r->j != NULL) { /* no clean close of what did not open */
+		bool dead = r->sim->dead;
+
+		rig_kill(r);
+		r->sim->dead = dead;
+		r->failures = 0;
 	}
+	snprintf(r->why, sizeof r->why, "%s", why);
 	return err;
 }
 
@@ -227,14 +236,6 @@ static inline int rig_close(struct rig *r)
 
 	r->j = NULL;
 	return err;
-}
-
-/* Ends the process: nothing is written any more, nothing closed cleanly. */
-static inline void rig_kill(struct rig *r)
-{
-	r->sim->dead = true;
-	journal_close(r->j);
-	r->j = NULL;
 }
 
 /* After rig_open: what is there against what was promised. `power`: unsynced bytes may be gone. */

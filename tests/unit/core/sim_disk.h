@@ -133,6 +133,8 @@ static inline void sim_put(uint8_t **p, size_t *n, size_t *cap, uint64_t at, con
 		*p = realloc(*p, *cap);
 		CHECK(*p != NULL);
 	}
+	if (k == 0)
+		return;
 	if (at > *n)
 		memset(*p + *n, 0, at - *n);
 	memcpy(*p + at, from, k);

@@ -7,7 +7,7 @@
 
 static char place[900];
 
-#define ROUNDS 24
+#define ROUNDS 40
 
 /* Reads everything back by position, against the replay. */
 static const char *check_reading(struct rig *r)
@@ -126,7 +126,10 @@ static unsigned sweep(enum journal_method method, enum jlog_durability durabilit
 		r.log_opts.durability = durability;
 		sim.plug_at = n;
 		if (rig_open(&r) == 0) {
-			ended = rig_live(&r, ROUNDS) == 0 && rig_close(&r) == 0;
+			ended = rig_live(&r, ROUNDS) == 0;
+			if (ended) /* a life worth looking at */
+				assert_true(journal_stats(r.j)->recycled > 2 || plant != PLANT_NONE);
+			ended = ended && rig_close(&r) == 0;
 			if (r.j != NULL)
 				rig_kill(&r);
 		}

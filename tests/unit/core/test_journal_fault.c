@@ -1,0 +1,467 @@
+/* core/journal on the simulated disk: each I/O fails in turn, and each byte that matters is damaged in turn. */
+#include "tests/unit/core/journal_rig.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+
+#define ROUNDS 30
+
+static const int errors[] = {-EIO, -ENOSPC, 0 /* a short write */};
+
+/* After a failure: the same machine runs on, another process opens the journal, and then the power goes. */
+static void look_after_failure(struct rig *r, uint64_t n)
+{
+	struct sim *sim = r->sim;
+	const char *wrong;
+
+	sim->dead = sim->locked = sim->failed = false;
+	sim->fail_at = UINT64_MAX;
+	if (rig_open(r) != 0)
+		fail_msg("operation %llu failed, and then: %s", (unsigned long long)n, r->why);
+	wrong = rig_check(r, false);
+	if (wrong != NULL)
+		fail_msg("operation %llu failed, and then: %s", (unsigned long long)n, wrong);
+	rig_adopt(r); /* these marks are published now */
+	rig_kill(r);
+	sim->dead = true;
+	sim_crash(sim, SIM_KEEP_NONE, 0);
+	if (rig_open(r) != 0)
+		fail_msg("operation %llu failed, then a power cut: %s", (unsigned long long)n, r->why);
+	wrong = rig_check(r, true);
+	if (wrong != NULL)
+		fail_msg("operation %llu failed, then a power cut: %s", (unsigned long long)n, wrong);
+	assert_int_equal(rig_close(r), 0);
+}
+
+/* What a failure must look like, or what it may have been instead. */
+static void judge_failure(struct rig *r, int err, int how, unsigned *survived)
+{
+	if (err == 0) {
+		/* only space that was wanted ahead of need may be missing */
+		if (r->sim->failed) {
+			assert_int_equal(how, -ENOSPC);
+			assert_true(r->sim->fail_op != SIM_OP_SYNC && r->sim->fail_op != SIM_OP_SYNC_DIR);
+			++*survived;
+		}
+		assert_int_equal(r->failures, 0);
+		return;
+	}
+	assert_int_equal(r->failures, 1);
+	assert_true(strstr(r->why, "sim/") != NULL);
+	assert_int_equal(r->sim->after_fail, 0); /* nothing was tried again, nothing was written any more */
+}
+
+/* One life in which operation n fails. False when there was no operation n. */
+static bool live_with_failure(enum journal_method method, uint64_t n, int how, unsigned *survived)
+{
+	static struct rig r;
+	static struct sim sim;
+	bool happened;
+	int err;
+
+	sim_init(&sim);
+	rig_init(&r, &sim, method);
+	sim.fail_at = n;
+	sim.fail_err = how;
+	if (rig_open(&r) == 0) {
+		err = rig_live(&r, ROUNDS);
+		assert_true(journal_has_failed(r.j) == (err != 0));
+		if (err != 0)
+			assert_int_equal(rig_turn(&r), err);
+		err = rig_close(&r);
+		judge_failure(&r, err, how, survived);
+	} else {
+		assert_true(strstr(r.why, "sim") != NULL);
+	}
+	happened = sim.failed;
+	look_after_failure(&r, n);
+	rig_done(&r);
+	sim_done(&sim);
+	return happened;
+}
+
+static void each_io_fails(enum journal_method method, uint64_t step)
+{
+	unsigned survived = 0;
+
+	for (size_t k = 0; k < ARRAY_SIZE(errors); k++)
+		for (uint64_t n = 0; live_with_failure(method, n, errors[k], &survived); n += step)
+			;
+	assert_true(survived > 0);
+}
+
+static void a_failed_io_ends_the_journal_and_loses_nothing_with_fdatasync(void **state)
+{
+	each_io_fails(JOURNAL_FDATASYNC, 1);
+}
+
+static void a_failed_io_ends_the_journal_and_loses_nothing_with_dsync(void **state)
+{
+	each_io_fails(JOURNAL_DSYNC, 1);
+}
+
+static void a_failed_io_ends_the_journal_and_loses_nothing_with_direct(void **state)
+{
+	each_io_fails(JOURNAL_DIRECT, 1);
+}
+
+/* A drive, or a journal, that goes on after a failed sync: the oracle must see that. */
+static void a_sync_tried_again_is_noticed(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+	unsigned noticed = 0;
+
+	for (uint64_t n = 20; n < 200 && noticed == 0; n++) {
+		sim_init(&sim);
+		sim.lie_resync = true;
+		rig_init(&r, &sim, JOURNAL_FDATASYNC);
+		sim.fail_at = n;
+		sim.fail_err = -EIO;
+		if (rig_open(&r) == 0) {
+			rig_live(&r, ROUNDS);
+			rig_kill(&r);
+		}
+		sim.dead = true;
+		sim_crash(&sim, SIM_KEEP_NONE, 0);
+		sim.lie_resync = false;
+		noticed += rig_open(&r) != 0 || rig_check(&r, true) != NULL;
+		if (r.j != NULL)
+			rig_close(&r);
+		rig_done(&r);
+		sim_done(&sim);
+	}
+	assert_true(noticed > 0);
+}
+
+/* What recovery shows after a kill was perhaps only in memory: it has to be synced before it counts. */
+static void what_a_kill_left_is_synced_before_it_counts(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+
+	for (uint64_t n = 1; n < 400; n += 3) {
+		sim_init(&sim);
+		rig_init(&r, &sim, JOURNAL_FDATASYNC);
+		r.log_opts.durability = n % 2 ? JLOG_WRITE : JLOG_FSYNC;
+		sim.plug_at = n;
+		if (rig_open(&r) == 0) {
+			rig_live(&r, ROUNDS);
+			rig_kill(&r);
+		}
+		sim.plug_at = UINT64_MAX;
+		look_after_failure(&r, n);
+		rig_done(&r);
+		sim_done(&sim);
+	}
+}
+
+static void no_space_at_all_is_an_answer_at_opening(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+
+	sim_init(&sim);
+	rig_init(&r, &sim, JOURNAL_FDATASYNC);
+	sim.no_space = true;
+	assert_int_equal(rig_open(&r), -ENOSPC);
+	sim.no_space = false;
+	assert_int_equal(rig_open(&r), 0);
+	sim.no_space = true;
+	int err = 0;
+	uint64_t published = 0;
+
+	while (err == 0) {
+		published = r.l[0].published;
+		rig_append(&r, 0);
+		err = rig_turn(&r);
+	}
+	assert_int_equal(err, -ENOSPC);
+	assert_int_equal(r.l[0].published, published);
+	assert_true(published > 3); /* what was filled ahead could be used */
+	assert_int_equal(rig_close(&r), -ENOSPC);
+	sim.no_space = false;
+	assert_int_equal(rig_open(&r), 0);
+	assert_null(rig_check(&r, false));
+	rig_close(&r);
+	rig_done(&r);
+	sim_done(&sim);
+}
+
+/* ---- damage ---- */
+
+struct extent {
+	uint32_t at, n;
+};
+
+/* All records in a segment file, as bytes. */
+static unsigned find_records(struct rig *r, int log, uint64_t segment, const struct sim_file *f, struct extent *ret,
+			     unsigned cap)
+{
+	struct jlog *l = r->log[log];
+	uint32_t at = JF_HEADER;
+	unsigned n = 0;
+
+	while (n < cap && at + JF_RECORD_HEADER <= f->now_n) {
+		struct jrecord rec;
+		size_t size;
+		int err = jlog_parse(l, segment << 32 | at, (struct span){f->now + at, f->now_n - at}, &rec, &size);
+
+		if (err < 0)
+			break;
+		ret[n++] = (struct extent){at, (uint32_t)(err == 0 ? JF_RECORD_HEADER + rec.payload.n : size)};
+		at += (uint32_t)size;
+	}
+	return n;
+}
+
+static struct sim *stopped; /* the disk as it is to be damaged */
+
+/* Opens a damaged copy: it must be refused, with the place named. */
+static void must_be_refused(const struct rig *from, const char *path, uint32_t byte, uint32_t named)
+{
+	static struct rig r;
+	struct sim *sim = sim_copy(stopped);
+	char want[120];
+
+	rig_init(&r, sim, JOURNAL_FDATASYNC);
+	rig_know(&r, from);
+	sim_flip(sim, path, byte, (uint8_t)(1u << byte % 8));
+	snprintf(want, sizeof want, "sim/%s: damaged at byte %u:", path, named);
+	int err = rig_open(&r);
+
+	if (err != -EBADMSG || strncmp(r.why, want, strlen(want)) != 0)
+		fail_msg("byte %u of %s flipped: %d \"%s\", not \"%s\"", byte, path, err, r.why, want);
+	rig_done(&r);
+	sim_free(sim);
+}
+
+/* Flips a bit in every few bytes of all records of both logs, except the last `spare` records of each. */
+static void flip_records(struct rig *r, unsigned spare)
+{
+	static const char *const names[RIG_LOGS] = {"ids", "stream.a-1"};
+	static struct extent x[2000];
+	unsigned flips = 0;
+
+	for (int log = 0; log < RIG_LOGS; log++) {
+		struct jsegment segs[32];
+		uint32_t nsegs = jlog_segments(r->log[log], segs, 32);
+
+		assert_true(nsegs > 1);
+		for (uint32_t s = 0; s < nsegs; s++) {
+			char path[SIM_PATH];
+			unsigned n;
+
+			snprintf(path, sizeof path, "%s/%016llx", names[log],
+				 (unsigned long long)(segs[s].begin >> 32));
+			n = find_records(r, log, segs[s].begin >> 32, sim_content(r->sim, path), x, ARRAY_SIZE(x));
+			for (unsigned i = 0; i + (s + 1 == nsegs ? spare : 0) < n; i++)
+				for (uint32_t b = 0; b < x[i].n; b += b < JF_RECORD_HEADER ? 3 : 41, flips++)
+					must_be_refused(r, path, x[i].at + b, x[i].at);
+		}
+	}
+	assert_true(flips > 1000);
+}
+
+/* A history on disk, and the journal open to tell where things are in it. */
+static void build(struct rig *r, struct sim *sim)
+{
+	sim_init(sim);
+	rig_init(r, sim, JOURNAL_FDATASYNC);
+	assert_int_equal(rig_open(r), 0);
+	assert_int_equal(rig_live(r, 36), 0);
+}
+
+/* The disk as it is now is the one to be damaged. */
+static void stop_here(struct rig *r)
+{
+	stopped = sim_copy(r->sim);
+	for (int fd = 0; fd < SIM_FDS; fd++)
+		stopped->fds[fd].open = false;
+	stopped->locked = false;
+}
+
+static void build_clean(struct rig *r, struct sim *sim)
+{
+	build(r, sim);
+	for (int log = 0; log < RIG_LOGS; log++)
+		rig_append(r, log);
+	assert_int_equal(rig_turn(r), 0);
+	assert_int_equal(rig_close(r), 0);
+	stop_here(r);
+	assert_int_equal(rig_open(r), 0);
+}
+
+static void tear_down(struct rig *r, struct sim *sim)
+{
+	rig_kill(r);
+	rig_done(r);
+	sim_done(sim);
+	sim_free(stopped);
+}
+
+static void damage_is_refused_after_a_clean_stop(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+
+	build_clean(&r, &sim);
+	flip_records(&r, 0);
+	tear_down(&r, &sim);
+}
+
+static void damage_is_refused_after_an_idle_while(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+
+	build(&r, &sim);
+	assert_int_equal(journal_note_idle(r.j), 0);
+	stop_here(&r);
+	flip_records(&r, 0);
+	tear_down(&r, &sim);
+}
+
+static void damage_before_the_last_group_is_refused_after_a_kill(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+
+	build(&r, &sim);
+	for (int log = 0; log < RIG_LOGS; log++) {
+		rig_append(&r, log); /* a last group of one record */
+		assert_int_equal(rig_turn(&r), 0);
+	}
+	stop_here(&r);
+	flip_records(&r, 1);
+	tear_down(&r, &sim);
+}
+
+static void damaged_headers_are_refused(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+	struct jsegment segs[32];
+	char path[SIM_PATH];
+
+	build_clean(&r, &sim);
+	assert_true(jlog_segments(r.log[0], segs, 32) > 1);
+	snprintf(path, sizeof path, "ids/%016llx", (unsigned long long)(segs[0].begin >> 32));
+	for (uint32_t b = 0; b < JF_SECTOR; b++)
+		must_be_refused(&r, path, b, 0);
+	tear_down(&r, &sim);
+}
+
+static void a_missing_segment_is_refused(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+	struct jsegment segs[32];
+	char path[SIM_PATH];
+	uint32_t n;
+
+	build_clean(&r, &sim);
+	n = jlog_segments(r.log[0], segs, 32);
+	for (uint32_t i = 0; i + 1 < n; i++) {
+		static struct rig other;
+		struct sim *copy = sim_copy(stopped);
+
+		snprintf(path, sizeof path, "ids/%016llx", (unsigned long long)(segs[i].begin >> 32));
+		rig_init(&other, copy, JOURNAL_FDATASYNC);
+		rig_know(&other, &r);
+		assert_int_equal(sim_unlink(copy, path), 0);
+		assert_int_equal(rig_open(&other), -EBADMSG);
+		assert_non_null(strstr(other.why, path));
+		assert_non_null(strstr(other.why, "missing"));
+		rig_done(&other);
+		sim_free(copy);
+	}
+	tear_down(&r, &sim);
+}
+
+/* One damaged slot of the superblock costs nothing; two are refused; none, where there are logs, is refused. */
+static void the_superblock_has_two_slots(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+
+	for (int slots = 1; slots <= 3; slots++) {
+		uint32_t epoch;
+
+		build(&r, &sim);
+		assert_int_equal(rig_close(&r), 0);
+		assert_int_equal(rig_open(&r), 0);
+		assert_int_equal(rig_live(&r, 3), 0);
+		epoch = r.log[0]->epoch;
+		rig_kill(&r);
+		sim.dead = sim.locked = false;
+		if (slots & 1)
+			sim_flip(&sim, ".super", 20, 1);
+		if (slots & 2)
+			sim_flip(&sim, ".super", 4096 + 20, 1);
+		assert_int_equal(rig_open(&r), slots == 3 ? -EBADMSG : 0);
+		if (slots == 3) {
+			assert_string_equal(r.why, "sim/.super: damaged at byte 0: neither slot is valid");
+			assert_int_equal(sim_unlink(&sim, ".super"), 0);
+			assert_int_equal(rig_open(&r), -EBADMSG);
+		} else {
+			/* the lower epoch of an older slot must not be used again */
+			assert_true(r.log[0]->epoch > epoch);
+			assert_null(rig_check(&r, false));
+			rig_adopt(&r);
+			assert_int_equal(rig_live(&r, 3), 0);
+			rig_kill(&r);
+			sim.dead = true;
+			sim_crash(&sim, SIM_KEEP_NONE, 0);
+			assert_int_equal(rig_open(&r), 0);
+			assert_null(rig_check(&r, false));
+			rig_close(&r);
+		}
+		rig_done(&r);
+		sim_done(&sim);
+	}
+}
+
+static void damage_under_a_reader_is_named(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+	static uint8_t buf[4096];
+	const char *why = "";
+	struct jrecord rec;
+	uint64_t where, next;
+	char want[100];
+
+	build_clean(&r, &sim);
+	where = r.l[0].where[r.l[0].last];
+	assert_int_equal(jlog_read(r.log[0], where, buf, sizeof buf, &rec, &next, &why), 0);
+	assert_int_equal(rec.mark, r.l[0].last);
+	snprintf(want, sizeof want, "ids/%016llx", (unsigned long long)(where >> 32));
+	sim_flip(&sim, want, (uint32_t)where + JF_RECORD_HEADER + (uint32_t)rec.payload.n - 1, 4);
+	assert_int_equal(jlog_read(r.log[0], where, buf, sizeof buf, &rec, &next, &why), -EBADMSG);
+	snprintf(want, sizeof want, "sim/ids/%016llx: damaged at byte %u", (unsigned long long)(where >> 32),
+		 (uint32_t)where);
+	assert_string_equal(why, want);
+	tear_down(&r, &sim);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_failed_io_ends_the_journal_and_loses_nothing_with_fdatasync),
+		cmocka_unit_test(a_failed_io_ends_the_journal_and_loses_nothing_with_dsync),
+		cmocka_unit_test(a_failed_io_ends_the_journal_and_loses_nothing_with_direct),
+		cmocka_unit_test(a_sync_tried_again_is_noticed),
+		cmocka_unit_test(what_a_kill_left_is_synced_before_it_counts),
+		cmocka_unit_test(no_space_at_all_is_an_answer_at_opening),
+		cmocka_unit_test(damage_is_refused_after_a_clean_stop),
+		cmocka_unit_test(damage_is_refused_after_an_idle_while),
+		cmocka_unit_test(damage_before_the_last_group_is_refused_after_a_kill),
+		cmocka_unit_test(damaged_headers_are_refused),
+		cmocka_unit_test(a_missing_segment_is_refused),
+		cmocka_unit_test(the_superblock_has_two_slots),
+		cmocka_unit_test(damage_under_a_reader_is_named),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

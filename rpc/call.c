@@ -95,10 +95,8 @@ void call_end(struct call *c, enum grpc_status status)
 	r->run_count++;
 }
 
-void call_extra_free(struct call *c)
+void call_extra_release(struct call *c)
 {
-	if (!c->extra)
-		return;
 	metadata_free(&c->extra->request);
 	metadata_free(&c->extra->initial);
 	metadata_free(&c->extra->trailing);

@@ -115,7 +115,12 @@ void rpc_shard_turn(struct rpc_shard *r);
 /* A call begins: c->ops, rpc and conn are set by the session. `timeout_ns` from now (0: none). */
 void call_begin(struct call *c, const struct method *m, uint16_t index, uint64_t timeout_ns);
 /* Frees what hangs on a call that is about to be reused. */
-void call_extra_free(struct call *c);
+void call_extra_release(struct call *c);
+static inline void call_extra_free(struct call *c)
+{
+	if (c->extra)
+		call_extra_release(c);
+}
 /* It has ended: counts it and disarms its timer. Called once by the session, whoever ended it. */
 void call_end(struct call *c, enum grpc_status status);
 /* Counts a call refused before it began (unknown method, limit). */

@@ -26,7 +26,12 @@ struct h2_bytes {
 	uint32_t at, len, cap;
 };
 bool h2_bytes_add(struct rpc_shard *r, struct h2_bytes *b, const void *p, size_t n);
-void h2_bytes_free(struct rpc_shard *r, struct h2_bytes *b);
+void h2_bytes_release(struct rpc_shard *r, struct h2_bytes *b);
+static inline void h2_bytes_free(struct rpc_shard *r, struct h2_bytes *b)
+{
+	if (b->p)
+		h2_bytes_release(r, b);
+}
 
 /* What a request's header block says. Plain data: it is kept in the memo. */
 struct h2_head {
@@ -82,6 +87,11 @@ struct h2_stream {
 
 enum h2_drain { H2_DRAIN_NO, H2_DRAIN_WARNED, H2_DRAIN_FINAL };
 
+struct h2_slot {
+	struct h2_stream *stream; /* NULL: free */
+	uint32_t id;
+};
+
 struct h2_session {
 	struct rpc_shard *rpc;
 	struct conn *conn;
@@ -97,7 +107,7 @@ struct h2_session {
 	int64_t recv_window;
 	uint32_t recv_unacked;
 	uint32_t peer_window, peer_frame;
-	struct h2_stream **table; /* open-addressed by id; NULL while none was ever open */
+	struct h2_slot *table; /* streams by identifier; NULL while none was ever open */
 	uint32_t table_mask;
 	struct h2_stream *recent; /* the last one found */
 	struct hpack_decoder *hpack;

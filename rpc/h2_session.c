@@ -43,7 +43,7 @@ bool h2_bytes_add(struct rpc_shard *r, struct h2_bytes *b, const void *p, size_t
 	return true;
 }
 
-void h2_bytes_free(struct rpc_shard *r, struct h2_bytes *b)
+void h2_bytes_release(struct rpc_shard *r, struct h2_bytes *b)
 {
 	bufpool_put(&r->shard->pool, b->p, b->cap);
 	*b = (struct h2_bytes){0};

@@ -27,9 +27,10 @@ size_t h2_stream_size(void)
 	return sizeof(struct h2_stream);
 }
 
-/* The table: open addressing, linear probing, deletion by shifting back. */
+/* The table: open addressing by Robin Hood hashing (Celis 1986): entries lie in the order of their home places, so a deletion shifts back
+ * only as far as the next entry that is at home. Identifiers rise by two, so nearly all are. */
 
-static uint32_t slot_of(const struct h2_session *s, uint32_t id)
+static uint32_t home_of(const struct h2_session *s, uint32_t id)
 {
 	return (id >> 1) & s->table_mask;
 }
@@ -40,34 +41,42 @@ struct h2_stream *h2_stream_find(struct h2_session *s, uint32_t id)
 		return s->recent;
 	if (!s->table)
 		return NULL;
-	for (uint32_t i = slot_of(s, id); s->table[i]; i = (i + 1) & s->table_mask) {
-		if (s->table[i]->id == id)
-			return s->recent = s->table[i];
+	for (uint32_t i = home_of(s, id); s->table[i].stream; i = (i + 1) & s->table_mask) {
+		if (s->table[i].id == id)
+			return s->recent = s->table[i].stream;
 	}
 	return NULL;
 }
 
 static void table_put(struct h2_session *s, struct h2_stream *st)
 {
-	uint32_t i = slot_of(s, st->id);
-	while (s->table[i])
-		i = (i + 1) & s->table_mask;
-	s->table[i] = st;
+	struct h2_slot in = {st, st->id};
+	uint32_t mask = s->table_mask, i = home_of(s, in.id), far = 0;
+	for (; s->table[i].stream; i = (i + 1) & mask, far++) {
+		uint32_t its = (i - home_of(s, s->table[i].id)) & mask;
+		if (its < far) { /* it is nearer to its home: it makes room */
+			struct h2_slot out = s->table[i];
+			s->table[i] = in;
+			in = out;
+			far = its;
+		}
+	}
+	s->table[i] = in;
 }
 
 static bool table_room(struct h2_session *s)
 {
 	uint32_t size = s->table ? s->table_mask + 1 : 0;
-	if (s->open * 2 < size)
+	if (likely(s->open * 2 < size))
 		return true;
-	struct h2_stream **old = s->table, **bigger = calloc(size ? size * 2 : TABLE_MIN, sizeof *bigger);
+	struct h2_slot *old = s->table, *bigger = calloc(size ? (size_t)size * 2 : TABLE_MIN, sizeof *bigger);
 	if (!bigger)
 		return false;
 	s->table = bigger;
 	s->table_mask = (size ? size * 2 : TABLE_MIN) - 1;
 	for (uint32_t i = 0; i < size; i++) {
-		if (old[i])
-			table_put(s, old[i]);
+		if (old[i].stream)
+			table_put(s, old[i].stream);
 	}
 	free(old);
 	return true;
@@ -75,17 +84,12 @@ static bool table_room(struct h2_session *s)
 
 static void table_remove(struct h2_session *s, struct h2_stream *st)
 {
-	uint32_t i = slot_of(s, st->id), mask = s->table_mask;
-	while (s->table[i] != st)
+	uint32_t mask = s->table_mask, i = home_of(s, st->id), k;
+	while (s->table[i].stream != st)
 		i = (i + 1) & mask;
-	for (uint32_t k = (i + 1) & mask; s->table[k]; k = (k + 1) & mask) {
-		uint32_t home = slot_of(s, s->table[k]->id);
-		if (((k - home) & mask) >= ((k - i) & mask)) {
-			s->table[i] = s->table[k];
-			i = k;
-		}
-	}
-	s->table[i] = NULL;
+	for (; s->table[k = (i + 1) & mask].stream && home_of(s, s->table[k].id) != k; i = k)
+		s->table[i] = s->table[k];
+	s->table[i].stream = NULL;
 	if (s->recent == st)
 		s->recent = NULL;
 }
@@ -99,8 +103,8 @@ void h2_streams_each(struct h2_session *s, void (*fn)(struct h2_stream *st, void
 		return;
 	}
 	for (uint32_t i = 0; s->table && i <= s->table_mask; i++) {
-		if (s->table[i])
-			ids[n++] = s->table[i]->id;
+		if (s->table[i].stream)
+			ids[n++] = s->table[i].id;
 	}
 	for (uint32_t i = 0; i < n; i++) {
 		struct h2_stream *st = h2_stream_find(s, ids[i]);

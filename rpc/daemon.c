@@ -1,7 +1,7 @@
 /* The composition of the daemon; see the header. Main thread, but for the callbacks, which say which thread runs them.
  *
  * Order of making: plan, journal, sequences, listeners, journal thread, producer, shards. Unmade in the opposite order, so that what a part uses always
- * outlives it: shards end before the producer, the producer before the journal.
+ * outlives it: shards end before the producer, the producer before the journal. What is left of a shard, its bell and its figures, is freed last.
  */
 #include "rpc/daemon.h"
 #include "core/base/check.h"
@@ -76,7 +76,7 @@ static void wake_main(int fd)
 		log_error("cannot tell the main thread: %s", strerror(errno));
 }
 
-/* Its state stays, to be read by the stats, until stop_shards. */
+/* Its state stays, to be read by the stats, until free_shards. */
 static void shard_end(struct shard *s, void *ctx)
 {
 	struct daemon *d = ctx;
@@ -297,11 +297,16 @@ bool daemon_is_drained(const struct daemon *d)
 	return true;
 }
 
-static void stop_shards(struct daemon *d)
+static void join_shards(struct daemon *d)
 {
 	daemon_drain(d);
 	for (unsigned i = 0; i < d->shards_started; i++)
 		shard_join(&d->shards[i]);
+	d->shards_started = 0;
+}
+
+static void free_shards(struct daemon *d)
+{
 	for (unsigned i = 0; i < d->shards_made; i++) {
 		for (unsigned k = 0; k < d->shards[i].listener_count; k++) /* of a shard that never ran */
 			close(d->shards[i].listeners[k]);
@@ -312,21 +317,20 @@ static void stop_shards(struct daemon *d)
 		}
 		shard_done(&d->shards[i]);
 	}
-	d->shards_made = d->shards_started = 0;
+	d->shards_made = 0;
 }
 
 int daemon_stop(struct daemon *d)
 {
 	int rc = 0;
-	stop_shards(d);
-	if (d->ids) {
+	join_shards(d);
+	if (d->ids)
 		ids_stop(d->ids);
-		if (d->journal)
-			rc = journal_close(d->journal);
-		ids_free(d->ids);
-	} else if (d->journal) {
+	if (d->journal)
 		rc = journal_close(d->journal);
-	}
+	free_shards(d); /* only now: the producer and the journal ring their bells */
+	if (d->ids)
+		ids_free(d->ids);
 	mesh_free(d->mesh);
 	free(d->shards);
 	free(d->rpc);

@@ -1,9 +1,11 @@
-/* What a request for IDs costs a shard, in nanoseconds: ids_view_request and its share of ids_view_turn, for batches of several sizes.
+/* What a request for IDs costs a shard, in nanoseconds: ids_view_request and its share of ids_view_turn, for batches of
+ * several sizes.
  *
  *   ids_view [REQUESTS]      (default 20,000,000 for each line)
  *
- * One shard, one thread, a callback that adds up; the producer runs in the same thread between batches when it has work, on a journal
- * in memory, and its time is counted. Reported, in CPU time: for the default sequence, a named one, and 16 named ones in turn.
+ * One shard, one thread, a callback that adds up; the producer runs in the same thread between batches when it has
+ * work, on a journal in memory, and its time is counted. Reported, in CPU time: for the default sequence, a named one,
+ * and 16 named ones in turn.
  */
 #include "core/base/clock.h"
 #include "queue/producer.h"
@@ -90,8 +92,8 @@ int main(int argc, char **argv)
 	}
 	printf("%-8s %12s %12s %12s   (ns a request)\n", "batch", "default", "one name", "16 names");
 	for (size_t i = 0; i < ARRAY_SIZE(batch); i++)
-		printf("%-8u %12.1f %12.1f %12.1f\n", batch[i], run(ids, v, batch[i], 0, requests), run(ids, v, batch[i], 1, requests),
-		       run(ids, v, batch[i], NAMES, requests));
+		printf("%-8u %12.1f %12.1f %12.1f\n", batch[i], run(ids, v, batch[i], 0, requests),
+		       run(ids, v, batch[i], 1, requests), run(ids, v, batch[i], NAMES, requests));
 	ids_view_free(v);
 	ids_free(ids);
 	doorbell_done(&bell);

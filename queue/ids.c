@@ -1,7 +1,8 @@
 /* All sequences: opening them from the journal, and what any thread may ask about them.
  *
- * Recovery: the "ids" log is a list of facts (queue/ids_record.h). For each name the position is the largest value of its WINDOW and
- * CHECKPOINT entries, except that a STAND entry sets it exactly. A sequence continues at its position; the clock plays no part.
+ * Recovery: the "ids" log is a list of facts (queue/ids_record.h). For each name the position is the largest value of
+ * its WINDOW and CHECKPOINT entries, except that a STAND entry sets it exactly. A sequence continues at its position;
+ * the clock plays no part.
  * Runs on the main thread, but for the small getters at the end.
  */
 #include "queue/ids.h"
@@ -112,7 +113,6 @@ static int recovery_replay(void *ctx, const struct jrecord *rec)
 	} while (rest.n != 0);
 	return 0;
 }
-
 
 static int ids_open_sequences(struct ids *ids, const struct recovery *r)
 {
@@ -309,7 +309,8 @@ const char *ids_error_text(const struct ids *ids, enum ids_error e, char *buf, s
 		snprintf(buf, cap, "count must be 1 to %" PRIu32 " (COUNT_MAX)", ids->opts.count_max);
 		break;
 	case IDS_E_NAME:
-		snprintf(buf, cap, "a sequence's name must be UTF-8 without control characters, of at most %d bytes", SEQUENCE_NAME_MAX);
+		snprintf(buf, cap, "a sequence's name must be UTF-8 without control characters, of at most %d bytes",
+			 SEQUENCE_NAME_MAX);
 		break;
 	case IDS_E_LIMIT:
 		snprintf(buf, cap, "there are %" PRIu32 " sequences already (SEQUENCES_MAX)", ids->opts.sequences_max);

@@ -6,7 +6,8 @@
  *   demand    ----- CK SPSC ring --------+   (create NAME; sequence runs low; wants n)
  *
  * strict: every shard gets every range; a claim is one compare-and-swap of the sequence's shared counter per loop turn,
- * bounded by the end of the ranges this shard has received. sharded: each range goes to one shard, which hands it out alone.
+ * bounded by the end of the ranges this shard has received. sharded: each range goes to one shard, which hands it out
+ * alone.
  * Invariant: no ID at or above the durable end of its sequence's window is ever in a range.
  */
 #ifndef ORDINAL_QUEUE_IDS_H
@@ -40,17 +41,20 @@ struct ids_opts {
 struct ids;      /* all sequences, and the producer's state */
 struct ids_view; /* one shard's side */
 
-/* Opens the journal's "ids" log, replays it. The journal must not have been started. Main thread. *ret_why as journal_open. */
+/* Opens the journal's "ids" log, replays it. The journal must not have been started. Main thread. *ret_why as
+ * journal_open. */
 int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, const char **ret_why);
-/* Starts / stops the producer thread. Stop (after all shards have stopped claiming) records where each strict sequence stands
- * exactly, so that a clean stop leaves no gap; then journal_close makes it durable. `cpu` < 0: not pinned. Main thread. */
+/* Starts / stops the producer thread: after journal_start, before journal_close. Stop (after all shards have stopped
+ * claiming) records where each sequence stands, so that a clean stop leaves no gap, and waits until that is durable (or
+ * the journal has failed). `cpu` < 0: not pinned. 0 or -errno. Main thread. */
 int ids_start(struct ids *ids, int cpu);
 void ids_stop(struct ids *ids);
-/* After ids_stop (or without ids_start), after every view is freed, and after journal_close (which may still ring the producer's bell). */
+/* After ids_stop (or without ids_start), after every view is freed, and after journal_close (which may still ring the
+ * producer's bell). */
 void ids_free(struct ids *ids);
 
-/* Shard thread; `bell` is the shard's doorbell: rung when ranges arrive while the shard sleeps with requests waiting. It must
- * outlive ids_stop. One view a shard. NULL: no memory. */
+/* Shard thread; `bell` is the shard's doorbell: rung when ranges arrive while the shard sleeps with requests waiting.
+ * It must outlive ids_stop. One view a shard. NULL: no memory. */
 struct ids_view *ids_view_new(struct ids *ids, unsigned shard, struct doorbell *bell);
 void ids_view_free(struct ids_view *v);
 
@@ -72,16 +76,17 @@ enum ids_error {
 	IDS_E_EXHAUSTED, /* the sequence has reached 2^64-1 */
 };
 
-/* Queues w (zero-filled or taken back before) for `count` IDs (1 or more) of the sequence. Answers come from ids_view_turn. IDS_E_*;
- * non-zero: not queued. A limit met only by the producer is told through `refused`. */
+/* Queues w (zero-filled or taken back before) for `count` IDs (1 or more) of the sequence. Answers come from
+ * ids_view_turn. IDS_E_*; non-zero: not queued. A limit met only by the producer is told through `refused`. */
 enum ids_error ids_view_request(struct ids_view *v, struct ids_wait *w, struct span sequence, uint32_t count);
 
 /* Takes w back (cancelled, deadline): it will not be answered. Harmless when not queued. */
 void ids_view_cancel(struct ids_view *v, struct ids_wait *w);
 
-/* Once per loop turn, after all requests of the turn: takes in ranges, claims for each touched sequence once, and calls `answer` for each request that
- * can be served, in order of arrival within its sequence. w is unlinked before the callback, so it may be reused in it. `refused` is called
- * likewise for requests that can never be served. Cheap when nothing waits and nothing arrived. */
+/* Once per loop turn, after all requests of the turn: takes in ranges, claims for each touched sequence once, and calls
+ * `answer` for each request that can be served, in order of arrival within its sequence. w is unlinked before the
+ * callback, so it may be reused in it. `refused` is called likewise for requests that can never be served. Cheap when
+ * nothing waits and nothing arrived. */
 struct ids_view_ops {
 	void (*answer)(void *ctx, struct ids_wait *w, uint64_t first);
 	void (*refused)(void *ctx, struct ids_wait *w, enum ids_error why);
@@ -89,8 +94,8 @@ struct ids_view_ops {
 void ids_view_turn(struct ids_view *v, const struct ids_view_ops *ops, void *ctx);
 /* Whether anything is waiting (for draining and for the decision to sleep). */
 uint32_t ids_view_waiting(const struct ids_view *v);
-/* Whether a turn now would do something: ranges have arrived, or requests were made (in the callbacks of the last turn, say) that
- * no turn has looked at. The shard looks here between doorbell_arm and its sleep. */
+/* Whether a turn now would do something: ranges have arrived, or requests were made (in the callbacks of the last turn,
+ * say) that no turn has looked at. The shard looks here between doorbell_arm and its sleep. */
 bool ids_view_has_work(const struct ids_view *v);
 
 /* Stats, readable by any thread. */

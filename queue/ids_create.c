@@ -1,9 +1,9 @@
 /* A view's names: which slot a name has, and sequences that are being made. Runs on the shard's thread.
  *
- * A small cache by the names' last bytes comes first, then the table of this shard: it holds the slots below `known`, and catches up with those
- * published since when a name is not found. A name that nobody has is sent to the producer as a creation; requests for it wait in the
- * creation, in order, and move to the sequence's queue when it comes back. While creations are under way they are looked up first, so that
- * later requests stay behind earlier ones.
+ * A small cache by the names' last bytes comes first, then the table of this shard: it holds the slots below `known`,
+ * and catches up with those published since when a name is not found. A name that nobody has is sent to the producer as
+ * a creation; requests for it wait in the creation, in order, and move to the sequence's queue when it comes back.
+ * While creations are under way they are looked up first, so that later requests stay behind earlier ones.
  */
 #include "queue/ids_view.h"
 
@@ -57,7 +57,8 @@ static uint32_t *view_cache_line(struct ids_view *v, struct span name)
 		for (size_t i = 0; i < name.n; i++)
 			tail = tail << 8 | name.p[i];
 	tail *= 0x9e3779b97f4a7c15;
-	tail = (tail ^ tail >> 29) * 0x9e3779b97f4a7c15; /* the last byte is the top one: one product alone would hardly spread it */
+	/* The last byte is the top one: one product alone would hardly spread it. */
+	tail = (tail ^ tail >> 29) * 0x9e3779b97f4a7c15;
 	return &v->cached[tail >> (64 - VIEW_CACHED_BITS)];
 }
 

@@ -2,9 +2,11 @@
  *
  *   u64 value   u8 name_len   name
  *
- * WINDOW and CHECKPOINT say: IDs below `value` may have been handed out. The position of a sequence is the largest such value.
- * STAND says: exactly those below `value` have been; it takes the position back. Only a clean stop writes it, when nothing is handed
- * out any more. As each entry stands alone, a CHECKPOINT or STAND may be cut into several records.
+ * WINDOW and CHECKPOINT say: IDs below `value` may have been handed out. The position of a sequence is the largest such
+ * value.
+ * STAND says: exactly those below `value` have been; it takes the position back. Only a clean stop writes it,
+ * when nothing is handed out any more. As each entry stands alone, a CHECKPOINT or STAND may be cut into several
+ * records.
  * Pure; any thread.
  */
 #ifndef ORDINAL_QUEUE_IDS_RECORD_H

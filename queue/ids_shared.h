@@ -1,8 +1,8 @@
 /* What the shards' views and the producer share. For queue/ only.
  *
  * A shard and the producer talk through a port: two SPSC rings. The protocol:
- *  - A view has at most one demand under way for each sequence (view_seq.asked), and the producer answers every one with a
- *    RANGE to that shard, sooner or later, until the journal fails. A RANGE may also come unasked.
+ *  - A view has at most one demand under way for each sequence (view_seq.asked), and the producer answers every one
+ *    with a RANGE to that shard, sooner or later, until the journal fails. A RANGE may also come unasked.
  *  - A CREATE is answered by CREATED or REFUSED, with the creation, which then belongs to the shard again.
  *  - Who pushes into the feed rings the shard only if it is hungry; who pushes into demand rings the producer.
  */
@@ -18,8 +18,8 @@
 
 #define IDS_DEMAND_DEPTH 1024 /* demands of one shard that wait to be read by the producer */
 
-/* A name on its way to becoming a sequence. Made by a shard; while it is under way the producer reads hash and name, writes slot and
- * error and uses reply_next; the shard keeps the rest. */
+/* A name on its way to becoming a sequence. Made by a shard; while it is under way the producer reads hash and name,
+ * writes slot and error and uses reply_next; the shard keeps the rest. */
 struct creation {
 	struct ids_wait waits;       /* sentinel of the requests that wait for it */
 	struct creation *next;       /* shard: chain of its bucket */
@@ -57,10 +57,10 @@ struct ids_port {
 	_Alignas(CACHE_LINE) atomic_bool hungry;
 	/* The feed was full; the producer has more for this shard. Pairs with view_set_hungry. */
 	_Alignas(CACHE_LINE) atomic_bool owed;
-	uint64_t *owed_slots;               /* producer: a bit for each */
+	uint64_t *owed_slots;                     /* producer: a bit for each */
 	struct creation *replies, **replies_tail; /* producer: answers that did not fit */
-	bool fed;                           /* producer: something was pushed in this turn */
-	struct creation *orphans;           /* creations that were under way when the view was freed */
+	bool fed;                                 /* producer: something was pushed in this turn */
+	struct creation *orphans;                 /* creations that were under way when the view was freed */
 };
 
 struct producer;
@@ -74,7 +74,7 @@ struct ids {
 	uint64_t hash_key[2]; /* one for all tables, so that a hash can travel */
 	uint32_t capacity;    /* of sequences: sequences_max, or more if more were found on disk */
 	struct sequence *sequences;
-	_Alignas(CACHE_LINE) _Atomic uint32_t count;          /* sequences published; release, pairs with acquire in views */
+	_Alignas(CACHE_LINE) _Atomic uint32_t count; /* sequences published; release, pairs with acquire in views */
 	_Atomic(struct ids_port *) ports[IDS_SHARDS_MAX]; /* release by ids_view_new, acquire by the producer */
 	bool started;
 };

@@ -1,4 +1,5 @@
-/* One shard's view of all sequences: requests wait here, are served in order, and whoever cannot be served asks the producer.
+/* One shard's view of all sequences: requests wait here, are served in order, and whoever cannot be served asks the
+ * producer.
  *
  * Runs on the shard's thread, but for the two getters at the end. Names and creations are in ids_create.c.
  *
@@ -12,14 +13,16 @@
  *
  * Invariants:
  *  - `total` is the sum of the counts of all that wait for the sequence, those of a batch being answered included.
- *  - After a turn, a sequence that has a request waiting is parked and has a demand under way, which the producer will answer.
- *  - A request is only ever given IDs that were claimed after it was made: a batch is cut off before its claim, and what
- *    comes in during its callbacks waits for the next claim. (Else it might get an ID below one that its sender has seen.)
+ *  - After a turn, a sequence that has a request waiting is parked and has a demand under way, which the producer will
+ *    answer.
+ *  - A request is only ever given IDs that were claimed after it was made: a batch is cut off before its claim, and
+ *    what comes in during its callbacks waits for the next claim. (Else it might get an ID below one that its sender
+ *    has seen.)
  *  - IDs are claimed in strict order only below `end`, which came through the ring after the window was durable.
  *
- * The counter is a compare-and-swap, not a fetch-and-add: an ID beyond `end` must not be taken and then wait for its window, because
- * another shard would meanwhile answer higher ones. It also lets a batch that shrinks in its callbacks (a connection
- * closed) give back what it did not use, if nobody has claimed since.
+ * The counter is a compare-and-swap, not a fetch-and-add: an ID beyond `end` must not be taken and then wait for its
+ * window, because another shard would meanwhile answer higher ones. It also lets a batch that shrinks in its callbacks
+ * (a connection closed) give back what it did not use, if nobody has claimed since.
  */
 #include "queue/ids_view.h"
 
@@ -40,7 +43,8 @@ struct ids_view *ids_view_new(struct ids *ids, unsigned shard, struct doorbell *
 	memset(port, 0, sizeof *port);
 	v->seqs = ids_map(ids->capacity * sizeof *v->seqs);
 	port->owed_slots = calloc((ids->capacity + 63) / 64, sizeof *port->owed_slots);
-	if (v->seqs == NULL || port->owed_slots == NULL || spsc_init(&port->feed, ids->opts.queue_depth, sizeof(struct feed)) != 0 ||
+	if (v->seqs == NULL || port->owed_slots == NULL ||
+	    spsc_init(&port->feed, ids->opts.queue_depth, sizeof(struct feed)) != 0 ||
 	    spsc_init(&port->demand, IDS_DEMAND_DEPTH, sizeof(struct demand)) != 0)
 		goto out_free;
 	v->ids = ids;
@@ -103,7 +107,8 @@ static inline bool view_seq_is_empty(const struct view_seq *s)
 	return s->q.next == &s->q;
 }
 
-static inline __attribute__((always_inline)) void enqueue(struct ids_view *v, struct ids_wait *w, uint32_t slot, uint32_t count)
+static inline __attribute__((always_inline)) void enqueue(struct ids_view *v, struct ids_wait *w, uint32_t slot,
+							  uint32_t count)
 {
 	struct view_seq *s = &v->seqs[slot];
 
@@ -155,8 +160,8 @@ void ids_view_cancel(struct ids_view *v, struct ids_wait *w)
 
 /* ---- asking ---- */
 
-/* Puts the slot's demand into the ring, or into the list that each turn tries again. That there will be such a turn: the ring is full of demands
- * that the producer is going to answer. */
+/* Puts the slot's demand into the ring, or into the list that each turn tries again. That there will be such a turn:
+ * the ring is full of demands that the producer is going to answer. */
 static void view_send_demand(struct ids_view *v, struct view_seq *s)
 {
 	struct demand d = {.slot = view_slot(v, s), .want = s->total != 0 ? s->q.next->count : 0};
@@ -193,7 +198,7 @@ static void view_send_later(struct ids_view *v)
 
 /* ---- serving ---- */
 
-/* How many IDs the front requests want together, as many as fit whole into `room`. *ret_stop: the first that does not. */
+/* How many IDs the front requests want, as many as fit whole into `room`. *ret_stop: the first that does not fit. */
 static inline uint64_t view_fit(struct view_seq *s, uint64_t room, struct ids_wait **ret_stop)
 {
 	struct ids_wait *w;
@@ -208,8 +213,9 @@ static inline uint64_t view_fit(struct view_seq *s, uint64_t room, struct ids_wa
 	return sum;
 }
 
-/* Answers the requests in front of `stop` with the IDs from `first` on, and returns how many IDs that were: all of theirs, less those of
- * requests that were cancelled in the callbacks. Requests made in the callbacks are not part of the batch. */
+/* Answers the requests in front of `stop` with the IDs from `first` on, and returns how many IDs that were: all of
+ * theirs, less those of requests that were cancelled in the callbacks. Requests made in the callbacks are not part of
+ * the batch. */
 static uint64_t view_answer(struct ids_view *v, struct view_seq *s, struct ids_wait *stop, uint64_t first,
 			    const struct ids_view_ops *ops, void *ctx)
 {
@@ -245,7 +251,8 @@ static uint64_t view_answer(struct ids_view *v, struct view_seq *s, struct ids_w
 	return id - first;
 }
 
-/* The front can never be served. Taking it back touches the sequence, so those behind it are looked at in the next round. */
+/* The front can never be served. Taking it back touches the sequence, so those behind it are looked at in the next
+ * round. */
 static void view_refuse_front(struct ids_view *v, struct view_seq *s, const struct ids_view_ops *ops, void *ctx)
 {
 	struct ids_wait *w = s->q.next;
@@ -273,14 +280,15 @@ static void view_serve_strict(struct ids_view *v, struct view_seq *s, const stru
 		take = view_fit(s, sequence_left(next, s->end), &stop);
 		if (take == 0)
 			break;
-	} while (!atomic_compare_exchange_weak_explicit(&q->next, &next, next + take, memory_order_acq_rel, memory_order_relaxed));
+	} while (!atomic_compare_exchange_weak_explicit(&q->next, &next, next + take, memory_order_acq_rel,
+							memory_order_relaxed));
 
 	if (take != 0) {
 		used = view_answer(v, s, stop, next, ops, ctx);
 		next += take;
 		if (unlikely(used != take) &&
-		    atomic_compare_exchange_strong_explicit(&q->next, &(uint64_t){next}, next - (take - used), memory_order_acq_rel,
-							    memory_order_relaxed))
+		    atomic_compare_exchange_strong_explicit(&q->next, &(uint64_t){next}, next - (take - used),
+							    memory_order_acq_rel, memory_order_relaxed))
 			next -= take - used;
 	}
 	if (stop != &s->q && !view_seq_is_empty(s)) {
@@ -307,7 +315,8 @@ static void view_serve_sharded(struct ids_view *v, struct view_seq *s, const str
 				break; /* what came in meanwhile has touched it again */
 			continue;
 		}
-		/* The front does not fit: it needs one piece, so the rest of this one is skipped, unless the next one adjoins. */
+		/* The front does not fit: it needs one piece, so the rest of this one is skipped, unless the next one
+		 * adjoins. */
 		if (s->ahead_first != s->ahead_end) {
 			if (s->end != s->ahead_first)
 				s->first = s->ahead_first;
@@ -348,7 +357,8 @@ static void view_take_range(struct ids_view *v, const struct feed *f)
 		s->first = f->first;
 		s->end = end;
 	} else {
-		CHECK(s->ahead_first == s->ahead_end); /* it asks only when it has none ahead, and gets one range for one demand */
+		/* It asks only when it has none ahead, and gets one range for one demand. */
+		CHECK(s->ahead_first == s->ahead_end);
 		CHECK(f->first >= s->end);
 		s->ahead_first = f->first;
 		s->ahead_end = end;

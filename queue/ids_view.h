@@ -7,8 +7,8 @@
 #define VIEW_BUCKETS 64 /* of creations under way */
 #define VIEW_CACHED_BITS 8
 #define VIEW_CACHED (1u << VIEW_CACHED_BITS) /* names found lately */
-#define SLOT_END UINT32_MAX       /* ends a list of slots */
-#define SLOT_UNLISTED 0           /* a zero-filled link: not in the list. So links hold the slot plus 1, or SLOT_END */
+#define SLOT_END UINT32_MAX                  /* ends a list of slots */
+#define SLOT_UNLISTED 0 /* a zero-filled link: not in the list. So links hold the slot plus 1, or SLOT_END */
 
 /* A shard's side of a sequence. All zero until first used. */
 struct view_seq {
@@ -35,7 +35,7 @@ struct ids_view {
 	uint32_t touched; /* head of the list */
 	uint32_t later;   /* head of the list */
 	bool sharded, hungry;
-	bool ring;        /* the producer was sent something in this turn */
+	bool ring; /* the producer was sent something in this turn */
 
 	/* Names (queue/ids_create.c). */
 	uint32_t known; /* sequences in the table */

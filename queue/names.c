@@ -8,7 +8,8 @@
 
 #define NAMES_FIRST 64 /* entries; a power of two */
 
-int names_init(struct names *n, const uint64_t key[2], struct span (*at)(const void *ctx, uint32_t index), const void *ctx)
+int names_init(struct names *n, const uint64_t key[2], struct span (*at)(const void *ctx, uint32_t index),
+	       const void *ctx)
 {
 	uint64_t random[2];
 

@@ -1,6 +1,7 @@
-/* A hash table from names to indexes. It keeps no names: `at` gives the name of an index, so the owner's array stays the only copy.
- * Nothing is ever removed. One thread.
- * Peers choose the names, so the hash is keyed at random (SipHash-1-3: Aumasson & Bernstein, 2012): collisions cannot be made to order.
+/* A hash table from names to indexes. It keeps no names: `at` gives the name of an index, so the owner's array stays
+ * the only copy. Nothing is ever removed. One thread.
+ * Peers choose the names, so the hash is keyed at random
+ * (SipHash-1-3: Aumasson & Bernstein, 2012): collisions cannot be made to order.
  */
 #ifndef ORDINAL_QUEUE_NAMES_H
 #define ORDINAL_QUEUE_NAMES_H
@@ -24,7 +25,8 @@ struct names {
 };
 
 /* 0 or -errno. `key` NULL: a new random one. */
-int names_init(struct names *n, const uint64_t key[2], struct span (*at)(const void *ctx, uint32_t index), const void *ctx);
+int names_init(struct names *n, const uint64_t key[2], struct span (*at)(const void *ctx, uint32_t index),
+	       const void *ctx);
 void names_done(struct names *n);
 
 uint64_t names_hash(const struct names *n, struct span name);

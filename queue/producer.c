@@ -2,9 +2,11 @@
  *
  *   loop:  demands -> feed_demand / producer_create -> window_reap -> feed_turn -> window_flush -> ring shards -> sleep
  *
- * It sleeps on its doorbell, which shards and the journal ring; it has a time limit only while a rate cap owes somebody IDs, or
- * while a waiting shard's ring is full. Once the journal has failed nothing more is released: it only waits to be stopped.
- * It owns every struct window, the name table, and the publishing of sequences. What it leaves to others: claiming (the views).
+ * It sleeps on its doorbell, which shards and the journal ring; it has a time limit only while a rate cap owes somebody
+ * IDs, or while a waiting shard's ring is full. Once the journal has failed nothing more is released: it only waits to
+ * be stopped.
+ * It owns every struct window, the name table, and the publishing of sequences. What it leaves to others:
+ * claiming (the views).
  */
 #include "queue/producer.h"
 
@@ -102,7 +104,8 @@ static void producer_create(struct producer *p, struct ids_port *port, struct cr
 	s->name_len = c->name_len;
 	atomic_store_explicit(&s->next, 1, memory_order_relaxed); /* the first ID */
 	producer_init_window(p, slot);
-	atomic_store_explicit(&p->ids->count, slot + 1, memory_order_release); /* pairs with view_catch_up, ids_sequence_count */
+	/* Pairs with view_catch_up and ids_sequence_count. */
+	atomic_store_explicit(&p->ids->count, slot + 1, memory_order_release);
 	c->slot = slot;
 	feed_creation(p, port, c);
 }
@@ -116,7 +119,8 @@ uint64_t producer_turn(struct producer *p, uint64_t now_ns)
 	if (p->failed)
 		return UINT64_MAX;
 	for (unsigned i = 0; i < p->ids->opts.shards; i++) {
-		struct ids_port *port = atomic_load_explicit(&p->ids->ports[i], memory_order_acquire); /* pairs with ids_view_new */
+		/* Pairs with ids_view_new. */
+		struct ids_port *port = atomic_load_explicit(&p->ids->ports[i], memory_order_acquire);
 		struct demand d;
 
 		while (port != NULL && spsc_pop(&port->demand, &d)) {

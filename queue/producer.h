@@ -1,7 +1,8 @@
 /* The producer: makes ranges and feeds every shard's queue. For queue/ and its tests only.
  *
- * Three files: producer.c is the thread and its loop, producer_window.c what is reserved in the journal, producer_feed.c what is
- * released to shards. All of it runs on the producer's thread; tests drive producer_turn themselves, without a thread.
+ * Three files: producer.c is the thread and its loop, producer_window.c what is reserved in the journal,
+ * producer_feed.c what is released to shards. All of it runs on the producer's thread; tests drive producer_turn
+ * themselves, without a thread.
  */
 #ifndef ORDINAL_QUEUE_PRODUCER_H
 #define ORDINAL_QUEUE_PRODUCER_H
@@ -15,10 +16,10 @@
 
 #define SLOT_NONE UINT32_MAX
 
-#define PRODUCER_PORT_DEPTH 256               /* records on their way into the journal */
-#define PRODUCER_TICK_NS (1 * NS_PER_MS)      /* shortest time between two releases under a rate cap */
-#define PRODUCER_CHECKPOINT_RECORDS 4096      /* window records between two checkpoints, at least */
-#define PRODUCER_RECORD_BYTES (128u << 10)    /* of one CHECKPOINT or STAND record, at most */
+#define PRODUCER_PORT_DEPTH 256            /* records on their way into the journal */
+#define PRODUCER_TICK_NS (1 * NS_PER_MS)   /* shortest time between two releases under a rate cap */
+#define PRODUCER_CHECKPOINT_RECORDS 4096   /* window records between two checkpoints, at least */
+#define PRODUCER_RECORD_BYTES (128u << 10) /* of one CHECKPOINT or STAND record, at most */
 #define PRODUCER_SEGMENT_BYTES (1u << 20)
 
 /* A shard's fair share of a sequence whose IDs are scarce, in IDs. */
@@ -32,12 +33,12 @@ struct window {
 	uint64_t released_end; /* shards have been told of the IDs below */
 	uint64_t durable_end;  /* IDs below are reserved, written and synced */
 	uint64_t reserved_end; /* the same, with the record that is under way */
-	uint64_t want;         /* uncapped strict: the most that a parked request needs; sharded: what the next in turn lacks */
-	uint64_t mark;         /* of the record under way */
-	uint32_t size;         /* between window_min and window_max */
-	bool reserving;        /* a record is under way or waiting for room in the journal's port */
-	bool ticking;          /* rate cap: more is to be released as time passes */
-	bool used;             /* has reserved since start */
+	uint64_t want; /* uncapped strict: the most that a parked request needs; sharded: what the next in turn lacks */
+	uint64_t mark; /* of the record under way */
+	uint32_t size; /* between window_min and window_max */
+	bool reserving; /* a record is under way or waiting for room in the journal's port */
+	bool ticking;   /* rate cap: more is to be released as time passes */
+	bool used;      /* has reserved since start */
 	uint32_t reserving_next, ticking_next;
 
 	uint64_t sized_ns, sized_at; /* when the size was last looked at, and where the sequence stood then */
@@ -46,11 +47,12 @@ struct window {
 	uint64_t credit_ns, credit_part; /* counted up to this time; left over, in IDs * ns / s */
 	uint64_t tick_due_ns;            /* UINT64_MAX: waits for the journal */
 
-	uint64_t users[IDS_SHARDS_MAX / 64];   /* strict: shards that have ever asked; capped: that have few left and are not answered yet */
+	/* strict: shards that have ever asked; capped: that have few left and are not answered yet */
+	uint64_t users[IDS_SHARDS_MAX / 64];
 	uint64_t waiting[IDS_SHARDS_MAX / 64]; /* sharded or capped: shards whose requests wait */
 	struct share *shares;                  /* by shard; made when one has to wait */
 	uint64_t fair_time;                    /* the tag of the share that was served last */
-	uint8_t record[IDS_RECORD_ENTRY_MAX]; /* under way */
+	uint8_t record[IDS_RECORD_ENTRY_MAX];  /* under way */
 };
 
 /* A list of slots, threaded through struct window. */
@@ -68,15 +70,16 @@ struct snapshot {
 struct producer {
 	struct ids *ids;
 	struct journal_port *port;
-	bool failed; /* the journal has; nothing more is released */
+	bool failed;            /* the journal has; nothing more is released */
 	struct window *windows; /* by slot */
 	struct names names;
 	uint64_t now_ns;
-	uint64_t mark;                 /* last one given */
-	struct slot_list unsent, sent; /* windows being reserved: waiting for room in the port; in the journal, by mark */
-	uint32_t ticking;              /* head of the list, or SLOT_NONE */
-	uint64_t tick_due_ns;          /* UINT64_MAX: none */
-	uint64_t burst;                /* rate cap: IDs that may be released at once */
+	uint64_t mark;           /* last one given */
+	struct slot_list unsent; /* windows being reserved: waiting for room in the port */
+	struct slot_list sent;   /* and in the journal, by mark */
+	uint32_t ticking;        /* head of the list, or SLOT_NONE */
+	uint64_t tick_due_ns;    /* UINT64_MAX: none */
+	uint64_t burst;          /* rate cap: IDs that may be released at once */
 	struct snapshot checkpoint, stand;
 	uint64_t records_since_checkpoint;
 
@@ -88,18 +91,20 @@ struct producer {
 int producer_new(struct ids *ids, struct journal_port *port, struct producer **ret);
 void producer_free(struct producer *p);
 
-/* Does all that can be done now. Returns when it should be called again if nothing else happens (monotonic ns, or UINT64_MAX). */
+/* Does all that can be done now. Returns when it should be called again if nothing else happens (monotonic ns, or
+ * UINT64_MAX). */
 uint64_t producer_turn(struct producer *p, uint64_t now_ns);
 /* Whether there is something to do right now. */
 bool producer_has_work(const struct producer *p);
-/* Records where every sequence stands and waits until that is durable or the journal has failed. The last thing it does. */
+/* Records where every sequence stands and waits until that is durable or the journal has failed. The last thing it
+ * does. */
 void producer_finish(struct producer *p);
 /* The thread's function. */
 void *producer_main(void *p);
 
 /* producer_window.c */
 
-/* Reserves up to `size` (or `want`, if more) IDs beyond `base`, unless that is under way or the sequence is at its end. */
+/* Reserves the window's size (or `want`, if more) beyond `base`; not while that is under way or at the sequence's end. */
 void window_reserve(struct producer *p, uint32_t slot, uint64_t base, uint64_t want);
 /* Moves finished reservations on: feed_window_ready for each. */
 void window_reap(struct producer *p);

@@ -1,22 +1,23 @@
 /* The producer's releases: which IDs the shards are told of, and when. Runs on the producer's thread.
  *
- * strict: what is released goes to every shard that has ever asked for the sequence (the others would only be woken for nothing; their
- * first request asks). Without a cap, all that is durable is released at once.
- * sharded: a shard that asks gets a range of its own, at most 1/(4 * shards) of the window, or what its front request needs.
+ * strict: what is released goes to every shard that has ever asked for the sequence (the others would only be woken for
+ * nothing; their first request asks). Without a cap, all that is durable is released at once.
+ * sharded: a shard that asks gets a range of its own, 1/(4 * shards) of the window, or what its front request needs.
  *
- * Rate cap: a token bucket for each sequence. strict: the tokens are the released IDs that nobody has claimed, so that the bucket is full
- * when `burst` of them lie ready; `credit` is what time has earned beyond, while it is not released. sharded: `credit` is the
- * bucket. While a bucket is not full, its slot is in the list of ticking ones, and the producer wakes for the next token, but not
- * more often than every PRODUCER_TICK_NS. When all are full or wait for the journal, it sleeps without a limit.
+ * Rate cap: a token bucket for each sequence. strict: the tokens are the released IDs that nobody has claimed, so that
+ * the bucket is full when `burst` of them lie ready; `credit` is what time has earned beyond, while it is not released.
+ * sharded: `credit` is the bucket. While a bucket is not full, its slot is in the list of ticking ones, and the
+ * producer wakes for the next token, but not more often than every PRODUCER_TICK_NS. When all are full or wait for the
+ * journal, it sleeps without a limit.
  *
- * Who is served when more is wanted than there is: the shards share by start-time fair queueing (Goyal, Vin & Cheng, 1997): next comes the one that
- * would have had least after its front request. In strict order all claim from one counter, and a shard with many small requests
- * would take every token before a larger request of another shard could be served. So tokens are held back until they are enough for the
- * shard whose turn it is, and then only that one is told of them; the others cannot claim beyond the end they know, until their turn
- * or until nobody waits.
+ * Who is served when more is wanted than there is: the shards share by start-time fair queueing (Goyal, Vin & Cheng,
+ * 1997): next comes the one that would have had least after its front request. In strict order all claim from one
+ * counter, and a shard with many small requests would take every token before a larger request of another shard could
+ * be served. So tokens are held back until they are enough for the shard whose turn it is, and then only that one is
+ * told of them; the others cannot claim beyond the end they know, until their turn or until nobody waits.
  *
- * A shard's ring may be full (it sleeps, or is slow): then its slot is owed. Nothing is lost, as what is owed is worked out from the present
- * state when there is room. A shard that finds itself waiting while `owed` is set rings us.
+ * A shard's ring may be full (it sleeps, or is slow): then its slot is owed. Nothing is lost, as what is owed is worked
+ * out from the present state when there is room. A shard that finds itself waiting while `owed` is set rings us.
  */
 #include "queue/producer.h"
 
@@ -383,7 +384,8 @@ static void feed_tick(struct producer *p)
 		struct window *w = &p->windows[slot];
 
 		if (w->tick_due_ns <= p->now_ns)
-			w->tick_due_ns = p->ids->opts.order == IDS_SHARDED ? tick_sharded(p, slot) : tick_strict(p, slot);
+			w->tick_due_ns = p->ids->opts.order == IDS_SHARDED ? tick_sharded(p, slot)
+									   : tick_strict(p, slot);
 		if (w->tick_due_ns == 0) {
 			w->ticking = false;
 			*link = w->ticking_next;
@@ -450,7 +452,8 @@ void feed_turn(struct producer *p)
 
 void feed_ring_shards(struct producer *p)
 {
-	atomic_thread_fence(memory_order_seq_cst); /* pairs with view_set_hungry: what was pushed is seen, or that it waits is */
+	atomic_thread_fence(
+		memory_order_seq_cst); /* pairs with view_set_hungry: what was pushed is seen, or that it waits is */
 	for (unsigned i = 0; i < p->ids->opts.shards; i++) {
 		struct ids_port *port = feed_port(p, i);
 

@@ -1,15 +1,17 @@
-/* The producer's reservations: what of each sequence is durably reserved, and how much at a time. Runs on the producer's thread.
+/* The producer's reservations: what of each sequence is durably reserved, and how much at a time. Runs on the
+ * producer's thread.
  *
  *     idle --window_reserve--> unsent --journal_append--> sent --jlog_durable >= mark--> idle, feed_window_ready
  *
- * A sequence has one reservation under way at most. Reservations never reach further than the window's size beyond the base (strict: the
- * counter; sharded: half of it beyond what has been fed, the other half is in the shards' hands), or than a single request needs. So
- * that is all a crash can skip.
+ * A sequence has one reservation under way at most. Reservations never reach further than the window's size beyond the
+ * base (strict: the counter; sharded: half of it beyond what has been fed, the other half is in the shards' hands), or
+ * than a single request needs. So that is all a crash can skip.
  *
- * The window's size follows the rate: seen from one reservation to the next, it doubles while a window of this size would last shorter than
- * window_target_ms and halves when it would last four times as long.
+ * The window's size follows the rate: seen from one reservation to the next, it doubles while a window of this size
+ * would last shorter than window_target_ms and halves when it would last four times as long.
  *
- * Checkpoint: once enough window records have been written, the positions of all sequences are written again, and what lies before is let go.
+ * Checkpoint: once enough window records have been written, the positions of all sequences are written again, and what
+ * lies before is let go.
  */
 #include "core/base/clock.h"
 #include "queue/producer.h"
@@ -77,7 +79,8 @@ void window_reserve(struct producer *p, uint32_t slot, uint64_t base, uint64_t w
 	window_resize(p, w, &p->ids->sequences[slot], base);
 	size = o->order == IDS_SHARDED ? (w->size + 1) / 2 : w->size;
 	if (o->order == IDS_STRICT && size < want + w->size / 2) {
-		/* While this is written other shards go on claiming, and would always leave too few for a large request. */
+		/* While this is written other shards go on claiming, and would always leave too few for a large
+		 * request. */
 		size = want + w->size / 2;
 		if (size > o->window_max)
 			size = o->window_max;
@@ -144,7 +147,8 @@ static void window_checkpoint(struct producer *p, uint64_t durable)
 	uint64_t every = 4 * (uint64_t)atomic_load_explicit(&p->ids->count, memory_order_relaxed);
 
 	if (c->buf == NULL) {
-		if (p->records_since_checkpoint < (every > PRODUCER_CHECKPOINT_RECORDS ? every : PRODUCER_CHECKPOINT_RECORDS))
+		if (p->records_since_checkpoint <
+		    (every > PRODUCER_CHECKPOINT_RECORDS ? every : PRODUCER_CHECKPOINT_RECORDS))
 			return;
 		if (!snapshot_take(p, c, false))
 			return; /* no memory now: the log stays long until there is */
@@ -189,7 +193,8 @@ bool window_has_work(const struct producer *p)
 	uint64_t durable = jlog_durable(p->ids->log);
 
 	return (p->sent.head != SLOT_NONE && p->windows[p->sent.head].mark <= durable) ||
-	       (p->checkpoint.buf != NULL && p->checkpoint.sent == p->checkpoint.len && p->checkpoint.mark_last <= durable);
+	       (p->checkpoint.buf != NULL && p->checkpoint.sent == p->checkpoint.len &&
+		p->checkpoint.mark_last <= durable);
 }
 
 /* Waits for the journal a while. False: it has failed. */

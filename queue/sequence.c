@@ -1,7 +1,8 @@
 /* What a sequence may be called. Pure; any thread. */
 #include "queue/sequence.h"
 
-/* The length of the UTF-8 character at p (RFC 3629: no overlong forms, no surrogates, none above U+10FFFF), 0 when malformed. */
+/* The length of the UTF-8 character at p (RFC 3629: no overlong forms, no surrogates, none above U+10FFFF), 0 when
+ * malformed. */
 static size_t utf8_char(const uint8_t *p, size_t n, uint32_t *ret_code)
 {
 	static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};

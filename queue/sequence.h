@@ -1,7 +1,7 @@
 /* What all threads see of a sequence: its counter, its name, and how far its producer has come.
  *
- * Sequences live in one array that never moves; a sequence's index is its slot. `name` is written once, before the slot is
- * published by ids.count, and never changes. Slot 0 is always the default sequence "".
+ * Sequences live in one array that never moves; a sequence's index is its slot. `name` is written once, before the slot
+ * is published by ids.count, and never changes. Slot 0 is always the default sequence "".
  */
 #ifndef ORDINAL_QUEUE_SEQUENCE_H
 #define ORDINAL_QUEUE_SEQUENCE_H

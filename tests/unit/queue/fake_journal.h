@@ -1,8 +1,9 @@
 /* A link-time twin of core/journal: records are kept in memory, and become durable when the test says so.
  *
- * FAKE_IMMEDIATE: durable when appended. FAKE_MANUAL: at fake_sync. Appending also fails while fake.full is set. fake_fail ends it as a failed
- * sync does. fake_reopen is a restart: what was not durable is lost, what was trimmed is gone.
- * Include once, in a test's only source file. Its state is touched by the producer's thread and the test's, so a lock holds it together.
+ * FAKE_IMMEDIATE: durable when appended. FAKE_MANUAL: at fake_sync. Appending also fails while fake.full is set.
+ * fake_fail ends it as a failed sync does. fake_reopen is a restart: what was not durable is lost, what was trimmed is
+ * gone. Include once, in a test's only source file. Its state is touched by the producer's thread and the test's, so a
+ * lock holds it together.
  */
 #ifndef ORDINAL_TESTS_FAKE_JOURNAL_H
 #define ORDINAL_TESTS_FAKE_JOURNAL_H

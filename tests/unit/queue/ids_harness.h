@@ -1,4 +1,5 @@
-/* Sequences, views and a producer without a thread, on the fake journal and a clock that the test turns. Include once. */
+/* Sequences, views and a producer without a thread, on the fake journal and a clock that the test turns.
+ * Include once. */
 #ifndef ORDINAL_TESTS_IDS_HARNESS_H
 #define ORDINAL_TESTS_IDS_HARNESS_H
 

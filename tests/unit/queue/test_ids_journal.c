@@ -84,7 +84,8 @@ static uint64_t take(struct bench *b, const char *name, uint32_t count)
 	struct ids_wait w = {NULL};
 
 	b->answered = false;
-	assert_int_equal(ids_view_request(b->view, &w, (struct span){(const uint8_t *)name, strlen(name)}, count), IDS_E_OK);
+	assert_int_equal(ids_view_request(b->view, &w, (struct span){(const uint8_t *)name, strlen(name)}, count),
+			 IDS_E_OK);
 	ids_view_turn(b->view, &ops, b);
 	while (!b->answered) {
 		doorbell_arm(&b->bell);

@@ -1,4 +1,5 @@
-/* Where sequences continue after a restart: a clean stop leaves no gap, a crash skips at most the window, nothing ever repeats. */
+/* Where sequences continue after a restart: a clean stop leaves no gap, a crash skips at most the window, nothing ever
+ * repeats. */
 #include "tests/unit/queue/ids_harness.h"
 
 static uint64_t take(unsigned shard, const char *name, uint32_t count)
@@ -178,7 +179,7 @@ static void test_a_damaged_log_is_refused(void **state)
 		uint32_t type, len;
 		const char *payload;
 	} bad[] = {
-		{4, 10, "\1\0\0\0\0\0\0\0\1a"},                 /* unknown type */
+		{4, 10, "\1\0\0\0\0\0\0\0\1a"}, /* unknown type */
 		{0, 10, "\1\0\0\0\0\0\0\0\1a"},
 		{IDS_RECORD_WINDOW, 0, ""},                      /* empty */
 		{IDS_RECORD_WINDOW, 8, "\1\0\0\0\0\0\0\0"},      /* cut */
@@ -216,13 +217,27 @@ static void test_bad_options_are_refused(void **state)
 
 		o = opts_default;
 		switch (i) {
-		case 0: o.shards = 0; break;
-		case 1: o.shards = IDS_SHARDS_MAX + 1; break;
-		case 2: o.window_min = 0; break;
-		case 3: o.window_max = o.window_min - 1; break;
-		case 4: o.queue_depth = 0; break;
-		case 5: o.sequences_max = 0; break;
-		case 6: o.window_target_ms = 0; break;
+		case 0:
+			o.shards = 0;
+			break;
+		case 1:
+			o.shards = IDS_SHARDS_MAX + 1;
+			break;
+		case 2:
+			o.window_min = 0;
+			break;
+		case 3:
+			o.window_max = o.window_min - 1;
+			break;
+		case 4:
+			o.queue_depth = 0;
+			break;
+		case 5:
+			o.sequences_max = 0;
+			break;
+		case 6:
+			o.window_target_ms = 0;
+			break;
 		}
 		assert_int_equal(ids_open(&o, j, &ids, &why), -EINVAL);
 		assert_non_null(why);

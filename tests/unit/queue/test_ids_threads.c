@@ -1,5 +1,6 @@
-/* Two shards on two threads and the producer on its own: strict order in real time, uniqueness when sharded, and no wake-up that is lost.
- * The journal is the twin that makes records durable at once, so that the threads meet as often as possible. */
+/* Two shards on two threads and the producer on its own: strict order in real time, uniqueness when sharded, and no
+ * wake-up that is lost. The journal is the twin that makes records durable at once, so that the threads meet as often
+ * as possible. */
 #include "tests/unit/queue/ids_harness.h"
 
 #include <pthread.h>

@@ -274,7 +274,9 @@ static void test_names(void **state)
 	assert_int_equal(ask(0, &c, "ab\xe2\x82", 1), IDS_E_NAME);       /* cut short */
 	assert_int_equal(ask(0, &c, "\xff", 1), IDS_E_NAME);
 	assert_int_equal(ask(0, &c, "\xe2\x82\xac\xf0\x9f\x98\x80", 1), IDS_E_OK);
-	assert_int_equal(ids_view_request(t.view[0], &(struct ids_wait){0}, (struct span){(const uint8_t *)"a\0b", 3}, 1), IDS_E_NAME);
+	assert_int_equal(
+		ids_view_request(t.view[0], &(struct ids_wait){0}, (struct span){(const uint8_t *)"a\0b", 3}, 1),
+		IDS_E_NAME);
 	settle();
 	assert_true(c.answered);
 	bench_close(false);
@@ -370,7 +372,8 @@ static void test_view_freed_during_creation(void **state)
 	bench_close(true);
 }
 
-/* More sequences ask at once than the demand ring holds, and their answers do not fit in the feed: all are served in the end. */
+/* More sequences ask at once than the demand ring holds, and their answers do not fit in the feed: all are served in
+ * the end. */
 static void test_full_rings_lose_nothing(void **state)
 {
 	enum { N = 3000 };
@@ -431,7 +434,8 @@ static void test_sharded_ranges_do_not_overlap_and_rise(void **state)
 		sum += count;
 	}
 	assert_true(next_of(0) > sum);
-	assert_int_equal(ids_view_stats(t.view[0])->ids + ids_view_stats(t.view[1])->ids + ids_view_stats(t.view[2])->ids, sum);
+	assert_int_equal(
+		ids_view_stats(t.view[0])->ids + ids_view_stats(t.view[1])->ids + ids_view_stats(t.view[2])->ids, sum);
 	free(seen);
 	bench_close(true);
 }

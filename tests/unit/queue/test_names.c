@@ -18,20 +18,21 @@ static struct span name_at(const void *ctx, uint32_t index)
 	return (struct span){(const uint8_t *)text[index], strlen(text[index])};
 }
 
-/* Test vectors of SipHash-1-3 with the key 00 01 .. 0f and the messages "", 00, 00 01, ...: the first of the Rust standard library's. */
+/* Test vectors of SipHash-1-3 with the key 00 01 .. 0f and the messages "", 00, 00 01, ...: the first of the Rust
+ * standard library's. */
 static void test_hash_is_siphash_1_3(void **state)
 {
-	static const uint64_t expect[] = {0xabac0158050fc4dc, 0xc9f49bf37d57ca93, 0x82cb9b024dc7d44d, 0x8bf80ab8e7ddf7fb,
-					  0xcf75576088d38328, 0xdef9d52f49533b67, 0xc50d2b50c59f22a7, 0xd3927d989bb11140,
-					  0x369095118d299a8e, 0x25a48eb36c063de4};
+	static const uint64_t expect[] = {
+		0xabac0158050fc4dc, 0xc9f49bf37d57ca93, 0x82cb9b024dc7d44d, 0x8bf80ab8e7ddf7fb, 0xcf75576088d38328,
+		0xdef9d52f49533b67, 0xc50d2b50c59f22a7, 0xd3927d989bb11140, 0x369095118d299a8e, 0x25a48eb36c063de4};
 	static const uint64_t key[2] = {0x0706050403020100, 0x0f0e0d0c0b0a0908};
 	uint8_t message[16];
 	struct names n;
 
 	assert_int_equal(names_init(&n, key, name_at, NULL), 0);
-	for (uint8_t i = 0; i < sizeof expect / sizeof *expect; i++) {
+	for (size_t i = 0; i < sizeof expect / sizeof *expect; i++) {
 		assert_int_equal(names_hash(&n, (struct span){message, i}), expect[i]);
-		message[i] = i;
+		message[i] = (uint8_t)i;
 	}
 	names_done(&n);
 }

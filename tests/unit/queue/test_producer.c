@@ -1,4 +1,5 @@
-/* The producer: windows that follow the rate, the rate cap, checkpoints, a journal that is slow, full or fails, and the end of numbers. */
+/* The producer: windows that follow the rate, the rate cap, checkpoints, a journal that is slow, full or fails, and the
+ * end of numbers. */
 #include "tests/unit/queue/ids_harness.h"
 
 static uint32_t window_of(uint32_t slot)
@@ -243,7 +244,8 @@ static void test_rate_cap_is_shared_by_shards(void **state)
 	}
 }
 
-/* One shard has more small requests than the cap allows, the other a larger one now and then: it must get its turn, and so must they. */
+/* One shard has more small requests than the cap allows, the other a larger one now and then: it must get its turn, and
+ * so must they. */
 static void test_rate_cap_large_request_is_not_starved_by_another_shard(void **state)
 {
 	static const uint32_t large[] = {2, 50, 500};
@@ -276,7 +278,7 @@ static void test_rate_cap_large_request_is_not_starved_by_another_shard(void **s
 			settle();
 			t.now_ns = due == UINT64_MAX ? t.now_ns + NS_PER_MS : due;
 		}
-		/* 20,000 IDs. In sharded order the rest of a piece that is too small for the next request is skipped. */
+		/* 20,000 IDs. In sharded order the rest of a piece that is too small for the next request is lost. */
 		assert_true(done * large[i / 2] >= 2000);
 		assert_true(count >= 2000);
 		assert_true(count + done * large[i / 2] >= (o.order == IDS_STRICT ? 19000 : 10000));

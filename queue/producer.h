@@ -104,7 +104,7 @@ void *producer_main(void *p);
 
 /* producer_window.c */
 
-/* Reserves the window's size (or `want`, if more) beyond `base`; not while that is under way or at the sequence's end */
+/* Reserves the window's size (or `want`, if more) beyond `base`, unless that is under way or the sequence has ended. */
 void window_reserve(struct producer *p, uint32_t slot, uint64_t base, uint64_t want);
 /* Moves finished reservations on: feed_window_ready for each. */
 void window_reap(struct producer *p);

@@ -101,6 +101,7 @@ struct h2_session {
 	uint8_t block_flags;   /* of the HEADERS frame */
 	uint32_t block_stream; /* CONTINUATION is expected for this stream; 0: no */
 	uint32_t last_id;      /* highest stream opened by the peer */
+	uint32_t goaway_id;    /* what it was at the last GOAWAY of draining */
 	uint32_t open;         /* streams in the table */
 	uint32_t waiting;      /* streams with bytes or a service that waits for window or output room */
 	int64_t send_window;

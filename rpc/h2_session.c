@@ -89,7 +89,7 @@ void h2_conn_error(struct h2_session *s, enum h2_error code, enum conn_reason wh
 	else
 		count_add(&s->rpc->protocol_errors, 1);
 	session_log_close(s->conn, text);
-	put_goaway(s, s->last_id, code, text);
+	put_goaway(s, s->draining == H2_DRAIN_FINAL ? s->goaway_id : s->last_id, code, text);
 	s->conn->reason = (uint8_t)why;
 	conn_close(s->conn);
 }
@@ -199,11 +199,12 @@ static const struct h2_head *decode(struct h2_session *s, const uint8_t *p, size
 
 static void new_stream(struct h2_session *s, uint32_t id, const struct h2_head *head, bool end)
 {
-	if (s->draining == H2_DRAIN_FINAL) { /* the client knows from GOAWAY that it was not looked at */
+	s->last_id = id;
+	/* The client knows from GOAWAY that it was not looked at; the rest of it may be on its way. */
+	if (s->draining == H2_DRAIN_FINAL) {
 		h2_reset(s, id, H2_REFUSED_STREAM, false);
 		return;
 	}
-	s->last_id = id;
 	if (unlikely(s->open >= s->rpc->opts->streams_max)) {
 		/* Before it has seen our SETTINGS a client cannot know better. */
 		count_add(&s->rpc->refused_streams, 1);
@@ -444,7 +445,8 @@ static void on_settings(struct h2_session *s, const struct h2_frame *f, const ui
 static void final_goaway(struct h2_session *s)
 {
 	s->draining = H2_DRAIN_FINAL;
-	put_goaway(s, s->last_id, H2_NO_ERROR, "draining");
+	s->goaway_id = s->last_id;
+	put_goaway(s, s->goaway_id, H2_NO_ERROR, "draining");
 	h2_maybe_close(s);
 }
 

@@ -148,7 +148,7 @@ class Answer:
     """What came for one stream."""
 
     def __init__(self):
-        self.fields, self.data, self.reset, self.ended = {}, b"", None, False
+        self.fields, self.data, self.reset, self.ended, self.late_reset = {}, b"", None, False, None
 
     def __repr__(self):
         return f"Answer({self.fields} data={self.data!r} reset={self.reset} ended={self.ended})"
@@ -162,6 +162,9 @@ class Answer:
         return self.fields.get("grpc-message", "")
 
     def add(self, f):
+        if self.ended and f.kind == RST_STREAM:  # the answer was whole before the request was (RFC 9113, 8.1), or it went on
+            self.late_reset = f.code
+            return
         assert not self.ended, f"after the end of the stream: {f}"
         if f.kind == HEADERS:
             self.fields.update(f.fields)
@@ -272,6 +275,11 @@ class Connection:
         while mark not in self.pongs:
             f = self.get()
             assert f is not None, f"the connection ended: {self.goaways} {self.answers}"
+
+    def settle(self):
+        """Calls that need not wait have been answered as well: a turn of the daemon's loop handles what came, and then answers."""
+        self.sync()
+        self.sync()
 
     def rest(self):
         """Reads to the end of the connection."""

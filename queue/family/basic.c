@@ -1,10 +1,12 @@
 /* One mutex and one condition variable: the queue that everybody writes first.
  *
- * Full and empty are waited for on the same condition, so a change must wake everybody: pthread_cond_signal could pick a producer when
- * only a consumer can go on, and the item would stay while consumers sleep. `waiting` saves the call when nobody waits.
- * basic wakes while it holds the lock, basic-out after it has given it back, so that those woken do not run into it.
+ * Full and empty are waited for on the same condition, so a change must wake everybody: pthread_cond_signal could
+ * pick a producer when only a consumer can go on, and the item would stay while consumers sleep. `waiting` saves the
+ * call when nobody waits. basic wakes while it holds the lock, basic-out after it has given it back, so that those
+ * woken do not run into it.
  *
- * Invariants, under lock: count <= capacity; items[head … head+count-1] (modulo capacity) are inside; waiting = threads in cond_wait.
+ * Invariants, under lock: count <= capacity; items[head … head+count-1] (modulo capacity) are inside; waiting =
+ * threads in cond_wait.
  * Source: Hoare, "Monitors", 1974; pthread_cond_broadcast(3).
  */
 #include "queue/family/members.h"
@@ -91,7 +93,8 @@ static int basic_enqueue(struct family_queue *q, unsigned who, const uint64_t *i
 			b->items[at >= b->capacity ? at - b->capacity : at] = items[put];
 		if (put == n || b->closed || !wait)
 			break;
-		if (put > before && b->waiting > 0) /* about to wait: those who could make room must know of the items */
+		if (put > before &&
+		    b->waiting > 0) /* about to wait: those who could make room must know of the items */
 			pthread_cond_broadcast(&b->changed);
 		basic_wait(b);
 	}
@@ -128,8 +131,8 @@ static void basic_close(struct family_queue *q)
 	basic_unlock(b, true);
 }
 
-#define BASIC_OPS                                                                                                                          \
-	.order = FAMILY_FIFO, .peer = FAMILY_PEER_STOPS, .bounded = true, .init = basic_init, .done = basic_done,                          \
+#define BASIC_OPS                                                                                                      \
+	.order = FAMILY_FIFO, .peer = FAMILY_PEER_STOPS, .bounded = true, .init = basic_init, .done = basic_done,      \
 	.enqueue = basic_enqueue, .dequeue = basic_dequeue, .close = basic_close
 
 const struct family_ops family_basic = {

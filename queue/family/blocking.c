@@ -1,7 +1,8 @@
 /* The slow paths of blocking.h: waiting for items, waiting for space, and closing.
  *
- * Invariants: a thread sleeps only between eventcount_prepare and a look at the queue that found nothing to do; it never sleeps once it
- * has seen `closed`, because those who fail on a closed queue notify nobody. Runs in the threads of the callers.
+ * Invariants: a thread sleeps only between eventcount_prepare and a look at the queue that found nothing to do; it
+ * never sleeps once it has seen `closed`, because those who fail on a closed queue notify nobody. Runs in the threads
+ * of the callers.
  */
 #include "queue/family/blocking.h"
 
@@ -37,7 +38,7 @@ void blocking_close(struct blocking *b)
 	atomic_store_explicit(&b->closing, true, memory_order_seq_cst);
 	if (!b->fence)
 		CHECK(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0);
-	atomic_thread_fence(memory_order_seq_cst);                       /* pairs with blocking_enter */
+	atomic_thread_fence(memory_order_seq_cst);                     /* pairs with blocking_enter */
 	atomic_store_explicit(&b->closed, true, memory_order_release); /* pairs with blocking_is_closed */
 	eventcount_notify(&b->items, EVENTCOUNT_ALL);
 	eventcount_notify(&b->space, EVENTCOUNT_ALL);
@@ -86,13 +87,14 @@ bool blocking_pause(unsigned *tries)
 
 void blocking_nap(void)
 {
-	const struct timespec t = { .tv_nsec = 50 * 1000 };
+	const struct timespec t = {.tv_nsec = 50 * 1000};
 
 	nanosleep(&t, NULL);
 }
 
 /* One push inside an enter/leave pair, announced. Negative: -EPIPE or push's own error. */
-static int push_once(struct blocking *b, struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, blocking_push *push)
+static int push_once(struct blocking *b, struct family_queue *q, unsigned who, const uint64_t *items, unsigned n,
+		     blocking_push *push)
 {
 	int r = -EPIPE;
 
@@ -104,8 +106,8 @@ static int push_once(struct blocking *b, struct family_queue *q, unsigned who, c
 	return r;
 }
 
-int blocking_enqueue_slow(struct blocking *b, struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, unsigned put, bool wait,
-			  blocking_push *push)
+int blocking_enqueue_slow(struct blocking *b, struct family_queue *q, unsigned who, const uint64_t *items, unsigned n,
+			  unsigned put, bool wait, blocking_push *push)
 {
 	unsigned tries = 0;
 	int r = 0;
@@ -133,8 +135,8 @@ int blocking_enqueue_slow(struct blocking *b, struct family_queue *q, unsigned w
 	return put > 0 ? (int)put : r;
 }
 
-int blocking_dequeue_slow(struct blocking *b, struct eventcount *ready, struct family_queue *q, unsigned who, uint64_t *items, unsigned n,
-			  bool wait, blocking_pop *pop)
+int blocking_dequeue_slow(struct blocking *b, struct eventcount *ready, struct family_queue *q, unsigned who,
+			  uint64_t *items, unsigned n, bool wait, blocking_pop *pop)
 {
 	unsigned tries = 0;
 

@@ -1,15 +1,15 @@
 /* Gives a lock-free queue what it lacks: waiting, and closing without losing an item that is on its way in.
  *
- * Waiting: look a few times (if there is another CPU that could change anything), give up the CPU twice, then sleep on an eventcount.
- * So nothing burns and nothing hangs when threads outnumber CPUs.
+ * Waiting: look a few times (if there is another CPU that could change anything), give up the CPU twice, then sleep
+ * on an eventcount. So nothing burns and nothing hangs when threads outnumber CPUs.
  *
- * Closing: a producer marks itself `busy` before it looks at `closing` and unmarks itself when its item is in. The closer sets `closing`,
- * makes every other thread pass a full barrier (membarrier(2); where there is none, producers pay for a fence each time), then sets
- * `closed`. From then on no producer can become busy without seeing `closing`, so a consumer that sees `closed`, then nobody busy, then
- * an empty queue, has seen the end.
+ * Closing: a producer marks itself `busy` before it looks at `closing` and unmarks itself when its item is in. The
+ * closer sets `closing`, makes every other thread pass a full barrier (membarrier(2); where there is none, producers
+ * pay for a fence each time), then sets `closed`. From then on no producer can become busy without seeing `closing`,
+ * so a consumer that sees `closed`, then nobody busy, then an empty queue, has seen the end.
  *
- * The queue itself comes as two functions that never wait: push puts up to n items in and returns how many, or a negative error; pop likewise
- * takes out. They are inlined into the caller on the fast path.
+ * The queue itself comes as two functions that never wait: push puts up to n items in and returns how many, or a
+ * negative error; pop likewise takes out. They are inlined into the caller on the fast path.
  */
 #ifndef ORDINAL_QUEUE_FAMILY_BLOCKING_H
 #define ORDINAL_QUEUE_FAMILY_BLOCKING_H
@@ -67,13 +67,14 @@ bool blocking_pause(unsigned *tries);
 /* A short sleep, for waiting until a producer that is under way has finished. */
 void blocking_nap(void);
 
-int blocking_enqueue_slow(struct blocking *b, struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, unsigned put, bool wait,
-			  blocking_push *push);
-int blocking_dequeue_slow(struct blocking *b, struct eventcount *ready, struct family_queue *q, unsigned who, uint64_t *items, unsigned n,
-			  bool wait, blocking_pop *pop);
+int blocking_enqueue_slow(struct blocking *b, struct family_queue *q, unsigned who, const uint64_t *items, unsigned n,
+			  unsigned put, bool wait, blocking_push *push);
+int blocking_dequeue_slow(struct blocking *b, struct eventcount *ready, struct family_queue *q, unsigned who,
+			  uint64_t *items, unsigned n, bool wait, blocking_pop *pop);
 
-static inline __attribute__((always_inline)) int blocking_enqueue(struct blocking *b, struct family_queue *q, unsigned who,
-								  const uint64_t *items, unsigned n, bool wait, blocking_push *push)
+static inline __attribute__((always_inline)) int blocking_enqueue(struct blocking *b, struct family_queue *q,
+								  unsigned who, const uint64_t *items, unsigned n,
+								  bool wait, blocking_push *push)
 {
 	int put = 0;
 	bool open = blocking_enter(b, who);
@@ -91,8 +92,10 @@ static inline __attribute__((always_inline)) int blocking_enqueue(struct blockin
 }
 
 /* `ready`: what those who push notify, in place of b->items. */
-static inline __attribute__((always_inline)) int blocking_dequeue_on(struct blocking *b, struct eventcount *ready, struct family_queue *q,
-								     unsigned who, uint64_t *items, unsigned n, bool wait, blocking_pop *pop)
+static inline __attribute__((always_inline)) int blocking_dequeue_on(struct blocking *b, struct eventcount *ready,
+								     struct family_queue *q, unsigned who,
+								     uint64_t *items, unsigned n, bool wait,
+								     blocking_pop *pop)
 {
 	int got = pop(q, who, items, n);
 
@@ -102,8 +105,9 @@ static inline __attribute__((always_inline)) int blocking_dequeue_on(struct bloc
 		eventcount_notify(&b->space, got);
 	return got;
 }
-static inline __attribute__((always_inline)) int blocking_dequeue(struct blocking *b, struct family_queue *q, unsigned who, uint64_t *items,
-								  unsigned n, bool wait, blocking_pop *pop)
+static inline __attribute__((always_inline)) int blocking_dequeue(struct blocking *b, struct family_queue *q,
+								  unsigned who, uint64_t *items, unsigned n, bool wait,
+								  blocking_pop *pop)
 {
 	return blocking_dequeue_on(b, &b->items, q, who, items, n, wait, pop);
 }

@@ -1,13 +1,14 @@
 /* Concurrency Kit for the members built on it, in a form that ThreadSanitizer can follow.
  *
- * CK's atomics are inline assembly, invisible to TSan. So TSan builds take CK's port to compiler builtins and replace its loads and stores (volatile
- * accesses there) by acquire loads and release stores, which is what they are on the one memory model that CK calls TSO; the algorithms
- * in CK's headers stay as they are. Reclamation (ck_epoch, ck_hp) lives in libck, which is not instrumented: ck_grace_leave and
- * ck_grace_over tell TSan what it promises, that whoever left a section before the grace period ended has happened before what follows.
- * A section that did not end in time, or an access outside one, is still reported.
+ * CK's atomics are inline assembly, invisible to TSan. So TSan builds take CK's port to compiler builtins and replace
+ * its loads and stores (volatile accesses there) by acquire loads and release stores, which is what they are on the
+ * one memory model that CK calls TSO; the algorithms in CK's headers stay as they are. Reclamation (ck_epoch, ck_hp)
+ * lives in libck, which is not instrumented: ck_grace_leave and ck_grace_over tell TSan what it promises, that
+ * whoever left a section before the grace period ended has happened before what follows. A section that did not end
+ * in time, or an access outside one, is still reported.
  *
- * One report is expected and suppressed in ck_tsan.c: _ck_ring_dequeue_mc reads a slot that a producer may be overwriting, and throws the value
- * away when its compare-and-swap then fails.
+ * One report is expected and suppressed in ck_tsan.c: _ck_ring_dequeue_mc reads a slot that a producer may be
+ * overwriting, and throws the value away when its compare-and-swap then fails.
  */
 #ifndef ORDINAL_QUEUE_FAMILY_CK_H
 #define ORDINAL_QUEUE_FAMILY_CK_H
@@ -69,7 +70,8 @@ void __tsan_release(void *addr);
 
 _Static_assert(sizeof(void *) == sizeof(uint64_t), "CK's queues carry pointers, ours carry 64-bit items in them");
 
-/* CK's rings keep one slot free: the size of the largest that holds no more than `capacity` (>= 3, the least that ck_ring_init(3) allows). */
+/* CK's rings keep one slot free: the size of the largest that holds no more than `capacity` (>= 3, the least that
+ * ck_ring_init(3) allows). */
 static inline unsigned ck_ring_size_for(uint32_t capacity)
 {
 	return 1u << (31 - __builtin_clz(capacity + 1));

@@ -1,15 +1,18 @@
-/* Concurrency Kit's ck_fifo_mpmc, Michael and Scott's list of many producers and consumers, with its nodes reclaimed by epochs.
+/* Concurrency Kit's ck_fifo_mpmc, Michael and Scott's list of many producers and consumers, with its nodes reclaimed
+ * by epochs.
  *
- * A node that a consumer has unlinked may still be read, and compared with, by threads that reached it before. ck_fifo_mpmc guards head
- * and tail with generations, but sets a node's own generation back to 0 when the node is put in again, so a node reused at once lets a delayed
- * producer link its item behind a node that is not in the list: the item is lost. Therefore each operation is a section of ck_epoch, and
- * an unlinked node goes back to its producer only when every section that was open then has ended.
+ * A node that a consumer has unlinked may still be read, and compared with, by threads that reached it before.
+ * ck_fifo_mpmc guards head and tail with generations, but sets a node's own generation back to 0 when the node is put
+ * in again, so a node reused at once lets a delayed producer link its item behind a node that is not in the list: the
+ * item is lost. Therefore each operation is a section of ck_epoch, and an unlinked node goes back to its producer
+ * only when every section that was open then has ended.
  *
- * A thread suspended inside a section stops nobody, but nodes pile up, one for each item that passes meanwhile: the bound holds for
- * items, not for nodes. ck_fifo_hp.c has a bound there too, and pays for it on each step.
+ * A thread suspended inside a section stops nobody, but nodes pile up, one for each item that passes meanwhile: the
+ * bound holds for items, not for nodes. ck_fifo_hp.c has a bound there too, and pays for it on each step.
  *
  * Who runs what: each peer has an epoch record and uses it in its own calls only; records live as long as the queue.
- * Source: ck_fifo.h, ck_epoch(3) of Concurrency Kit 0.7.1; Michael and Scott, PODC 1996; Fraser, "Practical lock-freedom", 2004.
+ * Source: ck_fifo.h, ck_epoch(3) of Concurrency Kit 0.7.1; Michael and Scott, PODC 1996; Fraser, "Practical
+ * lock-freedom", 2004.
  */
 #include "queue/family/blocking.h"
 #include "queue/family/ck.h"
@@ -110,7 +113,8 @@ static int ck_fifo_epoch_push(struct family_queue *q, unsigned who, const uint64
 		if (node == NULL)
 			break;
 		ck_epoch_begin(&peer->record, NULL);
-		ck_fifo_mpmc_enqueue(&c->fifo, &container_of(node, struct ck_fifo_node, node)->entry, (void *)(uintptr_t)items[put]);
+		ck_fifo_mpmc_enqueue(&c->fifo, &container_of(node, struct ck_fifo_node, node)->entry,
+				     (void *)(uintptr_t)items[put]);
 		ck_fifo_leave(peer);
 	}
 	if (put < credits)
@@ -135,7 +139,8 @@ static int ck_fifo_epoch_pop(struct family_queue *q, unsigned who, uint64_t *ite
 		if (!any)
 			break;
 		items[got] = (uintptr_t)item;
-		ck_epoch_call(&peer->record, &container_of(garbage, struct ck_fifo_node, entry)->epoch, ck_fifo_reclaim);
+		ck_epoch_call(&peer->record, &container_of(garbage, struct ck_fifo_node, entry)->epoch,
+			      ck_fifo_reclaim);
 		if (++peer->unlinked % CK_FIFO_POLL_EVERY == 0)
 			ck_epoch_poll(&peer->record);
 	}
@@ -146,11 +151,13 @@ static int ck_fifo_epoch_pop(struct family_queue *q, unsigned who, uint64_t *ite
 
 static int ck_fifo_epoch_enqueue(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_enqueue(&container_of(q, struct ck_fifo_epoch, base)->blocking, q, who, items, n, wait, ck_fifo_epoch_push);
+	return blocking_enqueue(&container_of(q, struct ck_fifo_epoch, base)->blocking, q, who, items, n, wait,
+				ck_fifo_epoch_push);
 }
 static int ck_fifo_epoch_dequeue(struct family_queue *q, unsigned who, uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_dequeue(&container_of(q, struct ck_fifo_epoch, base)->blocking, q, who, items, n, wait, ck_fifo_epoch_pop);
+	return blocking_dequeue(&container_of(q, struct ck_fifo_epoch, base)->blocking, q, who, items, n, wait,
+				ck_fifo_epoch_pop);
 }
 static void ck_fifo_epoch_close(struct family_queue *q)
 {

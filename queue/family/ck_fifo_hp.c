@@ -1,14 +1,16 @@
 /* Michael and Scott's list of many producers and consumers over Concurrency Kit's hazard pointers (ck_hp).
  *
- * CK ships this queue as ck_hp_fifo.h, but in 0.7.1 that is not safe with nodes that come back. Its enqueue swings `&fifo->tail->next`, reading
- * tail again after it has protected and checked it, so it may write into a node that it does not protect; and its dequeue reads tail before it
- * protects head, so with head removed, reused and become head again in between, an old tail makes it set head to NULL. Here the steps are those
- * of Michael's paper: protect, check that what was protected is still in its place, and only then look or write through it.
+ * CK ships this queue as ck_hp_fifo.h, but in 0.7.1 that is not safe with nodes that come back. Its enqueue swings
+ * `&fifo->tail->next`, reading tail again after it has protected and checked it, so it may write into a node that it
+ * does not protect; and its dequeue reads tail before it protects head, so with head removed, reused and become head
+ * again in between, an old tail makes it set head to NULL. Here the steps are those of Michael's paper: protect,
+ * check that what was protected is still in its place, and only then look or write through it.
  *
  * Garbage is bounded: each consumer keeps at most a threshold of unlinked nodes, whoever is suspended.
  *
  * Each peer has a hazard record (two pointers) and uses it in its own calls only.
- * Source: Michael, "Hazard pointers", IEEE TPDS 15(6), 2004, figure 6; ck_hp(3) of Concurrency Kit 0.7.1.
+ * Source: Michael, "Hazard pointers",
+ * IEEE TPDS 15(6), 2004, figure 6; ck_hp(3) of Concurrency Kit 0.7.1.
  */
 #include "queue/family/blocking.h"
 #include "queue/family/ck.h"
@@ -35,7 +37,7 @@ struct ck_fifo_hp {
 	struct family_queue base;
 	unsigned producers;
 	struct node_home *homes;
-	struct ck_hp_peer *peers; /* producers, then consumers */
+	struct ck_hp_peer *peers;   /* producers, then consumers */
 	struct node_home stub_home; /* of the first stub */
 	ck_hp_t hp;
 	struct blocking blocking;
@@ -93,6 +95,13 @@ static int ck_fifo_hp_init(const struct family_ops *ops, const struct family_opt
 	return 0;
 }
 
+/* Names p as in use, in place of what hazard i named before. */
+static void ck_fifo_hp_protect(ck_hp_record_t *record, unsigned i, struct ck_hp_node *p)
+{
+	ck_grace_leave(&ck_hp_grace);
+	ck_hp_set_fence(record, i, p);
+}
+
 static void ck_fifo_hp_leave(struct ck_hp_peer *peer)
 {
 	ck_grace_leave(&ck_hp_grace);
@@ -108,7 +117,7 @@ static void ck_fifo_hp_link(struct ck_fifo_hp *c, ck_hp_record_t *record, struct
 	ck_pr_fence_store_atomic();
 	for (;;) {
 		tail = ck_pr_load_ptr(&c->tail);
-		ck_hp_set_fence(record, 0, tail);
+		ck_fifo_hp_protect(record, 0, tail);
 		if (tail != ck_pr_load_ptr(&c->tail))
 			continue;
 		next = ck_pr_load_ptr(&tail->next);
@@ -127,13 +136,13 @@ static struct ck_hp_node *ck_fifo_hp_unlink(struct ck_fifo_hp *c, ck_hp_record_t
 
 	for (;;) {
 		head = ck_pr_load_ptr(&c->head);
-		ck_hp_set_fence(record, 0, head);
+		ck_fifo_hp_protect(record, 0, head);
 		if (head != ck_pr_load_ptr(&c->head))
 			continue;
 		tail = ck_pr_load_ptr(&c->tail);
 		ck_pr_fence_load();
 		next = ck_pr_load_ptr(&head->next);
-		ck_hp_set_fence(record, 1, next);
+		ck_fifo_hp_protect(record, 1, next);
 		if (head != ck_pr_load_ptr(&c->head))
 			continue;
 		if (next == NULL)
@@ -194,11 +203,13 @@ static int ck_fifo_hp_pop(struct family_queue *q, unsigned who, uint64_t *items,
 
 static int ck_fifo_hp_enqueue(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_enqueue(&container_of(q, struct ck_fifo_hp, base)->blocking, q, who, items, n, wait, ck_fifo_hp_push);
+	return blocking_enqueue(&container_of(q, struct ck_fifo_hp, base)->blocking, q, who, items, n, wait,
+				ck_fifo_hp_push);
 }
 static int ck_fifo_hp_dequeue(struct family_queue *q, unsigned who, uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_dequeue(&container_of(q, struct ck_fifo_hp, base)->blocking, q, who, items, n, wait, ck_fifo_hp_pop);
+	return blocking_dequeue(&container_of(q, struct ck_fifo_hp, base)->blocking, q, who, items, n, wait,
+				ck_fifo_hp_pop);
 }
 static void ck_fifo_hp_close(struct family_queue *q)
 {

@@ -1,8 +1,9 @@
-/* Concurrency Kit's ck_fifo_spsc: a linked list of one producer and one consumer, whose nodes go back to the producer through the
- * list itself (ck_fifo_spsc_recycle: every node that the consumer's head has passed is the producer's again).
+/* Concurrency Kit's ck_fifo_spsc: a linked list of one producer and one consumer, whose nodes go back to the producer
+ * through the list itself (ck_fifo_spsc_recycle: every node that the consumer's head has passed is the producer's
+ * again).
  *
- * The list has no bound; `in` and `out`, counters of the producer and the consumer, give it one. Nodes are made when there is none to recycle, so
- * there are never more than capacity + 1.
+ * The list has no bound; `in` and `out`, counters of the producer and the consumer, give it one. Nodes are made when
+ * there is none to recycle, so there are never more than capacity + 1.
  *
  * Source: ck_fifo.h of Concurrency Kit 0.7.1; Vyukov, unbounded SPSC queue.
  */
@@ -17,11 +18,12 @@ struct ck_fifo_spsc_queue {
 	uint32_t capacity;
 	struct blocking blocking;
 	_Alignas(CACHE_LINE) struct ck_fifo_spsc fifo;
-	_Alignas(CACHE_LINE) atomic_uint in; /* the producer's */
+	_Alignas(CACHE_LINE) atomic_uint in;  /* the producer's */
 	_Alignas(CACHE_LINE) atomic_uint out; /* the consumer's */
 };
 
-static int ck_fifo_spsc_queue_init(const struct family_ops *ops, const struct family_opts *opts, struct family_queue **ret)
+static int ck_fifo_spsc_queue_init(const struct family_ops *ops, const struct family_opts *opts,
+				   struct family_queue **ret)
 {
 	struct ck_fifo_spsc_queue *c = family_alloc(sizeof *c);
 	struct ck_fifo_spsc_entry *stub = malloc(sizeof *stub);
@@ -58,7 +60,8 @@ static int ck_fifo_spsc_push(struct family_queue *q, unsigned who, const uint64_
 {
 	struct ck_fifo_spsc_queue *c = container_of(q, struct ck_fifo_spsc_queue, base);
 	uint32_t in = atomic_load_explicit(&c->in, memory_order_relaxed);
-	uint32_t room = c->capacity - (in - atomic_load_explicit(&c->out, memory_order_acquire)); /* pairs with ck_fifo_spsc_pop */
+	uint32_t room = c->capacity -
+			(in - atomic_load_explicit(&c->out, memory_order_acquire)); /* pairs with ck_fifo_spsc_pop */
 	unsigned put;
 
 	for (put = 0; put < n && put < room; put++) {
@@ -89,13 +92,16 @@ static int ck_fifo_spsc_pop(struct family_queue *q, unsigned who, uint64_t *item
 	return (int)got;
 }
 
-static int ck_fifo_spsc_enqueue_items(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
+static int ck_fifo_spsc_enqueue_items(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n,
+				      bool wait)
 {
-	return blocking_enqueue(&container_of(q, struct ck_fifo_spsc_queue, base)->blocking, q, who, items, n, wait, ck_fifo_spsc_push);
+	return blocking_enqueue(&container_of(q, struct ck_fifo_spsc_queue, base)->blocking, q, who, items, n, wait,
+				ck_fifo_spsc_push);
 }
 static int ck_fifo_spsc_dequeue_items(struct family_queue *q, unsigned who, uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_dequeue(&container_of(q, struct ck_fifo_spsc_queue, base)->blocking, q, who, items, n, wait, ck_fifo_spsc_pop);
+	return blocking_dequeue(&container_of(q, struct ck_fifo_spsc_queue, base)->blocking, q, who, items, n, wait,
+				ck_fifo_spsc_pop);
 }
 static void ck_fifo_spsc_close(struct family_queue *q)
 {

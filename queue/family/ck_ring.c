@@ -1,9 +1,10 @@
 /* Concurrency Kit's ck_ring: one producer and one consumer (ck-ring-spsc), and many of both (ck-ring-mpmc).
  *
- * With many producers each reserves a slot by compare-and-swap, writes it, and waits until all earlier ones are written before it moves
- * p_tail over its own. ck_ring_enqueue_mpmc waits by spinning, which burns a whole time slice whenever a producer loses its CPU in between and
- * threads outnumber CPUs. So the three steps are taken apart here (ck_ring's own reserve and commit), and the wait gives up the CPU.
- * Consumers copy first and claim by compare-and-swap afterwards: a suspended consumer harms nobody, a suspended producer stops everybody.
+ * With many producers each reserves a slot by compare-and-swap, writes it, and waits until all earlier ones are
+ * written before it moves p_tail over its own. ck_ring_enqueue_mpmc waits by spinning, which burns a whole time slice
+ * whenever a producer loses its CPU in between and threads outnumber CPUs. So the three steps are taken apart here
+ * (ck_ring's own reserve and commit), and the wait gives up the CPU. Consumers copy first and claim by
+ * compare-and-swap afterwards: a suspended consumer harms nobody, a suspended producer stops everybody.
  *
  * Source: ck_ring(3), ck_ring.h of Concurrency Kit 0.7.1.
  */
@@ -104,25 +105,31 @@ static int ck_ring_mpmc_pop(struct family_queue *q, unsigned who, uint64_t *item
 	return (int)got;
 }
 
-static int ck_ring_spsc_enqueue_items(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
+static int ck_ring_spsc_enqueue_items(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n,
+				      bool wait)
 {
-	return blocking_enqueue(&container_of(q, struct ck_ring_queue, base)->blocking, q, who, items, n, wait, ck_ring_spsc_push);
+	return blocking_enqueue(&container_of(q, struct ck_ring_queue, base)->blocking, q, who, items, n, wait,
+				ck_ring_spsc_push);
 }
 static int ck_ring_spsc_dequeue_items(struct family_queue *q, unsigned who, uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_dequeue(&container_of(q, struct ck_ring_queue, base)->blocking, q, who, items, n, wait, ck_ring_spsc_pop);
+	return blocking_dequeue(&container_of(q, struct ck_ring_queue, base)->blocking, q, who, items, n, wait,
+				ck_ring_spsc_pop);
 }
-static int ck_ring_mpmc_enqueue_items(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
+static int ck_ring_mpmc_enqueue_items(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n,
+				      bool wait)
 {
-	return blocking_enqueue(&container_of(q, struct ck_ring_queue, base)->blocking, q, who, items, n, wait, ck_ring_mpmc_push);
+	return blocking_enqueue(&container_of(q, struct ck_ring_queue, base)->blocking, q, who, items, n, wait,
+				ck_ring_mpmc_push);
 }
 static int ck_ring_mpmc_dequeue_items(struct family_queue *q, unsigned who, uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_dequeue(&container_of(q, struct ck_ring_queue, base)->blocking, q, who, items, n, wait, ck_ring_mpmc_pop);
+	return blocking_dequeue(&container_of(q, struct ck_ring_queue, base)->blocking, q, who, items, n, wait,
+				ck_ring_mpmc_pop);
 }
 
-#define CK_RING_OPS                                                                                                                        \
-	.capacity_min = CK_RING_CAPACITY_MIN, .order = FAMILY_FIFO, .bounded = true, .init = ck_ring_queue_init,                           \
+#define CK_RING_OPS                                                                                                    \
+	.capacity_min = CK_RING_CAPACITY_MIN, .order = FAMILY_FIFO, .bounded = true, .init = ck_ring_queue_init,       \
 	.done = ck_ring_queue_done, .close = ck_ring_queue_close
 
 const struct family_ops family_ck_ring_spsc = {

@@ -1,4 +1,5 @@
-/* What ThreadSanitizer's runtime asks a program for: reports that are not faults. Unused in other builds; ck.h explains the entries. */
+/* What ThreadSanitizer's runtime asks a program for: reports that are not faults. Unused in other builds; ck.h
+ * explains the entries. */
 const char *__tsan_default_suppressions(void);
 
 const char *__tsan_default_suppressions(void)

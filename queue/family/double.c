@@ -1,12 +1,14 @@
-/* Two lists: producers fill one, consumers drain the other, and a consumer that finds its list empty swaps them (Sogou workflow's
- * msgqueue). A consumer meets the producers once per swap instead of once per item.
+/* Two lists: producers fill one, consumers drain the other, and a consumer that finds its list empty swaps them
+ * (Sogou workflow's msgqueue). A consumer meets the producers once per swap instead of once per item.
  *
- * A consumer that finds both lists empty waits for the producers while it keeps take_lock, so the other consumers queue up on that mutex and
- * only one thread ever waits on `ready`. That is why a dequeue without `wait` only tries take_lock.
- * The original bounds the producers' list alone and so holds up to twice its maximum; here each list has half, so that both together
- * respect the bound: a swap is followed at once, under take_lock, by a take, so the total is at most 2 * half - 1 <= capacity.
+ * A consumer that finds both lists empty waits for the producers while it keeps take_lock, so the other consumers
+ * queue up on that mutex and only one thread ever waits on `ready`. That is why a dequeue without `wait` only tries
+ * take_lock. The original bounds the producers' list alone and so holds up to twice its maximum; here each list has
+ * half, so that both together respect the bound: a swap is followed at once, under take_lock, by a take, so the total
+ * is at most 2 * half - 1 <= capacity.
  *
- * Invariants: put_lock guards put (list, length), closed; take_lock guards take (list, position, length). Order: take_lock, then put_lock.
+ * Invariants: put_lock guards put (list, length), closed; take_lock guards take (list, position, length). Order:
+ * take_lock, then put_lock.
  * Source: Sogou workflow, src/kernel/msgqueue.c.
  */
 #include "queue/family/members.h"

@@ -1,12 +1,14 @@
-/* The double list of double.c, where a consumer that finds nothing joins a list of waiters, with a condition of its own, instead of waiting
- * in line for the mutex; a producer wakes the newest (double-waiters-new) or the oldest (double-waiters-old).
+/* The double list of double.c, where a consumer that finds nothing joins a list of waiters, with a condition of its
+ * own, instead of waiting in line for the mutex; a producer wakes the newest (double-waiters-new) or the oldest
+ * (double-waiters-old).
  *
- * A consumer waits only after it has found, holding both locks, that both lists are empty, and it gives take_lock back for the wait. One
- * waiter is woken for each item, in the sense of waiters.h with the items of both lists counted; those woken find take_lock free or
- * soon free, and an item in either list.
+ * A consumer waits only after it has found, holding both locks, that both lists are empty, and it gives take_lock
+ * back for the wait. One waiter is woken for each item, in the sense of waiters.h with the items of both lists
+ * counted; those woken find take_lock free or soon free, and an item in either list.
  *
- * Invariants: put_lock guards put (list, length), closed and both lists of waiters; take_lock guards take. Order: take_lock, then put_lock.
- * Each list has half the capacity, as in double.c. Producers are woken, all of them, when a full list has been swapped away.
+ * Invariants: put_lock guards put (list, length), closed and both lists of waiters; take_lock guards take. Order:
+ * take_lock, then put_lock. Each list has half the capacity, as in double.c. Producers are woken, all of them, when a
+ * full list has been swapped away.
  */
 #include "queue/family/members.h"
 #include "queue/family/waiters.h"
@@ -86,7 +88,7 @@ static int double_waiters_init(const struct family_ops *ops, const struct family
 static int double_waiters_enqueue(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
 {
 	struct double_waiters *d = container_of(q, struct double_waiters, base);
-	struct waiters_wake later = { 0 };
+	struct waiters_wake later = {0};
 	unsigned put = 0;
 	bool closed;
 
@@ -110,8 +112,8 @@ static int double_waiters_enqueue(struct family_queue *q, unsigned who, const ui
 	return put > 0 ? (int)put : closed ? -EPIPE : -EAGAIN;
 }
 
-/* Under take_lock, with an empty take list: makes the producers' list ours. 1; or, with take_lock given back, -EPIPE, -EAGAIN, or 0
- * after a wait. */
+/* Under take_lock, with an empty take list: makes the producers' list ours. 1; or, with take_lock given back, -EPIPE,
+ * -EAGAIN, or 0 after a wait. */
 static int double_waiters_swap(struct double_waiters *d, unsigned who, bool wait, bool again)
 {
 	uint64_t *list = d->take;
@@ -176,9 +178,10 @@ static void double_waiters_close(struct family_queue *q)
 	pthread_mutex_unlock(&d->put_lock);
 }
 
-#define DOUBLE_WAITERS_OPS                                                                                                                 \
-	.order = FAMILY_FIFO, .peer = FAMILY_PEER_STOPS, .bounded = true, .init = double_waiters_init, .done = double_waiters_done,        \
-	.enqueue = double_waiters_enqueue, .dequeue = double_waiters_dequeue, .close = double_waiters_close
+#define DOUBLE_WAITERS_OPS                                                                                             \
+	.order = FAMILY_FIFO, .peer = FAMILY_PEER_STOPS, .bounded = true, .init = double_waiters_init,                 \
+	.done = double_waiters_done, .enqueue = double_waiters_enqueue, .dequeue = double_waiters_dequeue,             \
+	.close = double_waiters_close
 
 const struct family_ops family_double_waiters_new = {
 	.name = "double-waiters-new",

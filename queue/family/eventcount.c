@@ -1,7 +1,8 @@
 /* The sleeping half of the eventcount: two futex calls.
  *
- * Invariant: waiters >= the number of threads between eventcount_prepare and their waking. Whoever ends a thread's wait takes it off the
- * count: the notifier for those that futex(2) says it woke, the thread itself in every other case.
+ * Invariant: waiters >= the number of threads between eventcount_prepare and their waking. Whoever ends a thread's
+ * wait takes it off the count: the notifier for those that futex(2) says it woke, the thread itself in every other
+ * case.
  */
 #include "queue/family/eventcount.h"
 

@@ -1,16 +1,19 @@
-/* Lets a thread sleep until a condition over lock-free data may have become true, at the price of one fence for those who make it true.
+/* Lets a thread sleep until a condition over lock-free data may have become true, at the price of one fence for those
+ * who make it true.
  *
- * Waiter:                                 Notifier:
+ * Waiter: Notifier:
  *   key = eventcount_prepare(e)             make the condition true (push an item)
  *   look at the condition again             eventcount_notify(e, 1)
  *   true:  eventcount_cancel(e)
  *   false: eventcount_wait(e, key)
  *
- * No wake-up is lost: both sides put a sequentially consistent fence between their store (the count of waiters; the item) and their load
- * (the item; the count of waiters), so at least one sees the other (Dekker); and a notifier changes the key before it wakes, so a waiter
- * that has not reached the kernel yet does not sleep. A sleeper is uncounted by the one who wakes it, so nobody pays for waking it twice.
+ * No wake-up is lost: both sides put a sequentially consistent fence between their store (the count of waiters; the
+ * item) and their load (the item; the count of waiters), so at least one sees the other (Dekker); and a notifier
+ * changes the key before it wakes, so a waiter that has not reached the kernel yet does not sleep. A sleeper is
+ * uncounted by the one who wakes it, so nobody pays for waking it twice.
  *
- * Any thread may call anything. Source: futex(2); Vyukov's eventcount (2008); folly/experimental/EventCount.h.
+ * Any thread may call anything.
+ * Source: futex(2); Vyukov's eventcount (2008); folly/experimental/EventCount.h.
  */
 #ifndef ORDINAL_QUEUE_FAMILY_EVENTCOUNT_H
 #define ORDINAL_QUEUE_FAMILY_EVENTCOUNT_H

@@ -68,7 +68,8 @@ int family_init(const struct family_ops *ops, const struct family_opts *opts, st
 {
 	if (opts->capacity == 0 || opts->capacity > FAMILY_CAPACITY_MAX || opts->capacity < ops->capacity_min)
 		return -EINVAL;
-	if (opts->producers == 0 || opts->producers > FAMILY_PEERS_MAX || opts->consumers == 0 || opts->consumers > FAMILY_PEERS_MAX)
+	if (opts->producers == 0 || opts->producers > FAMILY_PEERS_MAX || opts->consumers == 0 ||
+	    opts->consumers > FAMILY_PEERS_MAX)
 		return -EINVAL;
 	if ((ops->producers_max != 0 && opts->producers > ops->producers_max) ||
 	    (ops->consumers_max != 0 && opts->consumers > ops->consumers_max))

@@ -2,14 +2,15 @@
  *
  * Who may call what
  *   init, done          one thread, while nobody else uses the queue.
- *   enqueue(who)        the thread that is producer `who` now: 0 <= who < opts.producers, each number used by one thread at a time.
+ *   enqueue(who)        the thread that is producer `who` now: 0 <= who < opts.producers, each number used by one
+ *                       thread at a time.
  *   dequeue(who)        likewise for consumers: 0 <= who < opts.consumers. A thread may be a producer and a consumer.
  *   close               any thread, also in the middle of the others' calls, as often as it likes.
- * How many producers and consumers a member takes, what order it keeps and what a suspended thread does to the others stands in its
- * struct family_ops, and the conformance suite (tests/unit/queue/family) holds each member to it.
+ * How many producers and consumers a member takes, what order it keeps and what a suspended thread does to the others
+ * stands in its struct family_ops, and the conformance suite (tests/unit/queue/family) holds each member to it.
  *
- * Close: an enqueue that begins after family_close has returned fails; one that was under way either succeeds, and then the item will be
- * delivered, or fails. Consumers drain what is left and then get -EPIPE. Every waiter is woken.
+ * Close: an enqueue that begins after family_close has returned fails; one that was under way either succeeds, and
+ * then the item will be delivered, or fails. Consumers drain what is left and then get -EPIPE. Every waiter is woken.
  *
  * Sources: README.md beside this file names the origin of each member.
  */
@@ -26,7 +27,7 @@
 struct family_queue;
 
 struct family_opts {
-	uint32_t capacity;             /* the most items inside at a time, 1 to FAMILY_CAPACITY_MAX; see family_ops.bounded */
+	uint32_t capacity; /* the most items inside at a time, 1 to FAMILY_CAPACITY_MAX; see family_ops.bounded */
 	unsigned producers, consumers; /* how many numbers `who` there are on each side, 1 to FAMILY_PEERS_MAX */
 };
 
@@ -34,7 +35,7 @@ struct family_opts {
 enum family_order {
 	FAMILY_UNORDERED,    /* none */
 	FAMILY_PER_PRODUCER, /* each consumer gets each producer's items in the order in which they were put */
-	FAMILY_FIFO,         /* a dequeue that begins after another ended gets a later item; implies FAMILY_PER_PRODUCER */
+	FAMILY_FIFO, /* a dequeue that begins after another ended gets a later item; implies FAMILY_PER_PRODUCER */
 };
 
 /* What happens to the others while a thread is suspended at any point inside a call. */
@@ -45,14 +46,14 @@ enum family_peer {
 };
 
 struct family_ops {
-	const char *name;  /* as `bench/queues --queue` takes it */
-	const char *about; /* one sentence without a full stop */
+	const char *name;                      /* as `bench/queues --queue` takes it */
+	const char *about;                     /* one sentence without a full stop */
 	unsigned producers_max, consumers_max; /* 0: any number */
-	uint32_t capacity_min;                 /* smallest opts.capacity; 0: 1. (sharded: at least one item for each producer.) */
+	uint32_t capacity_min; /* smallest opts.capacity; 0: 1. (sharded: at least one item for each producer.) */
 	enum family_order order;
 	enum family_peer peer;
-	bool bounded; /* false: capacity is only where it starts, it grows */
-	bool lanes;   /* an item is for one consumer, which the queue chooses; the others cannot take it */
+	bool bounded;     /* false: capacity is only where it starts, it grows */
+	bool lanes;       /* an item is for one consumer, which the queue chooses; the others cannot take it */
 	unsigned variant; /* the member's own */
 
 	/* Use the functions below instead of these. */
@@ -84,14 +85,16 @@ static inline void family_done(struct family_queue *q)
 	q->ops->done(q);
 }
 
-/* Puts up to n (>= 1) items in, in order. The number put; or -EPIPE when closed, -EAGAIN when full and wait is false, -ENOMEM.
- * With `wait` it returns n, or less when the queue was closed meanwhile. */
-static inline int family_enqueue_batch(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
+/* Puts up to n (>= 1) items in, in order. The number put; or -EPIPE when closed, -EAGAIN when full and wait is false,
+ * -ENOMEM. With `wait` it returns n, or less when the queue was closed meanwhile. */
+static inline int family_enqueue_batch(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n,
+				       bool wait)
 {
 	return q->ops->enqueue(q, who, items, n, wait);
 }
-/* Takes 1 to n items out. The number taken; or -EPIPE when closed and drained, -EAGAIN when there was none for this consumer and wait is
- * false. With `wait` it waits for the first item only. -EAGAIN can also mean that another thread is in the middle of a call. */
+/* Takes 1 to n items out. The number taken; or -EPIPE when closed and drained, -EAGAIN when there was none for this
+ * consumer and wait is false. With `wait` it waits for the first item only. -EAGAIN can also mean that another thread
+ * is in the middle of a call. */
 static inline int family_dequeue_batch(struct family_queue *q, unsigned who, uint64_t *items, unsigned n, bool wait)
 {
 	return q->ops->dequeue(q, who, items, n, wait);

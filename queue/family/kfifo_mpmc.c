@@ -1,15 +1,18 @@
-/* The kfifo ring for many producers and consumers: both indices are moved by compare-and-swap, and each slot says itself whose turn it is.
+/* The kfifo ring for many producers and consumers: both indices are moved by compare-and-swap, and each slot says
+ * itself whose turn it is.
  *
- * slot.turn == p      free for the producer that claims index p
- * slot.turn == p + 1  holds the item with index p, for the consumer that claims p
+ *   slot.turn == p      free for the producer that claims index p
+ *   slot.turn == p + 1  holds the item with index p, for the consumer that claims p
  * and a consumer leaves p + size, which makes it free for the producer of the next round.
  *
- * A claim takes up to n slots at once: those that were seen ready stay ready until claimed, and the claim fails if somebody else was faster.
- * No lock, but not lock-free either: a thread suspended between its claim and its `turn` stops the others when they get to that slot.
- * Items may become ready out of order; a consumer sees "empty" at a gap and may go to sleep, using up the wake-up of a later item. So
- * whoever moved something looks whether more can move while somebody sleeps, and passes the wake-up on (kfifo_mpmc_chain).
+ * A claim takes up to n slots at once: those that were seen ready stay ready until claimed, and the claim fails if
+ * somebody else was faster. No lock, but not lock-free either: a thread suspended between its claim and its `turn`
+ * stops the others when they get to that slot. Items may become ready out of order; a consumer sees "empty" at a gap
+ * and may go to sleep, using up the wake-up of a later item. So whoever moved something looks whether more can move
+ * while somebody sleeps, and passes the wake-up on (kfifo_mpmc_chain).
  *
- * Invariant: in - out <= capacity. `out` is read before the claim, and only grows, so the difference is never too small.
+ * Invariant: in - out <= capacity. `out` is read before the claim, and only grows, so the difference is never too
+ * small.
  * Source: Vyukov, bounded MPMC queue (1024cores.net, 2010); the articles' compare-and-swap extension of kfifo.
  */
 #include "queue/family/blocking.h"
@@ -34,7 +37,8 @@ struct kfifo_mpmc {
 static int kfifo_mpmc_init(const struct family_ops *ops, const struct family_opts *opts, struct family_queue **ret)
 {
 	struct kfifo_mpmc *k = family_alloc(sizeof *k);
-	uint32_t size = family_pow2_up(opts->capacity < 2 ? 2 : opts->capacity); /* with one slot p + 1 and p + size are the same */
+	uint32_t size = family_pow2_up(
+		opts->capacity < 2 ? 2 : opts->capacity); /* with one slot p + 1 and p + size are the same */
 
 	if (k == NULL)
 		return -ENOMEM;
@@ -63,7 +67,8 @@ static void kfifo_mpmc_done(struct family_queue *q)
 	free(k);
 }
 
-/* How many of the n slots from index p on have the turn p + i + ahead. The acquire pairs with the releases in push and pop. */
+/* How many of the n slots from index p on have the turn p + i + ahead. The acquire pairs with the releases in push
+ * and pop. */
 static unsigned kfifo_mpmc_run(struct kfifo_mpmc *k, uint32_t p, unsigned n, uint32_t ahead)
 {
 	unsigned i;
@@ -97,7 +102,8 @@ static unsigned kfifo_mpmc_claim(struct kfifo_mpmc *k, atomic_uint *index, unsig
 			if (now == p)
 				return 0;
 			p = now;
-		} else if (atomic_compare_exchange_weak_explicit(index, &p, p + run, memory_order_relaxed, memory_order_relaxed)) {
+		} else if (atomic_compare_exchange_weak_explicit(index, &p, p + run, memory_order_relaxed,
+								 memory_order_relaxed)) {
 			*ret_at = p;
 			return run;
 		}
@@ -129,7 +135,8 @@ static int kfifo_mpmc_pop(struct family_queue *q, unsigned who, uint64_t *items,
 		struct kfifo_slot *slot = &k->slots[(at + i) & k->mask];
 
 		items[i] = slot->item;
-		atomic_store_explicit(&slot->turn, at + i + k->size, memory_order_release); /* pairs with kfifo_mpmc_run */
+		atomic_store_explicit(&slot->turn, at + i + k->size,
+				      memory_order_release); /* pairs with kfifo_mpmc_run */
 	}
 	return (int)run;
 }

@@ -1,11 +1,12 @@
-/* Linux's kfifo: a ring of one producer and one consumer, each with an index of its own that only it writes and that runs freely.
+/* Linux's kfifo: a ring of one producer and one consumer, each with an index of its own that only it writes and that
+ * runs freely.
  *
- * Each side keeps a copy of the other's index and reads the real one only when the copy says full or empty, so in the steady state the two
- * share no cache line but the items'.
+ * Each side keeps a copy of the other's index and reads the real one only when the copy says full or empty, so in the
+ * steady state the two share no cache line but the items'.
  *
- * Invariants: in - out <= capacity (as 32-bit differences); slots out … in-1 (modulo size, a power of two) are inside. Storing `in`
- * (release) publishes slots to the consumer, storing `out` (release) gives them back.
- * Source: Linux, lib/kfifo.c; Lamport, "Specifying concurrent program modules", 1983.
+ * Invariants: in - out <= capacity (as 32-bit differences); slots out … in-1 (modulo size, a power of two) are
+ * inside. Storing `in` (release) publishes slots to the consumer, storing `out` (release) gives them back. Source:
+ * Linux, lib/kfifo.c; Lamport, "Specifying concurrent program modules", 1983.
  */
 #include "queue/family/blocking.h"
 #include "queue/family/members.h"
@@ -90,11 +91,13 @@ static int kfifo_spsc_pop(struct family_queue *q, unsigned who, uint64_t *items,
 
 static int kfifo_spsc_enqueue(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_enqueue(&container_of(q, struct kfifo_spsc, base)->blocking, q, who, items, n, wait, kfifo_spsc_push);
+	return blocking_enqueue(&container_of(q, struct kfifo_spsc, base)->blocking, q, who, items, n, wait,
+				kfifo_spsc_push);
 }
 static int kfifo_spsc_dequeue(struct family_queue *q, unsigned who, uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_dequeue(&container_of(q, struct kfifo_spsc, base)->blocking, q, who, items, n, wait, kfifo_spsc_pop);
+	return blocking_dequeue(&container_of(q, struct kfifo_spsc, base)->blocking, q, who, items, n, wait,
+				kfifo_spsc_pop);
 }
 static void kfifo_spsc_close(struct family_queue *q)
 {

@@ -1,14 +1,16 @@
-/* A linked list with a lock and a condition at each end, so that producers and consumers do not meet (java.util.concurrent's
- * LinkedBlockingQueue).
+/* A linked list with a lock and a condition at each end, so that producers and consumers do not meet
+ * (java.util.concurrent's LinkedBlockingQueue).
  *
- * The head is a dummy node whose item has been taken; a consumer makes the next node the dummy and frees the old one. The ends meet only
- * in `count`. To spare locks, a producer signals `space` to the next producer as long as there is room, a consumer `ready` to the next
- * consumer as long as there are items, and one crosses over to the other side's lock only at the edge: a producer that made the queue not empty,
- * a consumer that made it not full.
+ * The head is a dummy node whose item has been taken; a consumer makes the next node the dummy and frees the old one.
+ * The ends meet only in `count`. To spare locks, a producer signals `space` to the next producer as long as there is
+ * room, a consumer `ready` to the next consumer as long as there are items, and one crosses over to the other side's
+ * lock only at the edge: a producer that made the queue not empty, a consumer that made it not full.
  *
- * Invariants: put_lock guards tail and the last node's next; take_lock guards head; a consumer follows head->next only when it has seen count > 0
- * (acquire), which pairs with the producer's addition (release). `closed` is written under both locks, so each side may read it under its own.
- * Sources: Michael and Scott, PODC 1996, section 3 (two-lock queue); OpenJDK, LinkedBlockingQueue.java.
+ * Invariants: put_lock guards tail and the last node's next; take_lock guards head; a consumer follows head->next
+ * only when it has seen count > 0 (acquire), which pairs with the producer's addition (release). `closed` is written
+ * under both locks, so each side may read it under its own.
+ * Sources: Michael and Scott, PODC 1996, section 3
+ * (two-lock queue); OpenJDK, LinkedBlockingQueue.java.
  */
 #include "queue/family/members.h"
 
@@ -105,11 +107,12 @@ static struct linked_node *linked_chain(const uint64_t *items, unsigned n)
 	return first;
 }
 
-/* Moves up to n nodes from *chain to the tail as room allows, under put_lock; the tail's next is written before count, which publishes
- * it. Sets *was_empty if the consumers must hear of it. */
+/* Moves up to n nodes from *chain to the tail as room allows, under put_lock; the tail's next is written before
+ * count, which publishes it. Sets *was_empty if the consumers must hear of it. */
 static unsigned linked_append(struct linked *l, struct linked_node **chain, unsigned n, bool *was_empty)
 {
-	unsigned room = l->capacity - atomic_load_explicit(&l->count, memory_order_acquire); /* consumers only make it more */
+	unsigned room = l->capacity -
+			atomic_load_explicit(&l->count, memory_order_acquire); /* consumers only make it more */
 	unsigned k = n < room ? n : room;
 	struct linked_node *last = *chain;
 	unsigned before;
@@ -168,7 +171,8 @@ static int linked_dequeue(struct family_queue *q, unsigned who, uint64_t *items,
 
 	pthread_mutex_lock(&l->take_lock);
 	for (;;) {
-		closed = l->closed; /* before count: whatever was put before the close is in the count read after this */
+		closed =
+			l->closed; /* before count: whatever was put before the close is in the count read after this */
 		count = atomic_load_explicit(&l->count, memory_order_acquire);
 		if (count > 0 || closed || !wait)
 			break;

@@ -1,14 +1,16 @@
-/* One lock and a ring, where each waiting thread has a condition variable of its own in a list: gRPC's MPMC queue, in sixteen variants.
+/* One lock and a ring, where each waiting thread has a condition variable of its own in a list: gRPC's MPMC queue, in
+ * sixteen variants.
  *
  * mpmc-{new,old}-{emb,ptr}-{in,out}-{grow,bound}:
  *   new, old     which waiter is woken first: the newest, whose cache is warm, or the oldest, whose turn it is
- *   emb, ptr     the condition is in the waiter's own record (one for each peer, as long as the queue lives); or the record is on the waiter's stack and
- *                points to a condition that the queue keeps for that peer
- *   in, out      woken while the lock is held, or after it. Waking outside is safe only because conditions live as long as the queue: one on the
- *                waiter's stack, as in gRPC, may be gone by then
+ *   emb, ptr     the condition is in the waiter's own record (one for each peer, as long as the queue lives); or the
+ *                record is on the waiter's stack and points to a condition that the queue keeps for that peer
+ *   in, out      woken while the lock is held, or after it. Waking outside is safe only because conditions live as
+ *                long as the queue: one on the waiter's stack, as in gRPC, may be gone by then
  *   grow, bound  a ring that doubles when full, as in gRPC, or one where producers wait, listed like the consumers
  *
- * Invariants, under lock: items[head … head+count-1] (modulo size) are inside; count <= size; waiters.h for the lists.
+ * Invariants, under lock: items[head … head+count-1] (modulo size) are inside; count <= size; waiters.h for the
+ * lists.
  * Source: gRPC, src/core/lib/iomgr/executor/mpmcqueue.cc (InfLenFIFOQueue).
  */
 #include "queue/family/members.h"
@@ -85,7 +87,7 @@ static void mpmc_wait(struct mpmc *m, struct waiters *list, unsigned peer, bool 
 	struct waiter *mine = &m->peer[peer].waiter;
 
 	if (m->ptr) {
-		struct waiter on_stack = { .cond = mine->cond };
+		struct waiter on_stack = {.cond = mine->cond};
 
 		waiters_wait(list, &on_stack, again, &m->lock);
 	} else {
@@ -131,7 +133,7 @@ static int mpmc_put(struct mpmc *m, const uint64_t *items, unsigned n)
 static int mpmc_enqueue(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
 {
 	struct mpmc *m = container_of(q, struct mpmc, base);
-	struct waiters_wake later = { 0 };
+	struct waiters_wake later = {0};
 	unsigned put = 0;
 	bool again = false;
 	int r;
@@ -158,7 +160,7 @@ static int mpmc_enqueue(struct family_queue *q, unsigned who, const uint64_t *it
 static int mpmc_dequeue(struct family_queue *q, unsigned who, uint64_t *items, unsigned n, bool wait)
 {
 	struct mpmc *m = container_of(q, struct mpmc, base);
-	struct waiters_wake later = { 0 };
+	struct waiters_wake later = {0};
 	unsigned got = 0;
 	bool closed;
 
@@ -188,18 +190,22 @@ static void mpmc_close(struct family_queue *q)
 	pthread_mutex_unlock(&m->lock);
 }
 
-#define MPMC_OPS(order_name, order_about, cond_name, cond_about, wake_name, wake_about, room_name, room_about, bits)                        \
-	{                                                                                                                                  \
-		.name = "mpmc-" order_name "-" cond_name "-" wake_name "-" room_name,                                                       \
-		.about = "own waiters, " order_about " first, condition " cond_about ", waking " wake_about " the lock, " room_about,        \
-		.order = FAMILY_FIFO, .peer = FAMILY_PEER_STOPS, .bounded = (bits) & MPMC_BOUND, .variant = (bits), .init = mpmc_init,       \
-		.done = mpmc_done, .enqueue = mpmc_enqueue, .dequeue = mpmc_dequeue, .close = mpmc_close,                                   \
+#define MPMC_OPS(order_name, order_about, cond_name, cond_about, wake_name, wake_about, room_name, room_about, bits)   \
+	{                                                                                                              \
+		.name = "mpmc-" order_name "-" cond_name "-" wake_name "-" room_name,                                  \
+		.about = "own waiters, " order_about " first, condition " cond_about ", waking " wake_about            \
+			 " the lock, " room_about,                                                                     \
+		.order = FAMILY_FIFO, .peer = FAMILY_PEER_STOPS, .bounded = (bits)&MPMC_BOUND, .variant = (bits),      \
+		.init = mpmc_init, .done = mpmc_done, .enqueue = mpmc_enqueue, .dequeue = mpmc_dequeue,                \
+		.close = mpmc_close,                                                                                   \
 	}
-#define MPMC_ROOMS(on, oa, cn, ca, wn, wa, bits)                                                                                           \
-	MPMC_OPS(on, oa, cn, ca, wn, wa, "grow", "growing", bits), MPMC_OPS(on, oa, cn, ca, wn, wa, "bound", "bounded", (bits) | MPMC_BOUND)
-#define MPMC_WAKES(on, oa, cn, ca, bits)                                                                                                   \
-	MPMC_ROOMS(on, oa, cn, ca, "in", "inside", bits), MPMC_ROOMS(on, oa, cn, ca, "out", "outside", (bits) | MPMC_OUT)
-#define MPMC_CONDS(on, oa, bits)                                                                                                           \
+#define MPMC_ROOMS(on, oa, cn, ca, wn, wa, bits)                                                                       \
+	MPMC_OPS(on, oa, cn, ca, wn, wa, "grow", "growing", bits),                                                     \
+		MPMC_OPS(on, oa, cn, ca, wn, wa, "bound", "bounded", (bits) | MPMC_BOUND)
+#define MPMC_WAKES(on, oa, cn, ca, bits)                                                                               \
+	MPMC_ROOMS(on, oa, cn, ca, "in", "inside", bits),                                                              \
+		MPMC_ROOMS(on, oa, cn, ca, "out", "outside", (bits) | MPMC_OUT)
+#define MPMC_CONDS(on, oa, bits)                                                                                       \
 	MPMC_WAKES(on, oa, "emb", "embedded", bits), MPMC_WAKES(on, oa, "ptr", "by pointer", (bits) | MPMC_PTR)
 
 const struct family_ops family_mpmc[FAMILY_MPMC_VARIANTS] = {

@@ -1,10 +1,11 @@
-/* For queues that are linked lists of many threads: a bound, and nodes that find their way back to those who make them.
+/* For queues that are linked lists of many threads: a bound, and nodes that find their way back to those who make
+ * them.
  *
- * The bound is a counter of credits: a producer takes credits before it links, a consumer gives them back after it has unlinked. One
- * contended atomic on each side, the price of bounding a list.
+ * The bound is a counter of credits: a producer takes credits before it links, a consumer gives them back after it
+ * has unlinked. One contended atomic on each side, the price of bounding a list.
  *
- * Nodes: each producer makes its own, in chunks, and takes back those that a reclaimer has pushed onto its return stack. It takes the whole
- * stack by one exchange, so there is no ABA. Nodes are freed all together, with the queue.
+ * Nodes: each producer makes its own, in chunks, and takes back those that a reclaimer has pushed onto its return
+ * stack. It takes the whole stack by one exchange, so there is no ABA. Nodes are freed all together, with the queue.
  */
 #ifndef ORDINAL_QUEUE_FAMILY_NODES_H
 #define ORDINAL_QUEUE_FAMILY_NODES_H
@@ -32,7 +33,8 @@ static inline unsigned credits_take(struct credits *c, unsigned n)
 
 		if (k == 0)
 			return 0;
-		if (atomic_compare_exchange_weak_explicit(&c->used, &used, used + k, memory_order_acquire, memory_order_relaxed))
+		if (atomic_compare_exchange_weak_explicit(&c->used, &used, used + k, memory_order_acquire,
+							  memory_order_relaxed))
 			return k;
 	}
 }
@@ -94,7 +96,8 @@ static inline void node_put(struct node *node)
 
 	do
 		node->next = first;
-	while (!atomic_compare_exchange_weak_explicit(&h->returned, &first, node, memory_order_release, memory_order_relaxed));
+	while (!atomic_compare_exchange_weak_explicit(&h->returned, &first, node, memory_order_release,
+						      memory_order_relaxed));
 }
 
 static inline void node_home_done(struct node_home *h)

@@ -1,16 +1,17 @@
-/* Rings that carry {first, count} instead of single items: the production shape. A consumer takes a range out once and then hands out its items
- * with an addition each.
+/* Rings that carry {first, count} instead of single items: the production shape. A consumer takes a range out once
+ * and then hands out its items with an addition each.
  *
- *   ranges-spsc   one producer, and for each consumer a ring of its own (core/base/spsc.h, Concurrency Kit's ring): what feeds Ordinal's
- *                 shards. A range goes to the next ring that has room, and only its consumer can take it (lanes)
+ *   ranges-spsc   one producer, and for each consumer a ring of its own (core/base/spsc.h, Concurrency Kit's ring):
+ *                 what feeds Ordinal's shards. A range goes to the next ring that has room, and only its consumer can
+ *                 take it (lanes)
  *   ranges-mpmc   one ring (ck_ring) for any number of producers and consumers
  *
- * The bound counts ranges. The rest of a range that a consumer has begun is that consumer's alone: it is lost if he stops calling, and
- * while he holds it others get later items, so there is an order only within what one consumer gets from one producer.
- * family_enqueue_batch makes one range of each run of consecutive items.
+ * The bound counts ranges. The rest of a range that a consumer has begun is that consumer's alone: it is lost if he
+ * stops calling, and while he holds it others get later items, so there is an order only within what one consumer
+ * gets from one producer. family_enqueue_batch makes one range of each run of consecutive items.
  *
- * blocking.h hands an element through as a pointer to words; here an element is two words, {first, count}, and always one at a time.
- * Invariant: `rest` is touched by its consumer only.
+ * blocking.h hands an element through as a pointer to words; here an element is two words, {first, count}, and always
+ * one at a time. Invariant: `rest` is touched by its consumer only.
  */
 #include "core/base/spsc.h"
 #include "queue/family/blocking.h"
@@ -112,7 +113,7 @@ static int ranges_mpmc_init(const struct family_ops *ops, const struct family_op
 static int ranges_spsc_push(struct family_queue *q, unsigned who, const uint64_t *words, unsigned n)
 {
 	struct ranges *r = container_of(q, struct ranges, base);
-	struct range range = { words[0], words[1] };
+	struct range range = {words[0], words[1]};
 
 	for (unsigned tried = 0; tried < r->consumers; tried++) {
 		struct ranges_lane *lane = &r->lanes[r->next];
@@ -134,7 +135,7 @@ static int ranges_mpmc_push(struct family_queue *q, unsigned who, const uint64_t
 
 	if (slot == NULL)
 		return 0;
-	*slot = (struct range){ words[0], words[1] };
+	*slot = (struct range){words[0], words[1]};
 	while (ck_pr_load_uint(&r->ring.p_tail) != ticket) /* as in ck_ring.c */
 		if (!blocking_pause(&tries))
 			sched_yield();
@@ -171,16 +172,18 @@ static int ranges_mpmc_pop(struct family_queue *q, unsigned who, uint64_t *items
 
 static int ranges_spsc_enqueue_range(struct family_queue *q, unsigned who, uint64_t first, uint32_t count, bool wait)
 {
-	const uint64_t words[2] = { first, count };
+	const uint64_t words[2] = {first, count};
 
-	return blocking_enqueue(&container_of(q, struct ranges, base)->blocking, q, who, words, 1, wait, ranges_spsc_push);
+	return blocking_enqueue(&container_of(q, struct ranges, base)->blocking, q, who, words, 1, wait,
+				ranges_spsc_push);
 }
 
 static int ranges_mpmc_enqueue_range(struct family_queue *q, unsigned who, uint64_t first, uint32_t count, bool wait)
 {
-	const uint64_t words[2] = { first, count };
+	const uint64_t words[2] = {first, count};
 
-	return blocking_enqueue(&container_of(q, struct ranges, base)->blocking, q, who, words, 1, wait, ranges_mpmc_push);
+	return blocking_enqueue(&container_of(q, struct ranges, base)->blocking, q, who, words, 1, wait,
+				ranges_mpmc_push);
 }
 
 static int ranges_enqueue(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
@@ -231,7 +234,8 @@ static void ranges_close(struct family_queue *q)
 
 const struct family_ops family_ranges_spsc = {
 	.name = "ranges-spsc",
-	.about = "ranges {first, count} from one producer, a Concurrency Kit ring for each consumer: the production shape",
+	.about =
+		"ranges {first, count} from one producer, a Concurrency Kit ring for each consumer: the production shape",
 	.producers_max = 1,
 	.order = FAMILY_PER_PRODUCER,
 	.peer = FAMILY_PEER_CONSUMER,

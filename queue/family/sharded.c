@@ -1,16 +1,18 @@
 /* A ring for each pair of producer and consumer, and consumers that steal when their own rings are empty.
  *
- * Each ring has one producer, so putting costs two plain stores; its items are taken by compare-and-swap on `head`, because beside the consumer
- * that it belongs to a thief may come. A batch is copied out first and claimed by one compare-and-swap: if that succeeds nobody
- * else had any of it, since indices run freely and the producer reuses a slot only after head has passed it.
+ * Each ring has one producer, so putting costs two plain stores; its items are taken by compare-and-swap on `head`,
+ * because beside the consumer that it belongs to a thief may come. A batch is copied out first and claimed by one
+ * compare-and-swap: if that succeeds nobody else had any of it, since indices run freely and the producer reuses a
+ * slot only after head has passed it.
  *
- * The capacity is shared out evenly over the producers, and each producer's part over its rings: a ring may get no room at all when there are
- * more rings than items, but each producer has room for at least one item (-EINVAL otherwise). A producer goes round its rings and leaves out
- * full ones, so it waits only when its whole part is full.
+ * The capacity is shared out evenly over the producers, and each producer's part over its rings: a ring may get no
+ * room at all when there are more rings than items, but each producer has room for at least one item (-EINVAL
+ * otherwise). A producer goes round its rings and leaves out full ones, so it waits only when its whole part is full.
  *
- * Order: none; a stolen item can overtake, and so can one in a shorter ring.
- * Invariant of each ring: tail - head <= capacity; slots head … tail-1 (modulo size, a power of two) are inside.
- * Source: Lamport's ring as in kfifo_spsc.c; Chase and Lev, "Dynamic circular work-stealing deque", 2005, for the validated claim.
+ * Order: none; a stolen item can overtake, and so can one in a shorter ring. Invariant of each ring: tail - head <=
+ * capacity; slots head … tail-1 (modulo size, a power of two) are inside.
+ * Source: Lamport's ring as in kfifo_spsc.c;
+ * Chase and Lev, "Dynamic circular work-stealing deque", 2005, for the validated claim.
  */
 #include "queue/family/blocking.h"
 #include "queue/family/members.h"
@@ -33,9 +35,9 @@ struct sharded_peer {
 struct sharded {
 	struct family_queue base;
 	unsigned producers, consumers;
-	struct shard *shards;        /* [producer * consumers + consumer] */
-	struct sharded_peer *peers;  /* producers, then consumers */
-	_Atomic uint64_t *items;     /* of all rings */
+	struct shard *shards;       /* [producer * consumers + consumer] */
+	struct sharded_peer *peers; /* producers, then consumers */
+	_Atomic uint64_t *items;    /* of all rings */
 	struct blocking blocking;
 };
 
@@ -81,7 +83,8 @@ static int sharded_init(const struct family_ops *ops, const struct family_opts *
 		slots += r->mask + 1;
 	}
 	s->items = family_alloc(slots * sizeof *s->items);
-	if (s->shards == NULL || s->peers == NULL || s->items == NULL || blocking_init(&s->blocking, opts->producers) != 0) {
+	if (s->shards == NULL || s->peers == NULL || s->items == NULL ||
+	    blocking_init(&s->blocking, opts->producers) != 0) {
 		sharded_done(&s->base);
 		return -ENOMEM;
 	}
@@ -128,7 +131,8 @@ static unsigned shard_pop(struct shard *r, uint64_t *items, unsigned n)
 		for (unsigned i = 0; i < k; i++)
 			items[i] = atomic_load_explicit(&r->items[(head + i) & r->mask], memory_order_relaxed);
 		/* release: the copies are done before the producer may write the slots again; pairs with shard_push */
-		if (atomic_compare_exchange_weak_explicit(&r->head, &head, head + k, memory_order_acq_rel, memory_order_acquire))
+		if (atomic_compare_exchange_weak_explicit(&r->head, &head, head + k, memory_order_acq_rel,
+							  memory_order_acquire))
 			return k;
 	}
 }

@@ -1,10 +1,13 @@
-/* A queue's own list of waiting threads, a condition variable each, so that a change wakes exactly the thread that is chosen.
+/* A queue's own list of waiting threads, a condition variable each, so that a change wakes exactly the thread that is
+ * chosen.
  *
- * Whoever wakes a waiter takes it off the list first, so two changes wake two threads. Whoever finds on waking that another thread was
- * faster puts itself back at the end where it is next. This keeps the invariant that makes one wake-up per item enough: while somebody is on
- * the list, there are no more items than threads that were woken and have not looked yet.
+ * Whoever wakes a waiter takes it off the list first, so two changes wake two threads. Whoever finds on waking that
+ * another thread was faster puts itself back at the end where it is next. This keeps the invariant that makes one
+ * wake-up per item enough: while somebody is on the list, there are no more items than threads that were woken and
+ * have not looked yet.
  *
- * Everything is called under the queue's lock. Source: gRPC, src/core/lib/iomgr/executor/mpmcqueue.{h,cc}.
+ * Everything is called under the queue's lock.
+ * Source: gRPC, src/core/lib/iomgr/executor/mpmcqueue.{h,cc}.
  */
 #ifndef ORDINAL_QUEUE_FAMILY_WAITERS_H
 #define ORDINAL_QUEUE_FAMILY_WAITERS_H

@@ -16,20 +16,20 @@
 #define CONFORM_PEERS 4
 
 const struct conform_case conform_cases[] = {
-	{ "empty", conform_empty },
-	{ "full", conform_full },
-	{ "order", conform_order },
-	{ "batches", conform_batches },
-	{ "close_drains", conform_close_drains },
-	{ "close_wakes_consumers", conform_close_wakes_consumers },
-	{ "close_wakes_producers", conform_close_wakes_producers },
-	{ "every_item_wakes_one", conform_every_item_wakes_one },
-	{ "every_space_wakes_one", conform_every_space_wakes_one },
-	{ "stress", conform_stress },
-	{ "stress_small", conform_stress_small },
-	{ "stress_batch", conform_stress_batch },
-	{ "close_midway", conform_close_midway },
-	{ "suspended_peer", conform_suspended_peer },
+	{"empty", conform_empty},
+	{"full", conform_full},
+	{"order", conform_order},
+	{"batches", conform_batches},
+	{"close_drains", conform_close_drains},
+	{"close_wakes_consumers", conform_close_wakes_consumers},
+	{"close_wakes_producers", conform_close_wakes_producers},
+	{"every_item_wakes_one", conform_every_item_wakes_one},
+	{"every_space_wakes_one", conform_every_space_wakes_one},
+	{"stress", conform_stress},
+	{"stress_small", conform_stress_small},
+	{"stress_batch", conform_stress_batch},
+	{"close_midway", conform_close_midway},
+	{"suspended_peer", conform_suspended_peer},
 };
 const unsigned conform_count = ARRAY_SIZE(conform_cases);
 
@@ -47,7 +47,7 @@ void conform_fault(struct conform *c, enum conform_fault fault, const char *fmt,
 
 struct family_queue *conform_queue(struct conform *c, uint32_t capacity, uint32_t *ret_capacity)
 {
-	struct family_opts opts = { .capacity = capacity, .producers = c->producers, .consumers = c->consumers };
+	struct family_opts opts = {.capacity = capacity, .producers = c->producers, .consumers = c->consumers};
 	struct family_queue *q;
 	int r;
 
@@ -87,7 +87,8 @@ static bool conform_watch(pid_t child, struct conform_shared *shared, unsigned h
 
 unsigned conform_run(const struct conform_case *k, const struct family_ops *ops, unsigned hang_s, char *why, size_t cap)
 {
-	struct conform_shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct conform_shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+					     -1, 0);
 	unsigned faults;
 	int status;
 	pid_t child;
@@ -97,7 +98,7 @@ unsigned conform_run(const struct conform_case *k, const struct family_ops *ops,
 	child = fork();
 	CHECK(child >= 0);
 	if (child == 0) {
-		struct conform c = { .ops = ops, .shared = shared };
+		struct conform c = {.ops = ops, .shared = shared};
 
 		c.producers = conform_peers(ops->producers_max);
 		c.consumers = conform_peers(ops->consumers_max);

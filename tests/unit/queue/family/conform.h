@@ -1,8 +1,9 @@
-/* The conformance suite of the queue family: what every member must do, as cases that can be run on any struct family_ops.
+/* The conformance suite of the queue family: what every member must do, as cases that can be run on any struct
+ * family_ops.
  *
- * Each run is a process of its own with a watchdog outside: a case that stops making progress is a hang, whatever it hangs in, and a crash
- * is a fault like others. A fault ends the run at once. The limit is generous, because a hang is for ever: it says how long a
- * correct member may be kept from running by a busy machine, not how fast it is.
+ * Each run is a process of its own with a watchdog outside: a case that stops making progress is a hang, whatever it
+ * hangs in, and a crash is a fault like others. A fault ends the run at once. The limit is generous, because a hang
+ * is for ever: it says how long a correct member may be kept from running by a busy machine, not how fast it is.
  */
 #ifndef ORDINAL_TESTS_CONFORM_H
 #define ORDINAL_TESTS_CONFORM_H
@@ -12,12 +13,12 @@
 #include <stdatomic.h>
 
 enum conform_fault {
-	CONFORM_LOST = 1,       /* an item that went in did not come out */
-	CONFORM_REPEATED = 2,   /* an item came out twice, or one that never went in */
-	CONFORM_DISORDER = 4,   /* not the order that is claimed */
-	CONFORM_HANG = 8,       /* no progress */
-	CONFORM_BOUND = 16,     /* more items inside than the bound, or none taken in */
-	CONFORM_CLOSE = 32,     /* open after close, or closed before */
+	CONFORM_LOST = 1,        /* an item that went in did not come out */
+	CONFORM_REPEATED = 2,    /* an item came out twice, or one that never went in */
+	CONFORM_DISORDER = 4,    /* not the order that is claimed */
+	CONFORM_HANG = 8,        /* no progress */
+	CONFORM_BOUND = 16,      /* more items inside than the bound, or none taken in */
+	CONFORM_CLOSE = 32,      /* open after close, or closed before */
 	CONFORM_UNEXPECTED = 64, /* any other result that the header does not allow */
 	CONFORM_CRASH = 128,
 };
@@ -33,9 +34,11 @@ extern const struct conform_case conform_cases[];
 extern const unsigned conform_count;
 
 /* A set of conform_fault, 0 when the member conforms; `why` gets a sentence. */
-unsigned conform_run(const struct conform_case *k, const struct family_ops *ops, unsigned hang_s, char *why, size_t cap);
+unsigned conform_run(const struct conform_case *k, const struct family_ops *ops, unsigned hang_s, char *why,
+		     size_t cap);
 
-/* ---- for the cases (conform_cases.c, conform_threads.c) ------------------------------------------------------------------------- */
+/* ---- for the cases (conform_cases.c, conform_threads.c)
+ * ------------------------------------------------------------------------- */
 
 struct conform_shared {
 	atomic_uint faults;
@@ -50,7 +53,8 @@ struct conform {
 };
 
 /* Records the fault and ends the run. */
-void conform_fault(struct conform *c, enum conform_fault fault, const char *fmt, ...) __attribute__((noreturn, format(printf, 3, 4)));
+void conform_fault(struct conform *c, enum conform_fault fault, const char *fmt, ...)
+	__attribute__((noreturn, format(printf, 3, 4)));
 static inline void conform_progress(struct conform *c)
 {
 	atomic_fetch_add_explicit(&c->shared->progress, 1, memory_order_relaxed);
@@ -58,7 +62,8 @@ static inline void conform_progress(struct conform *c)
 /* A queue of at least `capacity`, or as much more as the member needs. */
 struct family_queue *conform_queue(struct conform *c, uint32_t capacity, uint32_t *ret_capacity);
 
-/* Items: a producer's number and its sequence; never two consecutive values, so that no member makes ranges of them by itself. */
+/* Items: a producer's number and its sequence; never two consecutive values, so that no member makes ranges of them
+ * by itself. */
 static inline uint64_t conform_item(unsigned producer, uint64_t seq)
 {
 	return (uint64_t)producer << 40 | seq << 1;

@@ -28,7 +28,8 @@ void conform_empty(struct conform *c)
 			int r = family_dequeue(q, i, &item, false);
 
 			if (r != -EAGAIN)
-				conform_fault(c, r == 0 ? CONFORM_REPEATED : CONFORM_UNEXPECTED, "an empty queue gave %d", r);
+				conform_fault(c, r == 0 ? CONFORM_REPEATED : CONFORM_UNEXPECTED,
+					      "an empty queue gave %d", r);
 		}
 		if (family_enqueue(q, round % c->producers, conform_item(0, round), false) != 0)
 			conform_fault(c, CONFORM_BOUND, "an empty queue took nothing in");
@@ -60,7 +61,7 @@ static unsigned fill(struct conform *c, struct family_queue *q, unsigned most)
 
 void conform_full(struct conform *c)
 {
-	static const uint32_t capacities[] = { 1, 2, 3, 5, 8, 21, 64, 100 };
+	static const uint32_t capacities[] = {1, 2, 3, 5, 8, 21, 64, 100};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(capacities); i++) {
 		uint32_t capacity;
@@ -77,7 +78,8 @@ void conform_full(struct conform *c)
 			while (take_any(c, q, got, &item) == 0)
 				got++;
 			if (got != put)
-				conform_fault(c, got < put ? CONFORM_LOST : CONFORM_REPEATED, "%u in, %u out", put, got);
+				conform_fault(c, got < put ? CONFORM_LOST : CONFORM_REPEATED, "%u in, %u out", put,
+					      got);
 			conform_progress(c);
 		}
 		family_done(q);
@@ -95,7 +97,8 @@ static void check_order(struct conform *c, const uint64_t *out, unsigned n, uint
 		uint64_t seq = conform_seq(out[i]);
 
 		if (seq >= in || conform_producer(out[i]) != seq % c->producers || seen[seq]++ != 0)
-			conform_fault(c, CONFORM_REPEATED, "item %llu came out twice, or never went in", (unsigned long long)seq);
+			conform_fault(c, CONFORM_REPEATED, "item %llu came out twice, or never went in",
+				      (unsigned long long)seq);
 	}
 	if (n != in)
 		conform_fault(c, CONFORM_LOST, "%llu in, %u out", (unsigned long long)in, n);
@@ -120,7 +123,8 @@ void conform_order(struct conform *c)
 			if (family_enqueue(q, who, conform_item(who, in), false) == 0)
 				in++;
 		}
-		for (unsigned i = 0; i < round % 5 + 1 && n < ARRAY_SIZE(out) && take_any(c, q, round, &out[n]) == 0; i++)
+		for (unsigned i = 0; i < round % 5 + 1 && n < ARRAY_SIZE(out) && take_any(c, q, round, &out[n]) == 0;
+		     i++)
 			n++;
 	}
 	while (n < ARRAY_SIZE(out) && take_any(c, q, 0, &out[n]) == 0)
@@ -181,14 +185,16 @@ void conform_close_drains(struct conform *c)
 			if (r != -EPIPE)
 				conform_fault(c, CONFORM_CLOSE, "an enqueue after the close gave %d", r);
 		}
-		for (unsigned i = 0; i < c->consumers; i++) /* each until it is told the end; with lanes each has some */
+		for (unsigned i = 0; i < c->consumers;
+		     i++) /* each until it is told the end; with lanes each has some */
 			while ((r = family_dequeue(q, i, &item, i % 2)) != -EPIPE) {
 				if (r != 0)
 					conform_fault(c, CONFORM_CLOSE, "a dequeue from a closed queue gave %d", r);
 				got++;
 			}
 		if (got != put)
-			conform_fault(c, got < put ? CONFORM_LOST : CONFORM_REPEATED, "%u in, %u out after the close", put, got);
+			conform_fault(c, got < put ? CONFORM_LOST : CONFORM_REPEATED, "%u in, %u out after the close",
+				      put, got);
 		family_done(q);
 	}
 }

@@ -1,5 +1,5 @@
-/* The cases with a thread for each producer and consumer. No case waits for a time to pass in order to be right: a pause only makes it
- * likelier that threads are where a fault would show. */
+/* The cases with a thread for each producer and consumer. No case waits for a time to pass in order to be right: a
+ * pause only makes it likelier that threads are where a fault would show. */
 #include "conform.h"
 
 #include "core/base/check.h"
@@ -21,18 +21,19 @@ struct peer {
 	struct run *run;
 	unsigned who;
 	pthread_t thread;
-	uint64_t count, sum;                /* items moved, and the sum of them mixed */
-	uint64_t next[PEERS_MAX];           /* consumer: the least sequence that may come from each producer */
-	sem_t go;                           /* the next round, for the cases that have rounds */
+	uint64_t count, sum;      /* items moved, and the sum of them mixed */
+	uint64_t next[PEERS_MAX]; /* consumer: the least sequence that may come from each producer */
+	sem_t go;                 /* the next round, for the cases that have rounds */
 };
 
 struct run {
 	struct conform *c;
 	struct family_queue *q;
-	unsigned batch;             /* 0: sizes of all kinds */
-	uint64_t items;             /* of each producer; 0: until stop or closed */
-	atomic_uchar *seen;         /* [producer * items + seq], or NULL */
+	unsigned batch;     /* 0: sizes of all kinds */
+	uint64_t items;     /* of each producer; 0: until stop or closed */
+	atomic_uchar *seen; /* [producer * items + seq], or NULL */
 	atomic_bool stop;
+	bool rounds; /* progress is what the main thread makes, not that items move */
 	atomic_ullong moved;
 	sem_t taken;
 	struct peer producers[PEERS_MAX], consumers[PEERS_MAX];
@@ -84,9 +85,11 @@ static void consume_one(struct peer *p, uint64_t item)
 	if (producer >= run->c->producers || (run->items != 0 && seq >= run->items))
 		conform_fault(run->c, CONFORM_REPEATED, "an item that nobody put in");
 	if (run->seen != NULL && atomic_fetch_add(&run->seen[producer * run->items + seq], 1) != 0)
-		conform_fault(run->c, CONFORM_REPEATED, "item %llu of producer %u came twice", (unsigned long long)seq, producer);
+		conform_fault(run->c, CONFORM_REPEATED, "item %llu of producer %u came twice", (unsigned long long)seq,
+			      producer);
 	if (run->c->ops->order != FAMILY_UNORDERED && seq < p->next[producer])
-		conform_fault(run->c, CONFORM_DISORDER, "item %llu of producer %u came too late", (unsigned long long)seq, producer);
+		conform_fault(run->c, CONFORM_DISORDER, "item %llu of producer %u came too late",
+			      (unsigned long long)seq, producer);
 	p->next[producer] = seq + 1;
 	p->count++;
 	p->sum += mix(item);
@@ -109,7 +112,8 @@ static void *consume(void *arg)
 		for (int i = 0; i < r; i++)
 			consume_one(p, out[i]);
 		atomic_fetch_add_explicit(&run->moved, (unsigned)r, memory_order_relaxed);
-		conform_progress(run->c);
+		if (!run->rounds)
+			conform_progress(run->c);
 	}
 }
 
@@ -142,15 +146,15 @@ static void balance(struct run *run)
 		sum -= run->consumers[i].sum;
 	}
 	if (in != out)
-		conform_fault(run->c, in > out ? CONFORM_LOST : CONFORM_REPEATED, "%llu in, %llu out", (unsigned long long)in,
-			      (unsigned long long)out);
+		conform_fault(run->c, in > out ? CONFORM_LOST : CONFORM_REPEATED, "%llu in, %llu out",
+			      (unsigned long long)in, (unsigned long long)out);
 	if (sum != 0)
 		conform_fault(run->c, CONFORM_LOST | CONFORM_REPEATED, "as many came out as went in, but not the same");
 }
 
 static void stress(struct conform *c, uint32_t capacity, unsigned batch)
 {
-	struct run run = { .c = c, .batch = batch, .items = STRESS_ITEMS };
+	struct run run = {.c = c, .batch = batch, .items = STRESS_ITEMS};
 
 	run.q = conform_queue(c, capacity, NULL);
 	run.seen = calloc(c->producers * run.items, sizeof *run.seen);
@@ -181,7 +185,7 @@ void conform_stress_batch(struct conform *c)
 void conform_close_wakes_consumers(struct conform *c)
 {
 	for (unsigned round = 0; round < 20; round++) {
-		struct run run = { .c = c, .batch = 1 };
+		struct run run = {.c = c, .batch = 1};
 
 		run.q = conform_queue(c, 8, NULL);
 		start(&run, run.consumers, c->consumers, consume);
@@ -194,11 +198,12 @@ void conform_close_wakes_consumers(struct conform *c)
 	}
 }
 
-/* Producers fill the queue and wait; nobody takes anything until it is closed. What they were told went in must come out. */
+/* Producers fill the queue and wait; nobody takes anything until it is closed. What they were told went in must come
+ * out. */
 void conform_close_wakes_producers(struct conform *c)
 {
 	for (unsigned round = 0; round < 20 && c->ops->bounded; round++) {
-		struct run run = { .c = c, .batch = round % 2 };
+		struct run run = {.c = c, .batch = round % 2};
 
 		run.q = conform_queue(c, 8, NULL);
 		start(&run, run.producers, c->producers, produce);
@@ -217,7 +222,7 @@ void conform_close_wakes_producers(struct conform *c)
 void conform_close_midway(struct conform *c)
 {
 	for (unsigned round = 0; round < 20; round++) {
-		struct run run = { .c = c, .batch = round % 2 };
+		struct run run = {.c = c, .batch = round % 2};
 
 		run.q = conform_queue(c, 16, NULL);
 		start(&run, run.producers, c->producers, produce);
@@ -249,10 +254,11 @@ static void *take_one_a_round(void *arg)
 	return NULL;
 }
 
-/* As many items as consumers, each of whom takes one and then takes none until all have: one wake-up lost and they wait for ever. */
+/* As many items as consumers, each of whom takes one and then takes none until all have: one wake-up lost and they
+ * wait for ever. */
 void conform_every_item_wakes_one(struct conform *c)
 {
-	struct run run = { .c = c };
+	struct run run = {.c = c};
 
 	run.q = conform_queue(c, 32, NULL);
 	sem_init(&run.taken, 0, 0);
@@ -291,10 +297,11 @@ static void *put_one_a_round(void *arg)
 	return NULL;
 }
 
-/* A full queue, every producer waiting to put one item; then all items are taken, and every producer must get its own in. */
+/* A full queue, every producer waiting to put one item; then all items are taken, and every producer must get its own
+ * in. */
 void conform_every_space_wakes_one(struct conform *c)
 {
-	struct run run = { .c = c };
+	struct run run = {.c = c};
 
 	if (!c->ops->bounded)
 		return;
@@ -304,7 +311,8 @@ void conform_every_space_wakes_one(struct conform *c)
 		unsigned left = c->producers;
 		uint64_t item;
 
-		for (unsigned who = 0; who < c->producers; who++) /* no producer is inside a call: their numbers are free */
+		for (unsigned who = 0; who < c->producers;
+		     who++) /* no producer is inside a call: their numbers are free */
 			while (family_enqueue(run.q, who, conform_item(who, 0), false) == 0)
 				left++;
 		if (round == 0)
@@ -339,7 +347,7 @@ static sem_t held, released;
 
 static void on_hold(int sig)
 {
-	const struct timespec t = { .tv_nsec = 100 * 1000 };
+	const struct timespec t = {.tv_nsec = 100 * 1000};
 	int err = errno;
 
 	sem_post(&held);
@@ -349,12 +357,12 @@ static void on_hold(int sig)
 	errno = err;
 }
 
-/* A thread is suspended wherever it happens to be, again and again. The others go on meanwhile if the member claims it; and in any case
- * nothing is lost when the thread comes back. */
+/* A thread is suspended wherever it happens to be, again and again. The others go on meanwhile if the member claims
+ * it; and in any case nothing is lost when the thread comes back. */
 void conform_suspended_peer(struct conform *c)
 {
-	struct run run = { .c = c, .batch = 1 };
-	struct sigaction sa = { .sa_handler = on_hold, .sa_flags = SA_RESTART };
+	struct run run = {.c = c, .batch = 1, .rounds = true};
+	struct sigaction sa = {.sa_handler = on_hold, .sa_flags = SA_RESTART};
 
 	sem_init(&held, 0, 0);
 	sem_init(&released, 0, 0);
@@ -366,7 +374,8 @@ void conform_suspended_peer(struct conform *c)
 		bool consumer = round % 2 == 0;
 		unsigned n = consumer ? c->consumers : c->producers;
 		struct peer *victim = (consumer ? run.consumers : run.producers) + round / 2 % n;
-		bool others = n > 1 && (c->ops->peer == FAMILY_PEER_ANY || (consumer && c->ops->peer == FAMILY_PEER_CONSUMER));
+		bool others = n > 1 &&
+			      (c->ops->peer == FAMILY_PEER_ANY || (consumer && c->ops->peer == FAMILY_PEER_CONSUMER));
 		uint64_t from;
 
 		usleep((unsigned)(mix(round) % 400));

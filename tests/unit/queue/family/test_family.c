@@ -26,12 +26,13 @@ static void test_member(void **state)
 		fail_msg("%s: %s", pair->ops->name, why);
 }
 
-/* Ranges come out item by item, to each consumer in order, none lost and none twice, whatever the sizes of ranges and batches. */
+/* Ranges come out item by item, to each consumer in order, none lost and none twice, whatever the sizes of ranges and
+ * batches. */
 static void ranges_come_out_as_items(const struct family_ops *ops)
 {
-	const struct family_opts opts = { .capacity = 64, .producers = 1, .consumers = 3 };
+	const struct family_opts opts = {.capacity = 64, .producers = 1, .consumers = 3};
 	struct family_queue *q;
-	uint64_t next = 1000, sum = 0, out[10], last[3] = { 0 }, n = 0;
+	uint64_t next = 1000, sum = 0, out[10], last[3] = {0}, n = 0;
 
 	assert_int_equal(family_init(ops, &opts, &q), 0);
 	for (unsigned i = 0; i < 12; i++) {
@@ -74,7 +75,7 @@ static void test_ranges(void **state)
 /* A run of consecutive items in a batch takes one place, so a bound of few ranges holds many items. */
 static void test_ranges_are_made_of_runs(void **state)
 {
-	const struct family_opts opts = { .capacity = 3, .producers = 1, .consumers = 1 };
+	const struct family_opts opts = {.capacity = 3, .producers = 1, .consumers = 1};
 	uint64_t items[100], out;
 	struct family_queue *q;
 
@@ -83,7 +84,8 @@ static void test_ranges_are_made_of_runs(void **state)
 	assert_int_equal(family_init(family_find("ranges-spsc"), &opts, &q), 0);
 	assert_int_equal(family_enqueue_batch(q, 0, items, 100, false), 100);
 	items[50] = 7;
-	assert_int_equal(family_enqueue_batch(q, 0, items, 100, false), 51); /* 50, the odd one, and no room for the rest */
+	assert_int_equal(family_enqueue_batch(q, 0, items, 100, false),
+			 51); /* 50, the odd one, and no room for the rest */
 	for (unsigned i = 0; i < 150; i++) {
 		assert_int_equal(family_dequeue(q, 0, &out, false), 0);
 		assert_int_equal(out, i < 100 ? 5 + i : 5 + i - 100);
@@ -100,7 +102,7 @@ static void test_init_refuses_what_a_member_cannot_do(void **state)
 
 	for (unsigned i = 0; i < family_count; i++) {
 		const struct family_ops *ops = family_members[i];
-		struct family_opts opts = { .capacity = 0, .producers = 1, .consumers = 1 };
+		struct family_opts opts = {.capacity = 0, .producers = 1, .consumers = 1};
 
 		assert_int_equal(family_init(ops, &opts, &q), -EINVAL);
 		opts.capacity = FAMILY_CAPACITY_MAX + 1;

@@ -24,7 +24,6 @@
 #include <string.h>
 
 #define WINDOW_STEP (1u << 20)
-#define WINDOW_CAP (JF_PAYLOAD_MAX + JF_RECORD_HEADER + 8u + WINDOW_STEP)
 
 struct numbers {
 	uint64_t *v;
@@ -47,7 +46,7 @@ struct scan {
 
 	int fd; /* the file that the window shows */
 	uint32_t index;
-	uint64_t size, win_at, win_len;
+	uint64_t size, win_at, win_len, win_cap;
 	uint8_t *win;
 	char path[JPATH_MAX];
 
@@ -167,6 +166,13 @@ static int need(struct scan *s, uint64_t at, size_t n, const uint8_t **ret)
 		if (want > s->size - at)
 			want = s->size - at;
 		s->win_len = 0;
+		if (want > s->win_cap) {
+			free(s->win);
+			s->win = malloc(want);
+			s->win_cap = s->win != NULL ? want : 0;
+		}
+		if (s->win == NULL)
+			return jio_fail(s->io, -ENOMEM, s->path, "out of memory");
 		got = jio_read(s->io, s->fd, s->path, s->win, want, at);
 		if (got < 0)
 			return (int)got;
@@ -549,8 +555,7 @@ int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
 		err = jio_sync_dir(io, "");
 	if (err != 0)
 		return err;
-	s.win = malloc(WINDOW_CAP);
-	err = s.win == NULL ? jio_fail(io, -ENOMEM, log->name, "out of memory") : recover(&s);
+	err = recover(&s);
 	jio_close(io, &s.fd);
 	free(s.win);
 	free(s.segs);

@@ -69,11 +69,11 @@ int streams_rules_check(const char *rules, const char **ret_why);
 int streams_start(struct streams *ss);
 /* Ends them. After all shards have ended. Main thread. */
 void streams_stop(struct streams *ss);
-/* After streams_stop, journal_close and streams_view_free of every view. */
+/* After streams_stop, journal_close (which may still read what was appended) and streams_view_free of every view. */
 void streams_free(struct streams *ss);
 
 /* `bell` is the shard's doorbell; its memory must stay until after journal_close, which may ring it. One view a shard. NULL: no memory, or
- * descriptors. Shard thread; freed by the main thread after streams_stop and journal_close.
+ * no port. Shard thread; freed by the main thread after streams_stop.
  * A view's thread must go on turning as long as any shard has publishes or cursors: it may own their streams. */
 struct streams_view *streams_view_new(struct streams *ss, unsigned shard, struct doorbell *bell);
 void streams_view_free(struct streams_view *v);

@@ -146,11 +146,11 @@ static int check_listen(const struct check *k)
 	if (config_listen_split(k->c->listen, host, sizeof host, &port))
 		return refuse(k, at, "is \"%.64s\" and must be HOST:PORT, as in \"127.0.0.1:50051\" or \"[::1]:50051\"",
 			      k->c->listen);
-	if (!is_loopback(host) && !k->c->allow_cleartext)
+	if (!is_loopback(host) && !k->c->allow_cleartext && !*k->c->tls_cert)
 		return refuse(
 			k, at,
-			"is \"%.64s\", which other machines may reach, unencrypted: set CONFIG_ALLOW_CLEARTEXT=y if you mean it, or "
-			"listen on a loopback address",
+			"is \"%.64s\", which other machines may reach, unencrypted: set CONFIG_TLS_CERT and CONFIG_TLS_KEY, or "
+			"CONFIG_ALLOW_CLEARTEXT=y if you mean it, or listen on a loopback address",
 			k->c->listen);
 	return 0;
 }

@@ -7,9 +7,11 @@
 #include "core/conn.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/base/log.h"
 #include "core/base/count.h"
 #include "core/ring.h"
 #include "core/shard.h"
+#include "core/tls.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -170,7 +172,7 @@ static void deliver_held(struct conn *c)
 	}
 }
 
-static void on_eof(struct conn *c)
+void conn_on_end(struct conn *c)
 {
 	c->recv_eof = true;
 	if (c->state == CONN_LINGERING)
@@ -188,9 +190,18 @@ void conn_settle(struct conn *c)
 		return;
 	ssize_t n = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
 	if (n == 0)
-		on_eof(c);
+		conn_on_end(c);
 	else if (n < 0 && errno != EAGAIN && errno != EINTR)
 		conn_die(c, c->state == CONN_OPEN ? CONN_R_PEER : (enum conn_reason)c->reason);
+}
+
+/* Bytes for the session: now, or when it may go on. */
+void conn_receive(struct conn *c, const uint8_t *p, size_t n)
+{
+	if (likely(may_deliver(c) && !c->held.p))
+		c->ops->data(c, p, n);
+	else if (c->state == CONN_OPEN)
+		hold(c, p, n);
 }
 
 void conn_on_recv(struct conn *c, const struct ring_event *ev)
@@ -206,16 +217,16 @@ void conn_on_recv(struct conn *c, const struct ring_event *ev)
 		c->active_ns = s->now_ns;
 		if (unlikely(!c->unsettled))
 			shard_unsettle(s, c);
-		if (likely(may_deliver(c) && !c->held.p))
-			c->ops->data(c, p, (size_t)ev->res);
-		else if (c->state == CONN_OPEN)
-			hold(c, p, (size_t)ev->res);
+		if (likely(!c->tls))
+			conn_receive(c, p, (size_t)ev->res);
+		else
+			conn_tls_input(c, p, (size_t)ev->res);
 		ring_buf_put(s->ring, ev->buf);
 	} else if (ev->flags & RING_EV_BUFFER) {
 		ring_buf_put(s->ring, ev->buf);
 	}
 	if (ev->res == 0)
-		on_eof(c);
+		conn_on_end(c);
 	else if (ev->res < 0 && ev->res != -ENOBUFS && ev->res != -ECANCELED && c->state != CONN_DEAD)
 		conn_die(c, c->state == CONN_OPEN ? CONN_R_PEER : (enum conn_reason)c->reason);
 	doom_if_over(c);
@@ -346,7 +357,7 @@ bool conn_write_slice(struct conn *c, const struct conn_slice *s)
 }
 
 /* Lets go of everything in an output, sent or not. */
-static void out_reset(struct conn *c, struct conn_out *o)
+void conn_out_reset(struct conn *c, struct conn_out *o)
 {
 	for (uint32_t i = 0; i < o->segs; i++) {
 		if (o->seg[i].ext.p && o->seg[i].ext.release)
@@ -425,13 +436,20 @@ void conn_flush(struct conn *c)
 		deliver_held(c);
 	if (c->state == CONN_DEAD || c->state == CONN_LINGERING || is_sending(c))
 		return;
-	if (c->out.len + c->out.ext) {
-		if (c->out.segs && !out_seal(&c->out)) {
+	if (c->out.len + c->out.ext && c->out.segs && !out_seal(&c->out)) {
+		conn_abort(c, CONN_R_MEMORY);
+		return;
+	}
+	if (unlikely(c->tls != NULL)) {
+		if (!conn_tls_seal(c)) {
 			conn_abort(c, CONN_R_MEMORY);
 			return;
 		}
+	} else {
 		c->sending = c->out;
 		c->out = (struct conn_out){0};
+	}
+	if (is_sending(c)) {
 		c->sent = 0;
 		send_more(c);
 		if (conn_queued(c) > CONN_HIGH_WATER)
@@ -459,7 +477,7 @@ void conn_on_send(struct conn *c, const struct ring_event *ev)
 		send_more(c);
 		return;
 	}
-	out_reset(c, &c->sending);
+	conn_out_reset(c, &c->sending);
 	c->sent = 0;
 	if (c->out.len + c->out.ext || c->state == CONN_FLUSHING || c->choked) {
 		if (!c->dirty)
@@ -523,10 +541,11 @@ void conn_drain(struct conn *c)
 static void conn_free(struct conn *c)
 {
 	struct shard *s = c->shard;
-	out_reset(c, &c->out);
-	out_reset(c, &c->sending);
+	conn_out_reset(c, &c->out);
+	conn_out_reset(c, &c->sending);
 	bufpool_put(&s->pool, c->held.p, c->held.cap);
 	free(c->gather);
+	tls_free(c->tls);
 	close(c->fd);
 	count_add(&s->stats.ended[c->reason], 1);
 	c->state = CONN_FREE;
@@ -578,6 +597,21 @@ static void on_timer(struct timer *t, void *ctx)
 		}
 		wheel_add(&s->wheel, t, s->now_ns + s->opts->idle_ns);
 	}
+}
+
+void conn_log_close(struct conn *c, const char *what)
+{
+	static _Thread_local uint64_t last_ns, unsaid;
+	uint64_t now = c->shard->now_ns;
+	if (last_ns && now - last_ns < NS_PER_S) {
+		unsaid++;
+		return;
+	}
+	char peer[64];
+	log_info("closing %s: %s (%lu more such in the burst before)", conn_peer(c, peer, sizeof peer), what,
+		 (unsigned long)unsaid);
+	last_ns = now;
+	unsaid = 0;
 }
 
 const char *conn_peer(const struct conn *c, char *buf, size_t cap)

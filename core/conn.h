@@ -109,6 +109,8 @@ struct conn {
 	uint64_t active_ns;         /* last receipt */
 	struct timer timer;         /* stall, idle and linger */
 	struct conn_gather *gather; /* with slices only */
+	struct tls *tls;            /* NULL: cleartext */
+	bool tls_closed;            /* close_notify has been sent */
 };
 
 /* Takes over an accepted socket. NULL (fd closed, counted) at a limit. The session is attached by the shard's `attach`. */
@@ -153,8 +155,24 @@ void conn_abort(struct conn *c, enum conn_reason why);
 void conn_pause(struct conn *c);
 void conn_resume(struct conn *c);
 
+/* From here on bytes on the wire are TLS records; `p` are the first of them. Called from the session's `data`, which is called again, with plaintext,
+ * perhaps before this returns. false: no memory. */
+struct tls_context;
+bool conn_start_tls(struct conn *c, struct tls_context *x, const uint8_t *p, size_t n);
+
+/* Logs that a peer is being closed for what it did: one line a second, and how many were left out. */
+void conn_log_close(struct conn *c, const char *what);
+
 /* "127.0.0.1:53412" of the peer, for logs. */
 const char *conn_peer(const struct conn *c, char *buf, size_t cap);
+
+/* For conn_tls.c and conn.c. */
+void conn_receive(struct conn *c, const uint8_t *p, size_t n);
+void conn_on_end(struct conn *c);
+void conn_out_reset(struct conn *c, struct conn_out *o);
+void conn_tls_input(struct conn *c, const uint8_t *p, size_t n);
+/* Turns output into records and puts them into `sending`, which is empty. false: it cannot go on. */
+bool conn_tls_seal(struct conn *c);
 
 /* For the shard's loop only. */
 void conn_on_recv(struct conn *c, const struct ring_event *ev);

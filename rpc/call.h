@@ -75,7 +75,13 @@ struct method_stats {
 	struct hist latency_ns;
 };
 
+struct tls_context;
+
 struct rpc_opts {
+	/* A reference to the context for a new TLS connection, or NULL: TLS is not configured. Shard thread. */
+	struct tls_context *(*tls)(void *tls_ctx);
+	void *tls_ctx;
+	bool tls_only; /* cleartext is refused */
 	uint32_t message_max, streams_max, native_inflight_max, header_list_max, header_fields_max;
 	uint64_t assembly_max;                             /* bytes of partly received messages on a shard */
 	uint64_t preface_ns, headers_ns, body_ns, call_ns; /* call_ns: cap on calls without a deadline; 0: none */

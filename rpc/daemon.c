@@ -104,6 +104,16 @@ static void journal_failed(void *ctx, int err, const char *what)
 
 /* Making. */
 
+/* Shard threads. */
+static struct tls_context *tls_of(void *ctx)
+{
+	struct daemon *d = ctx;
+	pthread_mutex_lock(&d->tls_lock);
+	struct tls_context *x = d->tls ? tls_context_get(d->tls) : NULL;
+	pthread_mutex_unlock(&d->tls_lock);
+	return x;
+}
+
 static void set_options(struct daemon *d)
 {
 	const struct config *c = &d->cfg;
@@ -125,6 +135,9 @@ static void set_options(struct daemon *d)
 		.ctx = d,
 	};
 	d->rpc_opts = (struct rpc_opts){
+		.tls = tls_of,
+		.tls_ctx = d,
+		.tls_only = *c->tls_cert && !c->allow_cleartext,
 		.message_max = (uint32_t)c->message_max,
 		.streams_max = (uint32_t)c->streams_max,
 		.native_inflight_max = (uint32_t)c->native_inflight_max,
@@ -138,9 +151,26 @@ static void set_options(struct daemon *d)
 	};
 }
 
+int daemon_load_tls(struct daemon *d, const char **ret_why)
+{
+	const struct config *c = &d->cfg;
+	struct tls_context *fresh = NULL;
+	if (!*c->tls_cert)
+		return 0;
+	int rc = tls_context_new(&(struct tls_opts){c->tls_cert, c->tls_key, c->tls_client_ca}, &fresh, ret_why);
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&d->tls_lock);
+	struct tls_context *old = d->tls;
+	d->tls = fresh;
+	pthread_mutex_unlock(&d->tls_lock);
+	tls_context_put(old);
+	return 0;
+}
+
 static int check_cleartext(const struct config *c)
 {
-	if (c->allow_cleartext || listener_is_loopback(c->listen) != 0)
+	if (c->allow_cleartext || *c->tls_cert || listener_is_loopback(c->listen) != 0)
 		return 0;
 	snprintf(
 		why, sizeof why,
@@ -245,6 +275,9 @@ static int make(struct daemon *d, const char **ret_why)
 	rc = check_cleartext(c);
 	if (rc)
 		return rc;
+	rc = daemon_load_tls(d, ret_why);
+	if (rc)
+		return rc;
 	raise_descriptor_limit(c);
 	set_options(d);
 	add_services(&d->methods);
@@ -338,6 +371,7 @@ int daemon_stop(struct daemon *d)
 		close(d->fail_fd);
 	if (d->ended_fd >= 0)
 		close(d->ended_fd);
+	tls_context_put(d->tls);
 	config_done(&d->cfg);
 	*d = (struct daemon){.fail_fd = -1, .ended_fd = -1};
 	return rc;

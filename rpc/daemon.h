@@ -7,6 +7,7 @@
 #include "core/journal.h"
 #include "core/listener.h"
 #include "core/shard.h"
+#include "core/tls.h"
 #include "core/topo.h"
 #include "queue/ids.h"
 #include "rpc/call.h"
@@ -27,7 +28,9 @@ struct daemon {
 	int fail_fd;               /* an eventfd: written when the journal has failed */
 	int ended_fd; /* an eventfd: written when a shard has ended, after a drain or by a failure of its ring */
 	char fail_text[512];
-	uint64_t start_ns; /* monotonic */
+	pthread_mutex_t tls_lock;
+	struct tls_context *tls; /* under tls_lock; NULL: cleartext only */
+	uint64_t start_ns;       /* monotonic */
 };
 
 /* From a loaded configuration (taken over) to a running daemon. On failure everything is undone, and *ret_why is a sentence for people. */
@@ -39,6 +42,8 @@ void daemon_hurry(struct daemon *d);
 bool daemon_is_drained(const struct daemon *d);
 /* Drains if that has not been asked for yet, waits for the shards, records where sequences stand, closes the journal. 0, or -errno when the journal has failed. */
 int daemon_stop(struct daemon *d);
+/* Reads the TLS files (again). On failure what was in force stays. Main thread. */
+int daemon_load_tls(struct daemon *d, const char **ret_why);
 /* Whether every shard has turned since the last call; rings those that sleep. */
 bool daemon_is_alive(struct daemon *d);
 

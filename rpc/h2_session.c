@@ -88,7 +88,7 @@ void h2_conn_error(struct h2_session *s, enum h2_error code, enum conn_reason wh
 		count_add(&s->rpc->floods, 1);
 	else
 		count_add(&s->rpc->protocol_errors, 1);
-	session_log_close(s->conn, text);
+	conn_log_close(s->conn, text);
 	put_goaway(s, s->draining == H2_DRAIN_FINAL ? s->goaway_id : s->last_id, code, text);
 	s->conn->reason = (uint8_t)why;
 	conn_close(s->conn);

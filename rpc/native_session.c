@@ -59,7 +59,7 @@ size_t native_call_size(void)
 static void protocol_error(struct native_session *ns, const char *what)
 {
 	count_add(&ns->rpc->protocol_errors, 1);
-	session_log_close(ns->conn, what);
+	conn_log_close(ns->conn, what);
 	conn_abort(ns->conn, CONN_R_PROTOCOL);
 }
 

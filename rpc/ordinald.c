@@ -41,7 +41,8 @@ static void usage(FILE *f)
 	      "  -h, --help          this text and all options\n"
 	      "  -V, --version\n"
 	      "\n"
-	      "SIGTERM and SIGINT drain and stop, a second one at once; SIGHUP reopens the log.\n"
+	      "SIGTERM and SIGINT drain and stop, a second one at once; SIGHUP reopens the log and reads\n"
+	      "certificates again.\n"
 	      "Exit codes: 0 stopped cleanly, 1 could not start or the journal failed, 2 usage or configuration.\n"
 	      "\n",
 	      f);
@@ -129,6 +130,17 @@ static void begin_drain(struct supervisor *s)
 	daemon_drain(&s->d);
 }
 
+/* SIGHUP: what may change while the daemon runs. */
+static void reload(struct supervisor *s)
+{
+	const char *why;
+	if (daemon_load_tls(&s->d, &why))
+		log_error("SIGHUP: the certificates in force stay: %s", why);
+	else
+		log_info("SIGHUP: the log was reopened%s",
+			 *s->d.cfg.tls_cert ? ", the certificates were read again" : "");
+}
+
 static void on_signals(struct supervisor *s)
 {
 	struct signalfd_siginfo si;
@@ -136,7 +148,7 @@ static void on_signals(struct supervisor *s)
 		const char *name = si.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT";
 		if (si.ssi_signo == SIGHUP) {
 			log_reopen();
-			log_info("SIGHUP: the log was reopened");
+			reload(s);
 		} else if (!s->draining) {
 			log_info("%s: draining; a second one closes what is still open", name);
 			begin_drain(s);

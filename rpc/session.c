@@ -1,16 +1,19 @@
 /* The sniffer: waits for the first bytes of a connection and hands it to the session that they ask for. Runs on the connection's shard.
  *
  *   accepted --first byte 0x81--> native --'P','R','I'--> h2
+ *       |--0x16 (a TLS handshake)--> the TLS filter, then as above, once more
  *       \--anything else, or PREFACE_TIMEOUT--> closed
  */
 #include "rpc/session.h"
 #include "core/base/check.h"
-#include "core/base/log.h"
+#include "core/tls.h"
 #include "rpc/wire/h2_frame.h"
 #include "rpc/wire/native.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+enum { TLS_HANDSHAKE = 0x16 /* RFC 8446 section 5.1: ContentType handshake */ };
 
 struct sniffer {
 	struct rpc_shard *rpc;
@@ -31,25 +34,30 @@ void session_pools_done(struct rpc_shard *r)
 	slab_done(&r->h2_streams);
 }
 
-void session_log_close(struct conn *c, const char *what)
-{
-	static _Thread_local uint64_t last_ns, unsaid;
-	uint64_t now = c->shard->now_ns;
-	if (last_ns && now - last_ns < UINT64_C(1000000000)) {
-		unsaid++;
-		return;
-	}
-	char peer[64];
-	log_info("closing %s: %s (%lu more such in the burst before)", conn_peer(c, peer, sizeof peer), what,
-		 (unsigned long)unsaid);
-	last_ns = now;
-	unsaid = 0;
-}
-
 static void sniffer_free(struct sniffer *n)
 {
 	wheel_del(&n->conn->shard->wheel, &n->timer);
 	free(n);
+}
+
+static void refuse(struct conn *c, struct rpc_shard *r, const char *what)
+{
+	count_add(&r->protocol_errors, 1);
+	conn_log_close(c, what);
+	conn_abort(c, CONN_R_PROTOCOL);
+}
+
+/* The first bytes of a TLS connection go to the filter, and this sees their plaintext. */
+static void start_tls(struct conn *c, struct rpc_shard *r, const uint8_t *p, size_t n)
+{
+	struct tls_context *x = r->opts->tls ? r->opts->tls(r->opts->tls_ctx) : NULL;
+	if (!x) {
+		refuse(c, r, "TLS is not configured here: set TLS_CERT and TLS_KEY");
+		return;
+	}
+	if (!conn_start_tls(c, x, p, n))
+		conn_abort(c, CONN_R_MEMORY);
+	tls_context_put(x);
 }
 
 static void sniffer_data(struct conn *c, const uint8_t *p, size_t n)
@@ -59,12 +67,16 @@ static void sniffer_data(struct conn *c, const uint8_t *p, size_t n)
 	bool (*start)(struct conn *, struct rpc_shard *) = p[0] == NATIVE_MAGIC    ? native_session_start
 							   : p[0] == H2_PREFACE[0] ? h2_session_start
 										   : NULL;
+	if (p[0] == TLS_HANDSHAKE && !c->tls) {
+		start_tls(c, r, p, n);
+		return;
+	}
 	if (!start) {
-		count_add(&r->protocol_errors, 1);
-		session_log_close(
-			c,
-			"the first byte is none of a protocol spoken here (gRPC over cleartext HTTP/2, or native framing)");
-		conn_abort(c, CONN_R_PROTOCOL);
+		refuse(c, r, "the first byte is none of a protocol spoken here (gRPC over HTTP/2, or native framing)");
+		return;
+	}
+	if (!c->tls && r->opts->tls_only) {
+		refuse(c, r, "cleartext, where TLS is configured: set ALLOW_CLEARTEXT=y to take both");
 		return;
 	}
 	sniffer_free(sn);

@@ -22,10 +22,9 @@ bool session_attach(struct conn *c, struct rpc_shard *r);
 /* Each takes over a connection from the sniffer, or returns false without memory. */
 bool native_session_start(struct conn *c, struct rpc_shard *r);
 bool h2_session_start(struct conn *c, struct rpc_shard *r);
+/* Bytes of what each keeps for a connection and for a call. */
+size_t native_session_size(void);
 size_t native_call_size(void);
 size_t h2_stream_size(void);
-
-/* Logs, once per burst, that a peer was closed for what it did. */
-void session_log_close(struct conn *c, const char *what);
 
 #endif

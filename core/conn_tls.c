@@ -1,0 +1,83 @@
+/* The TLS filter of a connection: between the ring's bytes and the session's. Runs on the connection's shard.
+ *
+ * Input is decrypted as it comes and handed on like any received bytes (held while the session may not have them). Output stays plaintext in `out`
+ * until the records before it have gone, so a slow reader costs no more than in cleartext.
+ */
+#include "core/base/check.h"
+#include "core/conn.h"
+#include "core/ring.h"
+#include "core/shard.h"
+#include "core/tls.h"
+
+#include <errno.h>
+
+enum { PLAIN_MAX = 16384 /* of one record, RFC 8446 section 5.1 */ };
+
+static void broken(struct conn *c)
+{
+	conn_log_close(c, tls_error(c->tls));
+	c->reason = CONN_R_PROTOCOL;
+	conn_close(c); /* the alert is sent first */
+}
+
+void conn_tls_input(struct conn *c, const uint8_t *p, size_t n)
+{
+	uint8_t plain[PLAIN_MAX];
+	int got = 0;
+	if (!tls_feed(c->tls, p, n)) {
+		conn_abort(c, CONN_R_MEMORY);
+		return;
+	}
+	while (conn_is_open(c) && (got = tls_read(c->tls, plain, sizeof plain)) > 0)
+		conn_receive(c, plain, (size_t)got);
+	if (!conn_is_open(c))
+		return;
+	if (got == -EPIPE)
+		conn_on_end(c);
+	else if (got < 0)
+		broken(c);
+	if (tls_pending(c->tls) && !c->dirty)
+		conn_mark_dirty(c);
+}
+
+bool conn_start_tls(struct conn *c, struct tls_context *x, const uint8_t *p, size_t n)
+{
+	c->tls = tls_new(x);
+	if (!c->tls)
+		return false;
+	conn_tls_input(c, p, n);
+	return true;
+}
+
+static bool encrypt(struct conn *c)
+{
+	const struct conn_out *o = &c->out;
+	if (!o->segs)
+		return o->len == 0 || tls_write(c->tls, o->p, o->len);
+	for (uint32_t i = 0; i < o->segs; i++) {
+		const struct conn_segment *seg = &o->seg[i];
+		if (!tls_write(c->tls, seg->ext.p ? seg->ext.p : o->p + seg->own, seg->ext.n))
+			return false;
+	}
+	return true;
+}
+
+bool conn_tls_seal(struct conn *c)
+{
+	if (c->out.len + c->out.ext) {
+		if (!tls_is_ready(c->tls) || !encrypt(c))
+			return false;
+		conn_out_reset(c, &c->out);
+	} else if (!conn_is_open(c) && !c->tls_closed) {
+		c->tls_closed = true;
+		tls_shutdown(c->tls);
+	}
+	size_t n = tls_pending(c->tls);
+	if (n == 0)
+		return true;
+	c->sending.p = bufpool_get(&c->shard->pool, n, &c->sending.cap);
+	if (!c->sending.p)
+		return false;
+	c->sending.len = (uint32_t)tls_take(c->tls, c->sending.p, n);
+	return true;
+}

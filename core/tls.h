@@ -1,0 +1,52 @@
+/* TLS on connections, below any session: a filter that turns received bytes into plaintext and output into records. OpenSSL does the protocol; bytes
+ * travel through memory, because the ring owns the socket.
+ *
+ * A context (certificate, key, client CA) is shared by all shards and counted; connections keep the one they began with, so a reload touches only
+ * new ones. TLS 1.2 and up, ALPN "h2" (and none, for native framing).
+ * Source: ssl(7), BIO_s_mem(3); RFC 8446; RFC 7301; RFC 9113 section 9.2.
+ */
+#ifndef ORDINAL_CORE_TLS_H
+#define ORDINAL_CORE_TLS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct tls_context;
+struct tls;
+
+struct tls_opts {
+	const char *cert, *key; /* PEM files; the certificate's may hold its chain */
+	const char *
+		client_ca; /* PEM file: clients must show a certificate that it signed; NULL or "": none is asked for */
+};
+
+/* Loads and checks the files. 0; -EINVAL with a sentence in ret_why (valid until the calling thread's next call) that names file and fault. Any thread. */
+int tls_context_new(const struct tls_opts *opts, struct tls_context **ret, const char **ret_why);
+struct tls_context *tls_context_get(struct tls_context *x);
+void tls_context_put(struct tls_context *x);
+
+/* One connection's state. NULL without memory. Owner thread only, as all below. */
+struct tls *tls_new(struct tls_context *x);
+void tls_free(struct tls *t);
+
+/* Gives received bytes. Afterwards tls_read yields what they decrypt to, and tls_take what must be sent (handshake, alerts). false: no memory. */
+bool tls_feed(struct tls *t, const uint8_t *p, size_t n);
+/* Up to cap bytes of plaintext; 0: none now; -EPIPE: the peer has closed in order; -EPROTO: broken or refused, see tls_error. */
+int tls_read(struct tls *t, uint8_t *out, size_t cap);
+/* Encrypts. false: broken. Only once tls_is_ready. */
+bool tls_write(struct tls *t, const uint8_t *p, size_t n);
+/* Bytes of records that wait to be sent, and taking them. */
+size_t tls_pending(const struct tls *t);
+size_t tls_take(struct tls *t, uint8_t *out, size_t cap);
+/* The handshake is over. */
+bool tls_is_ready(const struct tls *t);
+/* Says goodbye: close_notify joins the pending records. */
+void tls_shutdown(struct tls *t);
+
+/* The subject's common name of the client's verified certificate; "" without one. Valid as long as t. */
+const char *tls_client_name(const struct tls *t);
+/* Why it broke, for the log. */
+const char *tls_error(const struct tls *t);
+
+#endif

@@ -192,6 +192,13 @@ static int open_queue(struct bench *b)
 	return err;
 }
 
+/* What each consumer takes in a prefilled run. */
+static uint64_t quota(const struct bench *b)
+{
+	CHECK(b->r->consumers > 0);
+	return b->opts->items / b->r->consumers;
+}
+
 static bool balanced(const struct bench *b)
 {
 	uint64_t in = 0, out = 0, sum = 0;
@@ -204,8 +211,7 @@ static bool balanced(const struct bench *b)
 		out += atomic_load(&b->r->peers[i].items);
 		sum -= b->r->peers[i].sum;
 	}
-	return b->opts->prefill ? out == b->opts->items / b->r->consumers * b->r->consumers
-				: in == out && sum == 0 && in == b->opts->items;
+	return b->opts->prefill ? out == quota(b) * b->r->consumers : in == out && sum == 0 && in == b->opts->items;
 }
 
 static uint64_t part(uint64_t whole, unsigned n, unsigned i)
@@ -216,11 +222,13 @@ static uint64_t part(uint64_t whole, unsigned n, unsigned i)
 static int child_main(struct bench *b)
 {
 	unsigned producers = b->r->producers, n = producers + b->r->consumers;
-	struct bench_thread *threads = calloc(n, sizeof *threads);
+	struct bench_thread *threads;
 	int err = open_queue(b);
 
 	if (err == -EINVAL)
 		return CHILD_REFUSED;
+	CHECK(n > 0);
+	threads = calloc(n, sizeof *threads);
 	if (err != 0 || threads == NULL || pthread_barrier_init(&b->gate, NULL, n + 1) != 0)
 		return CHILD_FAILED;
 	for (unsigned i = 0; i < n; i++) {
@@ -234,7 +242,7 @@ static int child_main(struct bench *b)
 		if (t->producer)
 			t->quota = part(b->opts->items, producers, i);
 		else
-			t->quota = b->opts->prefill ? b->opts->items / b->r->consumers : UINT64_MAX;
+			t->quota = b->opts->prefill ? quota(b) : UINT64_MAX;
 		if (pthread_create(&t->thread, NULL, thread_main, t) != 0)
 			return CHILD_FAILED;
 	}

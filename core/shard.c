@@ -222,8 +222,15 @@ static void begin_drain(struct shard *s)
 	s->draining = true;
 	atomic_store_explicit(&s->phase, SHARD_DRAINING, memory_order_relaxed);
 	s->drain_deadline_ns = s->now_ns + s->opts->drain_ns;
-	for (unsigned i = 0; i < s->listener_count; i++)
+	for (unsigned i = 0; i < s->listener_count; i++) {
 		ring_cancel_fd(s->ring, s->listeners[i], 0);
+		shutdown(s->listeners[i],
+			 SHUT_RDWR); /* or the kernel would go on greeting clients that nobody will serve */
+	}
+	for (unsigned i = 0; i < s->hook_count; i++) {
+		if (s->hooks[i].drain)
+			s->hooks[i].drain(s, s->hooks[i].ctx);
+	}
 	each_conn(s, conn_drain);
 }
 

@@ -45,6 +45,8 @@ struct shard_opts {
 struct shard_hook {
 	void (*turn)(struct shard *s, void *ctx);
 	bool (*pending)(struct shard *s, void *ctx); /* may be NULL */
+	/* The shard begins to drain; its connections are told after this. May be NULL. */
+	void (*drain)(struct shard *s, void *ctx);
 	void *ctx;
 };
 

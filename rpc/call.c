@@ -4,6 +4,7 @@
 #include "rpc/call.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "rpc/budget.h"
 #include "rpc/gzip.h"
 #include "rpc/session.h"
 
@@ -30,6 +31,10 @@ void rpc_shard_done(struct rpc_shard *r)
 	session_pools_done(r);
 	gzip_free(r->gzip);
 	r->gzip = NULL;
+	if (r->budget)
+		budget_done(r->budget);
+	free(r->budget);
+	r->budget = NULL;
 	free(r->stats);
 	r->stats = NULL;
 }

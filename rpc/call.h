@@ -97,7 +97,9 @@ struct rpc_shard {
 	/* Runs of equal (method, latency) are counted once. */
 	uint16_t run_method;
 	uint64_t run_ns, run_count;
-	struct gzip *gzip; /* made on first use */
+	struct gzip *gzip;     /* made on first use */
+	struct budget *budget; /* likewise, by typed.c */
+	void *health;          /* svc_health's watchers */
 	uint32_t calls;    /* live; with count_add */
 	uint64_t assembly; /* bytes of partly received messages */
 	struct slab native_calls, h2_streams;

@@ -10,6 +10,7 @@
 #include "core/mesh.h"
 #include "core/ring.h"
 #include "rpc/session.h"
+#include "rpc/svc_health.h"
 #include "rpc/svc_ids.h"
 
 #include <errno.h>
@@ -36,6 +37,7 @@ static uint64_t ms_or_never(int64_t v)
 static void add_services(struct method_table *t)
 {
 	method_table_add(t, svc_ids_methods, SVC_IDS_METHODS);
+	typed_table_add(t, svc_health_methods, SVC_HEALTH_METHODS);
 }
 
 /* Shard threads. */
@@ -52,6 +54,11 @@ static bool pending(struct shard *s, void *ctx)
 	return svc_ids_pending(s->services);
 }
 
+static void drain(struct shard *s, void *ctx)
+{
+	svc_health_drain(s->services);
+}
+
 static int shard_begin(struct shard *s, void *ctx)
 {
 	struct daemon *d = ctx;
@@ -65,7 +72,7 @@ static int shard_begin(struct shard *s, void *ctx)
 		return rc;
 	}
 	s->services = r;
-	shard_add_hook(s, &(struct shard_hook){.turn = turn, .pending = pending});
+	shard_add_hook(s, &(struct shard_hook){.turn = turn, .pending = pending, .drain = drain});
 	return 0;
 }
 

@@ -72,12 +72,22 @@ def stubs(tmp_path_factory):
     protos = os.path.join(appliance.ROOT, "rpc", "proto")
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{protos}", f"--python_out={out}", f"--grpc_python_out={out}",
                     "ordinal/v1/ordinal.proto"], check=True)
+    # Under a name of its own: "grpc" is the library's.
+    health = out / "health.proto"
+    with open(os.path.join(protos, "grpc", "health", "v1", "health.proto"), encoding="utf-8") as f:
+        health.write_text(f.read())
+    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{out}", f"--python_out={out}", f"--grpc_python_out={out}",
+                    "health.proto"], check=True)
     sys.path.insert(0, str(out))
+    import health_pb2
+    import health_pb2_grpc
     from ordinal.v1 import ordinal_pb2, ordinal_pb2_grpc
 
     class Stubs:
         pb = ordinal_pb2
         rpc = ordinal_pb2_grpc
+        health = health_pb2
+        health_rpc = health_pb2_grpc
 
     return Stubs
 

@@ -1,0 +1,175 @@
+"""TLS: stock clients, certificates that are refused, reload, and what cleartext gets where TLS is configured."""
+
+import signal
+import socket
+import ssl
+import subprocess
+
+import grpc
+import native
+import pytest
+from appliance import wait_until
+
+
+def openssl(*args):
+    subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True)
+
+
+class Authority:
+    """A certificate authority in a directory of its own."""
+
+    def __init__(self, directory, name):
+        directory.mkdir()
+        self.directory = directory
+        self.cert = directory / "ca.pem"
+        self.key = directory / "ca.key"
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", self.key, "-out", self.cert,
+                "-days", "2", "-subj", f"/CN={name}")
+
+    def issue(self, name, *, expired=False):
+        key, request, cert = (self.directory / f"{name}.{ending}" for ending in ("key", "csr", "pem"))
+        names = self.directory / f"{name}.ext"
+        names.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", request, "-subj",
+                f"/CN={name}")
+        openssl("x509", "-req", "-in", request, "-CA", self.cert, "-CAkey", self.key, "-CAcreateserial", "-out", cert, "-days",
+                "-1" if expired else "2", "-extfile", names)
+        return cert, key
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path / "ca", "test authority")
+
+
+@pytest.fixture
+def secure(authority, stubs):
+    """secure(daemon, client=(cert, key)) gives an Ids stub over TLS."""
+    channels = []
+
+    def open_channel(d, client=None):
+        cert, key = (p.read_bytes() for p in client) if client else (None, None)
+        credentials = grpc.ssl_channel_credentials(authority.cert.read_bytes(), key, cert)
+        channel = grpc.secure_channel(d.address, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
+        channels.append(channel)
+        return stubs.rpc.IdsStub(channel)
+
+    yield open_channel
+    for channel in channels:
+        channel.close()
+
+
+def code_of(call):
+    with pytest.raises(grpc.RpcError) as e:
+        call()
+    return e.value.code()
+
+
+def test_calls_over_tls(daemon, authority, secure, stubs):
+    cert, key = authority.issue("server")
+    ids = secure(daemon(SHARDS=2, TLS_CERT=cert, TLS_KEY=key))
+    assert ids.Next(stubs.pb.NextRequest(count=3)).first == 1
+    futures = [ids.Next.future(stubs.pb.NextRequest()) for _ in range(1000)]
+    assert sorted(f.result().first for f in futures) == list(range(4, 1004))
+    replies = ids.Take(iter([stubs.pb.NextRequest(sequence="a" * 100)] * 5000))
+    assert [r.first for r in replies] == list(range(1, 5001))
+
+
+def test_native_framing_over_tls(daemon, authority):
+    cert, key = authority.issue("server")
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key)
+    context = ssl.create_default_context(cafile=authority.cert)
+    with context.wrap_socket(socket.create_connection((d.host, d.port), 30), server_hostname="localhost") as s:
+        s.sendall(bytes.fromhex("81110100000000000100000000000000"))
+        reply = b""
+        while len(reply) < 20:
+            reply += s.recv(100)
+    assert reply[:1] == bytes([native.MAGIC]) and reply[16:] == b"\x08\x01\x10\x01"
+
+
+def test_cleartext_is_refused_where_tls_is_configured(daemon, authority, connect, stubs):
+    cert, key = authority.issue("server")
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key)
+    assert code_of(lambda: connect(d).Next(stubs.pb.NextRequest(), timeout=10)) == grpc.StatusCode.UNAVAILABLE
+    wait_until(lambda: "ALLOW_CLEARTEXT" in d.log(), "the reason in the log")
+    both = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key, ALLOW_CLEARTEXT="y")
+    assert connect(both).Next(stubs.pb.NextRequest()).first == 1
+
+
+def test_tls_where_it_is_not_configured_is_refused(server):
+    context = ssl.create_default_context()
+    with pytest.raises((ssl.SSLError, OSError)):
+        context.wrap_socket(socket.create_connection((server.host, server.port), 30), server_hostname="localhost")
+    wait_until(lambda: "TLS is not configured" in server.log(), "the reason in the log")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_versions_and_alpn(daemon, authority, version):
+    cert, key = authority.issue("server")
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key)
+    context = ssl.create_default_context(cafile=authority.cert)
+    context.minimum_version = context.maximum_version = version
+    context.set_alpn_protocols(["http/1.1", "h2"])
+    with context.wrap_socket(socket.create_connection((d.host, d.port), 30), server_hostname="localhost") as s:
+        assert s.selected_alpn_protocol() == "h2"
+    context.set_alpn_protocols(["http/1.1"])
+    with pytest.raises(ssl.SSLError):
+        context.wrap_socket(socket.create_connection((d.host, d.port), 30), server_hostname="localhost")
+
+
+def test_garbage_after_the_first_tls_byte_costs_nobody_else(daemon, authority, secure, stubs):
+    cert, key = authority.issue("server")
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key)
+    for junk in (b"\x16", b"\x16\x03\x01\xff\xff" + b"x" * 300, b"\x16\x03\x01\x00\x05hello", b"\x16" * 70000):
+        with socket.create_connection((d.host, d.port), 30) as s:
+            try:
+                s.sendall(junk)
+            except ConnectionError:
+                pass
+    assert secure(d).Next(stubs.pb.NextRequest()).first == 1
+
+
+def test_client_certificates(daemon, authority, secure, stubs, tmp_path):
+    cert, key = authority.issue("server")
+    other = Authority(tmp_path / "other", "another authority")
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key, TLS_CLIENT_CA=authority.cert)
+    assert secure(d, authority.issue("alice")).Next(stubs.pb.NextRequest()).first == 1
+    self_signed = other.cert, other.key
+    for refused in (None, other.issue("mallory"), authority.issue("late", expired=True), self_signed):
+        ids = secure(d, refused)
+        assert code_of(lambda i=ids: i.Next(stubs.pb.NextRequest(), timeout=10)) == grpc.StatusCode.UNAVAILABLE
+    assert "certificate" in d.log()
+    assert secure(d, authority.issue("bob")).Next(stubs.pb.NextRequest()).first == 2
+
+
+def test_certificates_are_read_again_on_sighup(daemon, authority, secure, stubs):
+    cert, key = authority.issue("server")
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key)
+    old = secure(d)
+    assert old.Next(stubs.pb.NextRequest()).first == 1
+
+    def serial():
+        with socket.create_connection((d.host, d.port), 30) as s:
+            context = ssl.create_default_context(cafile=authority.cert)
+            with context.wrap_socket(s, server_hostname="localhost") as t:
+                return t.getpeercert()["serialNumber"]
+
+    before = serial()
+    authority.issue("server")  # the same files, another certificate
+    d.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "certificates were read again" in d.log(), "the reload")
+    assert serial() != before
+    assert old.Next(stubs.pb.NextRequest()).first == 2  # its connection lives on
+    key.write_text("not a key")
+    d.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "certificates in force stay" in d.log() and "TLS_KEY" in d.log(), "the refusal")
+    assert secure(d).Next(stubs.pb.NextRequest()).first == 3
+
+
+@pytest.mark.parametrize("break_it,word", [("missing", "TLS_CERT"), ("no key", "TLS_KEY"), ("wrong key", "key values mismatch")])
+def test_files_that_do_not_fit_are_refused_at_start(daemon, authority, break_it, word):
+    cert, key = authority.issue("server")
+    _, another = authority.issue("another")
+    files = {"missing": (cert.parent / "nothing.pem", key), "no key": (cert, cert), "wrong key": (cert, another)}[break_it]
+    code, said = daemon.prepare(TLS_CERT=files[0], TLS_KEY=files[1]).start_refused()
+    assert code == 1 and word in said

@@ -69,6 +69,10 @@ void __tsan_release(void *addr);
 #include <ck_hp.h>
 #include <ck_ring.h>
 
+#include "queue/family/blocking.h"
+
+#include <sched.h>
+
 _Static_assert(sizeof(void *) == sizeof(uint64_t), "CK's queues carry pointers, ours carry 64-bit items in them");
 
 /* CK's rings keep one slot free: the size of the largest that holds no more than `capacity` (>= 3, the least that
@@ -78,5 +82,31 @@ static inline unsigned ck_ring_size_for(uint32_t capacity)
 	return 1u << (31 - __builtin_clz(capacity + 1));
 }
 #define CK_RING_CAPACITY_MIN 3
+
+/* Many producers put into a ck_ring by taking a ticket (reserve), writing, and waiting until all earlier tickets are
+ * committed. The library waits by spinning. When threads outnumber CPUs, a producer that loses its CPU between the two
+ * makes the others burn theirs, each behind a ticket of its own, and from then on every item waits for the one
+ * thread whose turn it is to be scheduled: a convoy that never dissolves. Two things are done about it: */
+
+/* The wait for the turn gives up the CPU. */
+static inline void ck_ring_await_turn(struct ck_ring *ring, unsigned ticket)
+{
+	unsigned tries = 0;
+
+	while (ck_pr_load_uint(&ring->p_tail) != ticket)
+		if (!blocking_pause(&tries))
+			sched_yield();
+}
+
+/* No ticket is taken behind one that is not getting on: the owner, once it runs again, finds nobody in its way. To be
+ * called before reserving. */
+static inline void ck_ring_await_peers(struct ck_ring *ring)
+{
+	unsigned tail = ck_pr_load_uint(&ring->p_tail), tries = 0;
+
+	while (ck_pr_load_uint(&ring->p_head) != tail && ck_pr_load_uint(&ring->p_tail) == tail)
+		if (!blocking_pause(&tries))
+			sched_yield();
+}
 
 #endif

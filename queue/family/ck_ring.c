@@ -1,10 +1,9 @@
 /* Concurrency Kit's ck_ring: one producer and one consumer (ck-ring-spsc), and many of both (ck-ring-mpmc).
  *
- * With many producers each reserves a slot by compare-and-swap, writes it, and waits until all earlier ones are
- * written before it moves p_tail over its own. ck_ring_enqueue_mpmc waits by spinning, which burns a whole time slice
- * whenever a producer loses its CPU in between and threads outnumber CPUs. So the three steps are taken apart here
- * (ck_ring's own reserve and commit), and the wait gives up the CPU. Consumers copy first and claim by
- * compare-and-swap afterwards: a suspended consumer harms nobody, a suspended producer stops everybody.
+ * With many producers ck_ring_enqueue_mpmc waits for its turn by spinning. So its steps are taken apart here, by
+ * ck_ring's own reserve and commit, and the waits are those of ck.h.
+ * Consumers copy first and claim by compare-and-swap afterwards: a suspended consumer harms nobody, a suspended
+ * producer stops everybody.
  *
  * Source: ck_ring(3), ck_ring.h of Concurrency Kit 0.7.1.
  */
@@ -12,7 +11,6 @@
 #include "queue/family/ck.h"
 #include "queue/family/members.h"
 
-#include <sched.h>
 #include <stdlib.h>
 
 struct ck_ring_queue {
@@ -81,15 +79,15 @@ static int ck_ring_mpmc_push(struct family_queue *q, unsigned who, const uint64_
 	unsigned put;
 
 	for (put = 0; put < n; put++) {
-		unsigned ticket, tries = 0;
-		uint64_t *slot = ck_ring_enqueue_reserve_mpmc(&c->ring, c->slots, &ticket);
+		unsigned ticket;
+		uint64_t *slot;
 
+		ck_ring_await_peers(&c->ring);
+		slot = ck_ring_enqueue_reserve_mpmc(&c->ring, c->slots, &ticket);
 		if (slot == NULL)
 			break;
 		*slot = items[put];
-		while (ck_pr_load_uint(&c->ring.p_tail) != ticket)
-			if (!blocking_pause(&tries))
-				sched_yield();
+		ck_ring_await_turn(&c->ring, ticket);
 		ck_ring_enqueue_commit_mpmc(&c->ring, ticket);
 	}
 	return (int)put;

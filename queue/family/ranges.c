@@ -18,7 +18,6 @@
 #include "queue/family/ck.h"
 #include "queue/family/members.h"
 
-#include <sched.h>
 #include <stdlib.h>
 
 struct range {
@@ -130,15 +129,15 @@ static int ranges_spsc_push(struct family_queue *q, unsigned who, const uint64_t
 static int ranges_mpmc_push(struct family_queue *q, unsigned who, const uint64_t *words, unsigned n)
 {
 	struct ranges *r = container_of(q, struct ranges, base);
-	unsigned ticket, tries = 0;
-	struct range *slot = ck_ring_enqueue_reserve_mpmc_range(&r->ring, r->slots, &ticket);
+	unsigned ticket;
+	struct range *slot;
 
+	ck_ring_await_peers(&r->ring);
+	slot = ck_ring_enqueue_reserve_mpmc_range(&r->ring, r->slots, &ticket);
 	if (slot == NULL)
 		return 0;
 	*slot = (struct range){words[0], words[1]};
-	while (ck_pr_load_uint(&r->ring.p_tail) != ticket) /* as in ck_ring.c */
-		if (!blocking_pause(&tries))
-			sched_yield();
+	ck_ring_await_turn(&r->ring, ticket);
 	ck_ring_enqueue_commit_mpmc(&r->ring, ticket);
 	return 1;
 }

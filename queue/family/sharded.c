@@ -7,11 +7,13 @@
  *
  * The capacity is shared out evenly over the producers, and each producer's part over its rings: a ring may get no
  * room at all when there are more rings than items, but each producer has room for at least one item (-EINVAL
- * otherwise). A producer goes round its rings and leaves out full ones, so it waits only when its whole part is full.
+ * otherwise). A producer goes round its rings, with a cache line of items to each, and leaves out full ones, so it
+ * waits only when its whole part is full.
+ *
+ * A consumer stays with the ring where it last found something until that is empty: looking is what costs here.
  *
  * Order: none; a stolen item can overtake, and so can one in a shorter ring. Invariant of each ring: tail - head <=
- * capacity; slots head … tail-1 (modulo size, a power of two) are inside.
- * Source: Lamport's ring as in kfifo_spsc.c;
+ * capacity; slots head … tail-1 (modulo size, a power of two) are inside. Source: Lamport's ring as in kfifo_spsc.c;
  * Chase and Lev, "Dynamic circular work-stealing deque", 2005, for the validated claim.
  */
 #include "queue/family/blocking.h"
@@ -28,8 +30,13 @@ struct shard {
 	_Atomic uint64_t *items;
 };
 
+#define SHARDED_RUN 8 /* items: a cache line */
+
 struct sharded_peer {
-	_Alignas(CACHE_LINE) unsigned next; /* where this peer looks first */
+	_Alignas(
+		CACHE_LINE) unsigned next; /* producer: the consumer whose ring it fills; consumer: where it last found */
+	unsigned column;                   /* consumer: whose ring that was */
+	unsigned run;                      /* producer: items put since it came to that ring */
 };
 
 struct sharded {
@@ -95,6 +102,8 @@ static int sharded_init(const struct family_ops *ops, const struct family_opts *
 	}
 	for (unsigned i = 0; i < opts->producers; i++)
 		s->peers[i].next = i % opts->consumers;
+	for (unsigned i = 0; i < opts->consumers; i++)
+		s->peers[opts->producers + i].column = i;
 	*ret = &s->base;
 	return 0;
 }
@@ -141,44 +150,55 @@ static int sharded_push(struct family_queue *q, unsigned who, const uint64_t *it
 {
 	struct sharded *s = container_of(q, struct sharded, base);
 	struct shard *mine = &s->shards[who * s->consumers];
-	unsigned at = s->peers[who].next, put = 0;
+	struct sharded_peer *me = &s->peers[who];
+	unsigned put = 0;
 
 	for (unsigned tried = 0; tried < s->consumers && put < n; tried++) {
-		put += shard_push(&mine[at], items + put, n - put);
-		if (++at == s->consumers)
-			at = 0;
+		unsigned k = shard_push(&mine[me->next], items + put, n - put);
+
+		put += k;
+		me->run += k;
+		if (put == n && me->run < SHARDED_RUN)
+			break;
+		me->run = 0;
+		if (++me->next == s->consumers)
+			me->next = 0;
 	}
-	s->peers[who].next = at;
 	return (int)put;
 }
 
-/* From the rings of consumer `owner`, beginning at producer `from`; steps *from on to the last one used. */
+/* From the rings of consumer `owner`, beginning at producer *from; leaves there the last one used, where more is
+ * likely. */
 static unsigned sharded_take(struct sharded *s, unsigned owner, unsigned *from, uint64_t *items, unsigned n)
 {
 	unsigned at = *from, got = 0;
 
 	for (unsigned tried = 0; tried < s->producers; tried++) {
-		got += shard_pop(&s->shards[at * s->consumers + owner], items + got, n - got);
-		if (++at == s->producers)
-			at = 0;
+		unsigned k = shard_pop(&s->shards[at * s->consumers + owner], items + got, n - got);
+
+		got += k;
+		if (k > 0)
+			*from = at;
 		if (got == n)
 			break;
+		if (++at == s->producers)
+			at = 0;
 	}
-	*from = at;
 	return got;
 }
 
+/* Where something was last found, then its own rings, then the others'. */
 static int sharded_pop(struct family_queue *q, unsigned who, uint64_t *items, unsigned n)
 {
 	struct sharded *s = container_of(q, struct sharded, base);
-	unsigned from = s->peers[s->producers + who].next;
-	unsigned got = sharded_take(s, who, &from, items, n);
+	struct sharded_peer *me = &s->peers[s->producers + who];
+	unsigned got = shard_pop(&s->shards[me->next * s->consumers + me->column], items, n);
 
-	s->peers[s->producers + who].next = from;
-	for (unsigned i = 1; got == 0 && i < s->consumers; i++) {
-		unsigned victim = who + i < s->consumers ? who + i : who + i - s->consumers;
+	for (unsigned i = 0; got == 0 && i < s->consumers; i++) {
+		unsigned owner = who + i < s->consumers ? who + i : who + i - s->consumers;
 
-		got = sharded_take(s, victim, &from, items, n);
+		got = sharded_take(s, owner, &me->next, items, n);
+		me->column = owner;
 	}
 	return (int)got;
 }

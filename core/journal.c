@@ -21,7 +21,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #define SUPER_FILE ".super"
 #define SUPER_NEW ".super.new"
@@ -71,10 +70,11 @@ int journal_raise_epoch(struct journal *j, struct jio *io, uint32_t seen)
 static int super_create(struct journal *j, struct jio *io)
 {
 	uint8_t blocks[SUPER_BYTES] = {0};
-	int fd, err;
+	int err = j->disk.random(j->disk.ctx, j->super.id, sizeof j->super.id);
+	int fd;
 
-	if (getrandom(j->super.id, sizeof j->super.id, 0) != (ssize_t)sizeof j->super.id)
-		return jio_fail(io, -EIO, SUPER_FILE, "no random bytes");
+	if (err != 0)
+		return jio_fail(io, err, SUPER_FILE, "no random bytes");
 	j->super.flags = JF_SUPER_CLEAN;
 	jf_super_encode(blocks, &j->super);
 	fd = jio_open(io, SUPER_NEW, JD_CREATE);

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -170,6 +171,14 @@ static int real_lock(void *ctx, const char *path, uint64_t timeout_ns)
 	return fd;
 }
 
+static int real_random(void *ctx, void *p, size_t n)
+{
+	ssize_t got = getrandom(p, n, 0);
+
+	(void)ctx;
+	return got == (ssize_t)n ? 0 : got < 0 ? -errno : -EIO;
+}
+
 /* Makes one directory of a path and makes its name durable in its parent. */
 static int make_dir(const char *path, mode_t mode)
 {
@@ -246,6 +255,7 @@ int journal_disk_open(const char *dir, struct journal_disk *ret)
 		.rename = real_rename,
 		.unlink = real_unlink,
 		.list = real_list,
+		.random = real_random,
 		.lock = real_lock,
 	};
 	return 0;

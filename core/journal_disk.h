@@ -35,6 +35,8 @@ struct journal_disk {
 	int (*unlink)(void *ctx, const char *path);
 	/* Calls `each` for every name but "." and "..", in any order. */
 	int (*list)(void *ctx, const char *path, void (*each)(void *arg, const char *name, bool is_dir), void *arg);
+	/* n bytes that nobody can guess: a new journal's id. */
+	int (*random)(void *ctx, void *p, size_t n);
 	/* Takes an exclusive lock that ends with the process, trying for timeout_ns. A handle to close, or -EBUSY. */
 	int (*lock)(void *ctx, const char *path, uint64_t timeout_ns);
 };

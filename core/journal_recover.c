@@ -411,6 +411,8 @@ static int judge(struct scan *s)
 {
 	if (s->known > s->seq)
 		return damaged(s, s->bad.index, s->bad.at, "no valid record here, and it had been synced");
+	if (s->first_live > s->segs[s->end.index].number)
+		return damaged(s, s->end.index, s->end.at, "the log was trimmed beyond its end");
 	/* The other way round, segments that are not live are still there, is an unfinished trim: tidy ends it. */
 	if (s->seq > 0 && s->first_live < s->segs[0].number) {
 		jlog_segment_path(s->log, s->segs[0].number - 1, s->path);

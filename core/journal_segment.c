@@ -68,6 +68,8 @@ int jlog_open_active(struct jlog *log, struct jio *io)
 	if (size < 0)
 		return (int)size;
 	log->filled = (uint32_t)size & ~(JF_BLOCK - 1);
+	if (log->filled < log->tail) /* a file that somebody cut: never fill over records */
+		log->filled = log->tail;
 	if (!log->direct)
 		return 0;
 	log->dfd = jio_open(io, path, JD_DIRECT);

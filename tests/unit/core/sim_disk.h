@@ -409,6 +409,13 @@ static inline int sim_list(void *ctx, const char *path, void (*each)(void *arg, 
 	return 0;
 }
 
+static inline int sim_random_bytes(void *ctx, void *p, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		((uint8_t *)p)[i] = (uint8_t)(sim_random(ctx) >> 24);
+	return 0;
+}
+
 static inline int sim_lock(void *ctx, const char *path, uint64_t timeout_ns)
 {
 	struct sim *s = ctx;
@@ -437,6 +444,7 @@ static inline struct journal_disk sim_disk(struct sim *s)
 		.rename = sim_rename,
 		.unlink = sim_unlink,
 		.list = sim_list,
+		.random = sim_random_bytes,
 		.lock = sim_lock,
 	};
 }

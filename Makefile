@@ -137,7 +137,7 @@ OUR_SRC := $(LIB_SRC) $(wildcard rpc/ordinald.c) $(TOOL_SRC) $(UNIT_SRC) $(TEST_
 
 PB_SRC := $(PROTO:rpc/proto/%.proto=$(G)/%.pb-c.c)
 PB_HDR := $(PB_SRC:.c=.h)
-GEN_SRC := $(G)/config_table.c $(PB_SRC)
+GEN_SRC := $(G)/config_table.c $(G)/descriptors.c $(PB_SRC)
 LIB_OBJ := $(LIB_SRC:%.c=$(O)/%.o) $(GEN_SRC:$(G)/%.c=$(O)/gen/%.o)
 UNIT_BIN := $(UNIT_SRC:%.c=$(B)/%)
 REPLAY_BIN := $(FUZZ_SRC:%.c=$(B)/%)
@@ -193,6 +193,13 @@ $(G)/%.pb-c.c $(G)/%.pb-c.h: rpc/proto/%.proto
 	$(say) PROTO $<
 	@mkdir -p $(G)
 	$(Q)protoc-c --proto_path=rpc/proto --c_out=$(G) $(<:rpc/proto/%=%)
+
+# What the reflection service tells of them
+$(G)/descriptors.c: $(PROTO) tools/build/descriptors.py
+	$(say) GEN $@
+	@mkdir -p $(G)
+	$(Q)protoc-c --proto_path=rpc/proto --include_imports --descriptor_set_out=$(G)/descriptors.pb $(PROTO)
+	$(Q)$(PYTHON) tools/build/descriptors.py $(G)/descriptors.pb $@
 
 # A copy of .config, or an empty file, that changes only when .config does (or comes, or goes).
 $(G)/dotconfig: FORCE

@@ -12,6 +12,7 @@
 #include "rpc/session.h"
 #include "rpc/svc_health.h"
 #include "rpc/svc_ids.h"
+#include "rpc/svc_reflection.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -38,6 +39,7 @@ static void add_services(struct method_table *t)
 {
 	method_table_add(t, svc_ids_methods, SVC_IDS_METHODS);
 	typed_table_add(t, svc_health_methods, SVC_HEALTH_METHODS);
+	typed_table_add(t, svc_reflection_methods, SVC_REFLECTION_METHODS);
 }
 
 /* Shard threads. */

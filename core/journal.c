@@ -8,8 +8,8 @@
  *                      |  +----------------------------- rung ----------------------+  |
  *                      +--> a write or a sync failed: journal_fail, end                 +--> stop and nothing left: end
  *
- * Invariants: the superblock's epoch is raised and synced before a record of this opening is written; it says "clean" only after every
- * log's end was synced and noted. After journal_fail nothing is written or published any more.
+ * Invariants: the superblock's epoch is raised and synced before a record of this opening is written; it says "clean"
+ * only after every log's end was synced and noted. After journal_fail nothing is written or published any more.
  */
 #include "core/journal_internal.h"
 

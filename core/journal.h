@@ -1,14 +1,16 @@
 /* The durable append-only store, and the one thread that writes it.
  *
- * A journal is a directory of named logs; a log is a sequence of records in fixed-size segments. Other threads append through a
- * port (one SPSC queue each). While one sync is under way, all that arrives becomes the next group; a group is written
- * to every log it touches, each touched log is synced once, and then each log's durable mark is published and the ports' bells are rung.
+ * A journal is a directory of named logs; a log is a sequence of records in fixed-size segments. Other threads append
+ * through a port (one SPSC queue each). While one sync is under way, all that arrives becomes the next group; a group
+ * is written to every log it touches, each touched log is synced once, and then each log's durable mark is published
+ * and the ports' bells are rung.
  *
- * Invariants: a mark is published only after every record of its log up to it is written in full and synced, together with
- * the directory entry and size of its file. An error or a short write on the way ends the journal: no mark is published any
- * more, the sync is never retried, and opts.failed is called once. Recovery cuts an unfinished tail after the last durable record and
- * refuses damage before it.
- * Source: journal.md beside this file (formats, recovery, what is assumed of a disk); fsyncgate (PostgreSQL wiki, "Fsync Errors").
+ * Invariants: a mark is published only after every record of its log up to it is written in full and synced, together
+ * with the directory entry and size of its file. An error or a short write on the way ends the journal: no mark is
+ * published any more, the sync is never retried, and opts.failed is called once. Recovery cuts an unfinished tail after
+ * the last durable record and refuses damage before it.
+ * Source: journal.md beside this file (formats, recovery, what is assumed of a disk); fsyncgate (PostgreSQL wiki,
+ * "Fsync Errors").
  */
 #ifndef ORDINAL_CORE_JOURNAL_H
 #define ORDINAL_CORE_JOURNAL_H
@@ -37,32 +39,36 @@ enum journal_method { JOURNAL_AUTO, JOURNAL_FDATASYNC, JOURNAL_DSYNC, JOURNAL_DI
 struct journal_opts {
 	const char *dir;    /* created (0700) if missing; locked against a second daemon */
 	uint32_t group_max; /* bytes of one group, about; 0: 1 MiB */
-	/* Journal thread, once: what failed ("fdatasync /var/lib/ordinal/x/0000000000000001: No space left on device"). May be NULL. */
+	/* Journal thread, once: what failed ("fdatasync /var/lib/ordinal/x/0000000000000001: No space left on
+	 * device"). May be NULL. */
 	void (*failed)(void *ctx, int err, const char *what);
 	void *ctx;
 	enum journal_method method;
-	/* After so long without work the thread notes on disk (with no sync) how far each log is durable, so that damage to its
-	 * last group is known for what it is even after a kill. 0: 200 ms; UINT32_MAX: only a clean close does. */
+	/* After so long without work the thread notes on disk (with no sync) how far each log is durable, so that
+	 * damage to its last group is known for what it is even after a kill. 0: 200 ms; UINT32_MAX: only a clean
+	 * close does. */
 	uint32_t idle_note_ms;
 	const struct journal_disk *disk; /* NULL: the file system; tests give a simulated one (core/journal_disk.h) */
 };
 
-/* Opens the directory, takes its lock (with a bounded retry of 2 s: a killed process may hold it a moment longer), reads the superblock.
- * 0; -EBUSY another process has it; -EBADMSG damaged or of a newer format; other -errno. `*ret_why` (if not NULL) is set to a
- * sentence for people, valid until the calling thread's next call of this module, for any failure of this and of journal_log_open.
- * Main thread. */
+/* Opens the directory, takes its lock (with a bounded retry of 2 s: a killed process may hold it a moment longer),
+ * reads the superblock. 0; -EBUSY another process has it; -EBADMSG damaged or of a newer format; other -errno.
+ * `*ret_why` (if not NULL) is set to a sentence for people, valid until the calling thread's next call of this
+ * module, for any failure of this and of journal_log_open. Main thread. */
 int journal_open(const struct journal_opts *opts, struct journal **ret, const char **ret_why);
-/* Whether the last journal before this opening was closed with journal_close and without a failure (true for a new one). */
+/* Whether the last journal before this opening was closed with journal_close and without a failure (true for a new
+ * one). */
 bool journal_was_clean(const struct journal *j);
-/* Calls `each` for every log in the directory, opened or not, in any order. Non-zero stops the walk with that value. Any thread. */
+/* Calls `each` for every log in the directory, opened or not, in any order. Non-zero stops the walk with that value.
+ * Any thread. */
 int journal_each_log(struct journal *j, int (*each)(void *ctx, const char *name), void *ctx);
 
 struct jrecord {
 	uint32_t type;       /* the appender's */
 	uint64_t mark;       /* the appender's */
 	struct span payload; /* valid during the callback */
-	uint64_t
-		where; /* position, for jlog_read: segment number << 32 | byte in the file. Rises with the order of records. */
+	/* Position, for jlog_read: segment number << 32 | byte in the file. Rises with the order of records. */
+	uint64_t where;
 };
 
 enum jlog_durability {
@@ -72,8 +78,9 @@ enum jlog_durability {
 
 struct jlog_opts {
 	const char *name; /* a file-name-safe name of 1 to 200 bytes: [A-Za-z0-9._-]+, not beginning with a dot */
-	/* Size of each segment file, JOURNAL_SEGMENT_MIN to _MAX, rounded up to 4096. Records never cross segments: see jlog_record_max.
-	 * Disk space is taken (zero-filled) up to 4 MiB at a time ahead of the end. May differ from the last opening's. */
+	/* Size of each segment file, JOURNAL_SEGMENT_MIN to _MAX, rounded up to 4096. Records never cross segments:
+	 * see jlog_record_max. Disk space is taken (zero-filled) up to 4 MiB at a time ahead of the end. May differ
+	 * from the last opening's. */
 	uint32_t segment_bytes;
 	/* Called for each record in order while the log is opened. Non-zero stops the opening with that value. */
 	int (*replay)(void *ctx, const struct jrecord *rec);
@@ -81,33 +88,36 @@ struct jlog_opts {
 	enum jlog_durability durability;
 };
 
-/* Opens or creates a log, replaying what it holds. -EBADMSG: damage before the last durable record; the why names file and byte
- * offset. -EEXIST: it is open already. Any thread, at any time between journal_open and journal_close (openers take turns under a lock that
- * nobody else takes); it reads and syncs files, so not a shard's. The caller hands the log to its one appending thread. */
+/* Opens or creates a log, replaying what it holds. -EBADMSG: damage before the last durable record; the why names
+ * file and byte offset. -EEXIST: it is open already. Any thread, at any time between journal_open and journal_close
+ * (openers take turns under a lock that nobody else takes); it reads and syncs files, so not a shard's. The caller
+ * hands the log to its one appending thread. */
 int journal_log_open(struct journal *j, const struct jlog_opts *opts, struct jlog **ret, const char **ret_why);
 
-/* A way in for one appending thread. `bell` is rung (if its owner sleeps) whenever a mark of a log that this port appended to
- * since the last ring has been published, and when the journal has failed. At least `depth` requests fit. Any thread, as
- * journal_log_open. -ENOSPC: JOURNAL_PORTS_MAX. Freed by journal_close. */
+/* A way in for one appending thread. `bell` is rung (if its owner sleeps) whenever a mark of a log that this port
+ * appended to since the last ring has been published, and when the journal has failed. At least `depth` requests
+ * fit. Any thread, as journal_log_open. -ENOSPC: JOURNAL_PORTS_MAX. Freed by journal_close. */
 int journal_port_new(struct journal *j, struct doorbell *bell, uint32_t depth, struct journal_port **ret);
 
 /* Starts the thread. Main thread. 0 or -errno. */
 int journal_start(struct journal *j);
 
-/* A record to append: its payload is `head` followed by `body` (either may be empty), together at most jlog_record_max bytes. */
+/* A record to append: its payload is `head` followed by `body` (either may be empty), together at most
+ * jlog_record_max bytes. */
 struct jappend {
 	struct jlog *log;
 	uint32_t type;
-	/* At or above every mark given before for this log. Equal marks are taken for one: a record is known to be durable only when
-	 * the last record with its mark is, so give rising marks where each answer waits for its own. */
+	/* At or above every mark given before for this log. Equal marks are taken for one: a record is known to be
+	 * durable only when the last record with its mark is, so give rising marks where each answer waits for its
+	 * own. */
 	uint64_t mark;
 	struct span head, body;
 	uint64_t *where; /* NULL, or set to the record's position before its mark is published */
 };
 
-/* Queues a record. One log has one appending port at a time. head, body and *where must stay (and the bytes unchanged) until
- * jlog_durable(log) >= mark (or until the journal has failed or stopped). false: the port is full, try again after the bell; or
- * never, when journal_has_failed. Port owner's thread. */
+/* Queues a record. One log has one appending port at a time. head, body and *where must stay (and the bytes
+ * unchanged) until jlog_durable(log) >= mark (or until the journal has failed or stopped). false: the port is full,
+ * try again after the bell; or never, when journal_has_failed. Port owner's thread. */
 bool journal_appendv(struct journal_port *p, const struct jappend *a);
 static inline bool journal_append(struct journal_port *p, struct jlog *log, uint32_t type, uint64_t mark,
 				  const void *payload, uint32_t len)
@@ -116,11 +126,12 @@ static inline bool journal_append(struct journal_port *p, struct jlog *log, uint
 		p, &(struct jappend){.log = log, .type = type, .mark = mark, .body = {(const uint8_t *)payload, len}});
 }
 
-/* Records with a mark below `mark` are no longer needed: whole segments of such are recycled, except the newest. false: port full.
- * Port owner's thread. */
+/* Records with a mark below `mark` are no longer needed: whole segments of such are recycled, except the newest.
+ * false: port full. Port owner's thread. */
 bool journal_trim(struct journal_port *p, struct jlog *log, uint64_t mark);
 
-/* Every record up to this mark is durable. Any thread; acquire. 0 before the first. After opening: the last recovered mark. */
+/* Every record up to this mark is durable. Any thread; acquire. 0 before the first. After opening: the last
+ * recovered mark. */
 uint64_t jlog_durable(const struct jlog *log);
 /* Bytes in the log's live segments. Any thread. */
 uint64_t jlog_bytes(const struct jlog *log);
@@ -130,9 +141,10 @@ const char *jlog_name(const struct jlog *log);
 
 /* Reading back. Any thread; these take the log's own lock for moments, which the journal thread takes once a group. */
 
-/* Reads the first record at or after `where` (0: the oldest) into buf: ret->payload lies in buf. *ret_next (if not NULL) is where the
- * record after it begins. Only what is durable is read. 0; -ENODATA: nothing there yet; -ENOENT: trimmed; -EMSGSIZE: the payload has
- * ret->payload.n bytes, more than cap; -EINVAL: no record begins there; -EBADMSG: damaged, *ret_why names file and byte; other -errno. */
+/* Reads the first record at or after `where` (0: the oldest) into buf: ret->payload lies in buf. *ret_next (if not
+ * NULL) is where the record after it begins. Only what is durable is read. 0; -ENODATA: nothing there yet; -ENOENT:
+ * trimmed; -EMSGSIZE: the payload has ret->payload.n bytes, more than cap; -EINVAL: not a place where records can
+ * begin; -EBADMSG: damaged (or no position that was ever given out), *ret_why names file and byte; other -errno. */
 int jlog_read(struct jlog *log, uint64_t where, void *buf, size_t cap, struct jrecord *ret, uint64_t *ret_next,
 	      const char **ret_why);
 
@@ -142,12 +154,12 @@ struct jsegment {
 	int64_t created_ns;  /* wall clock, when its first record was written */
 	bool active;         /* the newest, still being written; a trim never drops it */
 };
-/* Fills `ret` with up to `cap` segments, oldest first, and returns how many there are. For retention by bytes, age or count:
- * trim at the first_mark of the oldest segment to keep. */
+/* Fills `ret` with up to `cap` segments, oldest first, and returns how many there are. For retention by bytes, age
+ * or count: trim at the first_mark of the oldest segment to keep. */
 uint32_t jlog_segments(struct jlog *log, struct jsegment *ret, uint32_t cap);
 
-/* The file that holds a position, for reading by other means (a ring). While it is held it is neither recycled nor closed, even when it
- * is trimmed. -ENOENT: trimmed; -ENODATA: beyond the end; -errno of open. */
+/* The file that holds a position, for reading by other means (a ring). While it is held it is neither recycled nor
+ * closed, even when it is trimmed. -ENOENT: trimmed; -ENODATA: beyond the end; -errno of open. */
 struct jlog_file {
 	int fd; /* read-only; with a simulated disk the disk's handle */
 	uint64_t segment;
@@ -155,17 +167,17 @@ struct jlog_file {
 };
 int jlog_file_get(struct jlog *log, uint64_t where, struct jlog_file *ret, const char **ret_why);
 void jlog_file_put(struct jlog *log, const struct jlog_file *f);
-/* Looks at n bytes read from a file at `where`. 0: a record, *ret_size bytes of the file; JLOG_E_SKIP: *ret_size bytes of the journal's own;
- * -ENODATA: *ret_size bytes are needed to tell; -EBADMSG: damaged. */
+/* Looks at n bytes read from a file at `where`. 0: a record, *ret_size bytes of the file; JLOG_E_SKIP: *ret_size
+ * bytes of the journal's own; -ENODATA: *ret_size bytes are needed to tell; -EBADMSG: damaged. */
 #define JLOG_E_SKIP 1
 int jlog_parse(struct jlog *log, uint64_t where, struct span bytes, struct jrecord *ret, size_t *ret_size);
 
 /* True once a write or a sync has failed. Any thread; acquire. */
 bool journal_has_failed(const struct journal *j);
 
-/* Stops: all that was appended becomes durable first (unless failed), each log's end is noted, the lock is let go. 0, or the -errno of
- * the failure. Main thread, after all port owners have stopped appending. Also frees, logs and ports as well (with or without
- * journal_start before). */
+/* Stops: all that was appended becomes durable first (unless failed), each log's end is noted, the lock is let go.
+ * 0, or the -errno of the failure. Main thread, after all port owners have stopped appending. Also frees, logs and
+ * ports as well (with or without journal_start before). */
 int journal_close(struct journal *j);
 
 /* For stats; each is written by the journal thread (`segments` by openers too), read anywhere. */

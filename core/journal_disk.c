@@ -1,7 +1,7 @@
 /* The real file system under the journal, and the wrappers that say in words what failed.
  *
- * Nothing here retries: a failed sync has already let the kernel forget what it could not write. Any thread; the table itself never
- * changes after journal_disk_open.
+ * Nothing here retries: a failed sync has already let the kernel forget what it could not write. Any thread; the table
+ * itself never changes after journal_disk_open.
  */
 #include "core/journal_disk.h"
 

@@ -1,7 +1,8 @@
 /* The journal's only way to the file system: a table of functions, so that tests put a simulated disk in its place.
  *
- * Paths are relative to the data directory ("" is the directory itself). Every function returns 0 or a count, or -errno. None
- * retries anything. Any thread may call them, each file handle being one thread's at a time (reads at an offset: any).
+ * Paths are relative to the data directory ("" is the directory itself). Every function returns 0 or a count, or
+ * -errno. None retries anything. Any thread may call them, each file handle being one thread's at a time (reads at an
+ * offset: any).
  * Source: open(2), pwritev2(2), fdatasync(2), flock(2).
  */
 #ifndef ORDINAL_CORE_JOURNAL_DISK_H

@@ -1,7 +1,7 @@
 /* Encoders and decoders of the journal's bytes; the layout is drawn in journal_format.h.
  *
- * Invariant: what a decoder accepts was made by the encoder beside it, for the same log and the same place. Decoders read only the
- * bytes that their comments name, and take any bytes at all. Any thread.
+ * Invariant: what a decoder accepts was made by the encoder beside it, for the same log and the same place. Decoders
+ * read only the bytes that their comments name, and take any bytes at all. Any thread.
  */
 #include "core/journal_format.h"
 

@@ -3,9 +3,10 @@
  *   journal_gather  ports -> entries, chained per log in order of arrival
  *   journal_commit  for each log: encode, write | for each log: sync | for each log: publish its mark | ring the bells
  *
- * Invariants: a mark is published only after the sync of all that is at or below it; where a group goes on into another segment, the one
- * before has been synced first. Every record says how far its log was synced when it was written: recovery tells a torn group from
- * damage by that. A direct write begins at a block's edge and repeats the durable bytes in front of the tail unchanged.
+ * Invariants: a mark is published only after the sync of all that is at or below it; where a group goes on into another
+ * segment, the one before has been synced first. Every record says how far its log was synced when it was written:
+ * recovery tells a torn group from damage by that. A direct write begins at a block's edge and repeats the durable
+ * bytes in front of the tail unchanged.
  *
  * Runs in the journal thread (or whoever stands in for it, see journal_turn).
  */

@@ -1,4 +1,5 @@
-/* What the journal's own files share; nobody else includes this but their tests. journal.md beside this file draws how they fit.
+/* What the journal's own files share; nobody else includes this but their tests. journal.md beside this file draws how
+ * they fit.
  *
  *   journal.c          open and close, superblock, ports, the thread
  *   journal_group.c    a group: gather, write, sync, publish
@@ -74,7 +75,7 @@ struct jlog {
 	_Alignas(CACHE_LINE) atomic_uint_fast64_t durable; /* mark; release by jlog_publish, acquire by jlog_durable */
 	atomic_uint_fast64_t bytes;
 
-	/* The opener's until the first request arrives, the journal thread's from then on, the closer's after its end. */
+	/* The opener's until the first request arrives, the journal thread's from then on, the closer's at the end. */
 	_Alignas(CACHE_LINE) int wfd; /* the active segment; -1: its file could not be opened */
 	int dfd;                      /* the same, O_DIRECT | O_DSYNC; -1 when not direct */
 	uint64_t number;              /* of the active segment */
@@ -141,8 +142,9 @@ struct journal {
 
 /* ---- journal.c ---- */
 
-/* One turn of the thread: gathers a group and makes it durable, else looks after one log. *ret_worked: whether there was anything. 0, or
- * -errno after journal_fail. Whoever runs the journal: its thread, journal_close, or a test that has not started the thread. */
+/* One turn of the thread: gathers a group and makes it durable, else looks after one log. *ret_worked: whether there
+ * was anything. 0, or -errno after journal_fail. Whoever runs the journal: its thread, journal_close, or a test that
+ * has not started the thread. */
 int journal_turn(struct journal *j, bool *ret_worked);
 /* Notes how far each log that needs it is durable. 0 or -errno after journal_fail. As journal_turn. */
 int journal_note_idle(struct journal *j);
@@ -191,7 +193,8 @@ int jlog_note(struct jlog *log, struct jio *io);
 int jlog_seg_add(struct jlog *log, const struct jseg *seg);
 /* Publishes the state of the newest segment in the list, and the log's bytes. */
 void jlog_seg_update(struct jlog *log, uint64_t first_mark, uint64_t last_mark, int64_t created_ns, uint32_t end);
-/* Takes the oldest out of the list, if its number is below `first_live`. False: there is none such. *ret_held: somebody reads it. */
+/* Takes the oldest out of the list, if its number is below `first_live`. False: there is none such. *ret_held:
+ * somebody reads it. */
 bool jlog_seg_drop(struct jlog *log, uint64_t first_live, uint64_t *ret_number, bool *ret_held);
 /* The lowest segment number whose last mark is at or above `mark`; the newest at the latest. */
 uint64_t jlog_seg_first_above(struct jlog *log, uint64_t mark);
@@ -199,8 +202,8 @@ void jlog_seg_free_all(struct jlog *log);
 
 /* ---- journal_recover.c ---- */
 
-/* Fills in a new log from its directory (made if missing), replaying. log->j, name, salt, segment_bytes, durability, epoch are set. 0, what
- * replay returned, or -errno with io->why set. Under open_lock. */
+/* Fills in a new log from its directory (made if missing), replaying. log->j, name, salt, segment_bytes, durability,
+ * epoch are set. 0, what replay returned, or -errno with io->why set. Under open_lock. */
 int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts);
 
 /* ---- journal_probe.c ---- */

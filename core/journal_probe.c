@@ -1,8 +1,10 @@
-/* Which way to durability is fastest on this disk: pwrite and fdatasync, one pwritev2 with RWF_DSYNC, or O_DIRECT | O_DSYNC.
+/* Which way to durability is fastest on this disk: pwrite and fdatasync, one pwritev2 with RWF_DSYNC, or O_DIRECT |
+ * O_DSYNC.
  *
- * A scratch file is filled and synced, then each way gets PER_METHOD_NS of small writes to it, one after another as a journal writes them.
- * A way that gives an error (a file system without O_DIRECT, a kernel without RWF_DSYNC) is out; another must beat fdatasync by a
- * twentieth to be taken. A disk on which a single sync takes longer than that is not measured further: there it makes no difference.
+ * A scratch file is filled and synced, then each way gets PER_METHOD_NS of small writes to it, one after another as a
+ * journal writes them. A way that gives an error (a file system without O_DIRECT, a kernel without RWF_DSYNC) is out;
+ * another must beat fdatasync by a twentieth to be taken. A disk on which a single sync takes longer than that is not
+ * measured further: there it makes no difference.
  *
  * Runs in the main thread, in journal_open.
  */
@@ -60,7 +62,7 @@ static int measure(struct jio *io, enum journal_method m, const uint8_t *block, 
 
 	if (fd < 0)
 		return fd;
-	begin = now = clock_mono_ns();
+	begin = clock_mono_ns();
 	do {
 		err = one(io, fd, m, block, n++);
 		now = clock_mono_ns();

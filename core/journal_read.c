@@ -1,8 +1,9 @@
 /* The readers' side of a log: its list of segments, and reading records back by position.
  *
- * Everything here is under the log's own lock, taken for moments: by readers to find and hold a file, by the journal thread once a group to
- * say how far the newest segment is durable. Reading itself happens outside of it. Invariants: the numbers in the list have no gaps; a
- * file that somebody holds is neither recycled nor closed (a trimmed one moves to the list `gone`, and its file is unlinked instead).
+ * Everything here is under the log's own lock, taken for moments: by readers to find and hold a file, by the journal
+ * thread once a group to say how far the newest segment is durable. Reading itself happens outside of it. Invariants:
+ * the numbers in the list have no gaps; a file that somebody holds is neither recycled nor closed (a trimmed one moves
+ * to the list `gone`, and its file is unlinked instead).
  */
 #include "core/journal_internal.h"
 

@@ -1,16 +1,19 @@
 /* Opening a log: reads every record, tells an unfinished tail from damage, cuts the one and refuses the other.
  *
- *   list files -> scan the chain of records, replaying -> look beyond its end -> damage? refuse : write again, cut, sync -> tidy
+ *   list files -> scan the chain of records, replaying -> look beyond its end -> damage? refuse
+ *                                                                             otherwise: write again, cut, tidy
  *
- * The chain: records with rising numbers, one after another, from the first record of the lowest segment; where no valid record follows, it
- * goes on at the start of the next segment if the record there has the next number, and ends otherwise. "Known" is the highest record
- * number that anything on disk says was synced: each record says it of its predecessors, and a segment's note of its own records.
+ * The chain: records with rising numbers, one after another, from the first record of the lowest segment; where no
+ * valid record follows, it goes on at the start of the next segment if the record there has the next number, and ends
+ * otherwise. "Known" is the highest record number that anything on disk says was synced: each record says it of its
+ * predecessors, and a segment's note of its own records.
  *
- * Invariants: 1. The chain ending at or before `known` is damage: the place is named and nothing is changed. Otherwise what is missing was
- * never acknowledged. 2. What was read past `known` is written again before it is synced, because a sync that failed before may have left pages that
- * look clean and are not on disk. 3. Whatever looks like a record beyond the end has its header zeroed, durably, before anything new is
- * written; and each opening has a higher epoch, below which nothing is accepted after a record of that epoch. So what was
- * cut never comes back. 4. A crash anywhere in here leaves a directory for which the same holds.
+ * Invariants: 1. The chain ending at or before `known` is damage: the place is named and nothing is changed. Otherwise
+ * what is missing was never acknowledged. 2. What was read past `known` is written again before it is synced, because a
+ * sync that failed before may have left pages that look clean and are not on disk. 3. Whatever looks like a record
+ * beyond the end has its header zeroed, durably, before anything new is written; and each opening has a higher epoch,
+ * below which nothing is accepted after a record of that epoch. So what was cut never comes back. 4. A crash anywhere
+ * in here leaves a directory for which the same holds.
  *
  * Runs in the opener's thread, under the journal's open_lock, before anybody else sees the log.
  */
@@ -369,7 +372,8 @@ static int look_beyond(struct scan *s, uint32_t at, bool cut)
 	return 0;
 }
 
-/* Whether the open segment, the one after the chain's end, shows that its own first record should have gone on with the chain. */
+/* Whether the open segment, the one after the chain's end, shows that its own first record should have gone on with
+ * the chain. */
 static bool first_is_bad(const struct scan *s)
 {
 	if (s->seen == JF_HEADER)

@@ -6,10 +6,10 @@
  *        ^                                                                                |
  *        +------ jlog_retire: renamed, or unlinked when there are enough spares <---------+  trimmed
  *
- * Invariants: 1. A file has a number for a name only with a synced header that says so, and its name is synced before the first
- * record goes in. 2. The header of a spare is written over only after the directory's sync covers its having become one. 3. A trimmed file
- * is renamed or unlinked only after the record that says it is trimmed is synced. 4. Bytes below `filled` are written and in the
- * file's synced size, so that a group's sync has no metadata to commit.
+ * Invariants: 1. A file has a number for a name only with a synced header that says so, and its name is synced before
+ * the first record goes in. 2. The header of a spare is written over only after the directory's sync covers its having
+ * become one. 3. A trimmed file is renamed or unlinked only after the record that says it is trimmed is synced. 4.
+ * Bytes below `filled` are written and in the file's synced size, so that a group's sync has no metadata to commit.
  *
  * Runs in the journal thread; while a log is being opened, in the opener's; at the end, in the closer's.
  */
@@ -232,7 +232,8 @@ int jlog_note(struct jlog *log, struct jio *io)
 	return err;
 }
 
-/* Space that is only wanted ahead of need may be missing: whoever needs it will ask again, before anything is acknowledged. */
+/* Space that is only wanted ahead of need may be missing: whoever needs it will ask again, before anything is
+ * acknowledged. */
 static int ahead(struct jlog *log, const struct jio *io, int err)
 {
 	if ((err != -ENOSPC && err != -EDQUOT) || io->sync_failed)

@@ -1,10 +1,13 @@
-/* A single-producer single-consumer queue of fixed-size elements, wait-free: what crosses threads here goes through one of these.
+/* A single-producer single-consumer queue of fixed-size elements, wait-free: what crosses threads here goes through one
+ * of these.
  *
- * Concurrency Kit's ck_ring underneath. Its atomics are invisible to ThreadSanitizer, which would report every element as a
- * race; so in TSan builds the same interface is a twin on C11 atomics, with the same capacity and the same ordering. An element
- * is copied in and out. Whoever pushes into the queue of a thread that may sleep rings that thread's doorbell afterwards.
+ * Concurrency Kit's ck_ring underneath. Its atomics are invisible to ThreadSanitizer, which would report every element
+ * as a race; so in TSan builds the same interface is a twin on C11 atomics, with the same capacity and the same
+ * ordering. An element is copied in and out. Whoever pushes into the queue of a thread that may sleep rings that
+ * thread's doorbell afterwards.
  *
- * Push: the producer's thread only. Pop: the consumer's thread only. Count: any thread. Init and done: nobody else is using it.
+ * Push: the producer's thread only. Pop: the consumer's thread only. Count: any thread. Init and done: nobody else is
+ * using it.
  * Source: ck_ring(3); Lamport, "Specifying concurrent program modules", 1983 (the queue of two counters).
  */
 #ifndef ORDINAL_CORE_BASE_SPSC_H
@@ -51,8 +54,8 @@ struct spsc {
 	void *buf;
 };
 
-/* Room for at least `depth` elements (1 to SPSC_DEPTH_MAX) of `elem_size` bytes. The real capacity is the next power of two
- * above depth, less one. 0, -EINVAL or -ENOMEM. */
+/* Room for at least `depth` elements (1 to SPSC_DEPTH_MAX) of `elem_size` bytes. The real capacity is the next power
+ * of two above depth, less one. 0, -EINVAL or -ENOMEM. */
 static inline int spsc_init(struct spsc *s, uint32_t depth, uint32_t elem_size)
 {
 	uint32_t size = 2;
@@ -139,7 +142,8 @@ static inline bool spsc_pop_sized(struct spsc *s, void *ret_elem, uint32_t size)
 #endif
 }
 
-/* Copies *elem in; false when full. The type of *elem must be the one whose size spsc_init was given (a CHECK holds this). */
+/* Copies *elem in; false when full. The type of *elem must be the one whose size spsc_init was given (a CHECK holds
+ * this). */
 #define spsc_push(s, elem) spsc_push_sized((s), (elem), (uint32_t)sizeof *(elem))
 /* Copies the oldest element to *ret_elem; false when empty. */
 #define spsc_pop(s, ret_elem) spsc_pop_sized((s), (ret_elem), (uint32_t)sizeof *(ret_elem))

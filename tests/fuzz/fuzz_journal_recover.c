@@ -1,9 +1,10 @@
 /* Recovery of a log from a directory that somebody else made up.
  *
- * The input is a list of small edits to a directory that begins with a true history: records with valid checksums anywhere, with any numbers;
- * notes; flipped bytes; files cut, lost and added. Holds: opening gives success or -EBADMSG with a sentence that names a byte, nothing
- * else; what was refused is refused again, unchanged; what was accepted has rising marks, can be appended to, and gives the same and the new
- * record, no more and no less, after a power cut right after the acknowledgement. */
+ * The input is a list of small edits to a directory that begins with a true history: records with valid checksums
+ * anywhere, with any numbers; notes; flipped bytes; files cut, lost and added. Holds: opening gives success or
+ * -EBADMSG with a sentence that names a byte, nothing else; what was refused is refused again, unchanged; what was
+ * accepted has rising marks, can be appended to, and gives the same and the new record, no more and no less, after a
+ * power cut right after the acknowledgement. */
 #include "core/journal_internal.h"
 #include "tests/unit/core/sim_disk.h"
 

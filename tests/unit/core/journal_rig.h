@@ -1,7 +1,9 @@
-/* A journal of two logs on the simulated disk, run turn by turn without its thread, and the oracle that looks at what is left of it.
+/* A journal of two logs on the simulated disk, run turn by turn without its thread, and the oracle that looks at
+ * what is left of it.
  *
- * Marks are 1, 2, 3 … in each log; a record's type, length and bytes follow from its log and mark, so the oracle needs no history
- * but: what was appended, what was published, what was trimmed. rig_check gives NULL or says which promise was broken. */
+ * Marks are 1, 2, 3 … in each log; a record's type, length and bytes follow from its log and mark, so the oracle
+ * needs no history but: what was appended, what was published, what was trimmed. rig_check gives NULL or says which
+ * promise was broken. */
 #ifndef ORDINAL_TESTS_JOURNAL_RIG_H
 #define ORDINAL_TESTS_JOURNAL_RIG_H
 

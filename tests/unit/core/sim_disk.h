@@ -1,15 +1,16 @@
 /* A disk in memory that keeps what was synced and loses or tears the rest: the journal's seam, for tests.
  *
- * Every file has what a running system sees (`now`), what the platter holds (`safe`), and the writes in between; a directory likewise has
- * names now, safe names, and the changes in between. Each call that could touch the disk is an operation with a number. A test can make
- * operation N fail (once), or pull the plug at N: from then on nothing works, until sim_crash decides what was on the platter:
+ * Every file has what a running system sees (`now`), what the platter holds (`safe`), and the writes in between; a
+ * directory likewise has names now, safe names, and the changes in between. Each call that could touch the disk is an
+ * operation with a number. A test can make operation N fail (once), or pull the plug at N: from then on nothing works,
+ * until sim_crash decides what was on the platter:
  *
  *   SIM_KEEP_NONE    only what was synced          SIM_KEEP_ALL     as if all had been written just in time
  *   SIM_KEEP_CUT     the unsynced writes in order, cut at sector `cut`
  *   SIM_KEEP_RANDOM  any subset of unsynced sectors, and any subset of unsynced changes of names
  *
- * A failed sync forgets which writes were unsynced, yet shows them to readers, as file systems do ("fsyncgate"). Deliberate lies (sim.lie_*)
- * stand for bugs of the journal or the drive, to see that a test would notice. One thread.
+ * A failed sync forgets which writes were unsynced, yet shows them to readers, as file systems do ("fsyncgate").
+ * Deliberate lies (sim.lie_*) stand for bugs of the journal or the drive, to see that a test would notice. One thread.
  */
 #ifndef ORDINAL_TESTS_SIM_DISK_H
 #define ORDINAL_TESTS_SIM_DISK_H

@@ -1,4 +1,5 @@
-/* core/journal on the simulated disk: the plug is pulled at every operation, in many ways, and each time the oracle looks. */
+/* core/journal on the simulated disk: the plug is pulled at every operation, in many ways, and each time the oracle
+ * looks. */
 #include "tests/unit/core/journal_rig.h"
 
 #include <setjmp.h>
@@ -108,8 +109,8 @@ static unsigned crash_all(const struct rig *r, uint64_t n)
 
 enum plant { PLANT_NONE, PLANT_SYNC, PLANT_DSYNC, PLANT_SYNC_DIR };
 
-/* Lives once for each operation at which the plug can be pulled. Returns how many promises were broken; with a planted bug it stops at
- * the first. */
+/* Lives once for each operation at which the plug can be pulled. Returns how many promises were broken; with a
+ * planted bug it stops at the first. */
 static unsigned sweep(enum journal_method method, enum jlog_durability durability, enum plant plant, uint64_t step)
 {
 	static struct rig r;
@@ -225,8 +226,8 @@ static void a_killed_process_loses_nothing_written(void **state)
 	}
 }
 
-/* Records of one sector each, at sectors' edges: three in flight, each subset of which survives. Then a shorter history takes
- * their place, ending just where a survivor begins. */
+/* Records of one sector each, at sectors' edges: three in flight, each subset of which survives. Then a shorter
+ * history takes their place, ending just where a survivor begins. */
 static void what_was_cut_never_comes_back(void **state)
 {
 	static uint8_t a[464], b[464], pad[512 - 64 - 48];

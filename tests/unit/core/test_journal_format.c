@@ -1,4 +1,4 @@
-/* core/journal_format: every field travels, every flipped bit is noticed, and a record is valid in its own place only. */
+/* core/journal_format: every field travels, every flipped bit is noticed, a record is valid in its own place only. */
 #include "core/journal_format.h"
 
 #include <errno.h>

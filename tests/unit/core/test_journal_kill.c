@@ -1,4 +1,5 @@
-/* core/journal on the real file system: a process that appends is killed, again and again; what it was told is durable is there. */
+/* core/journal on the real file system: a process that appends is killed, again and again; what it was told is
+ * durable is there. */
 #include "core/journal.h"
 
 #include "core/base/check.h"

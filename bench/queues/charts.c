@@ -47,10 +47,10 @@ static void script_common(FILE *f, unsigned rows, const char *title, const char 
 		"set yrange [%u.5:-0.5]\n"
 		"set ytics noenhanced scale 0\n"
 		"set grid x lc rgb '#dddddd'\n"
-		"set border 3 lc rgb '#888888'\n"
-		"set tics nomirror\n"
+		"set border 3 lc rgb '#444444'\n"
+		"set tics nomirror textcolor rgb '#222222'\n"
 		"set style fill solid noborder\n"
-		"set lmargin 26\n",
+		"set lmargin 26\nset rmargin 9\n",
 		rows * 19 + 130, file, title, xlabel, rows - 1);
 }
 
@@ -64,11 +64,12 @@ static void script(FILE *f, const struct bench_report *r, const char *csv, const
 	snprintf(title, sizeof title, "Items per second (%s, %u producers, %u consumers, batch %u)", take,
 		 o->prefill ? 0 : o->producers, o->consumers, o->batch);
 	snprintf(file, sizeof file, "%sthroughput.svg", prefix);
-	script_common(f, r->n, title, "million items a second", file);
+	script_common(f, r->n, title, "million items a second; the line: slowest to fastest run", file);
 	fprintf(f,
 		"set xrange [0:*]\nset key off\n"
 		"plot '%s' every ::1 using ($7/2e6):0:(0):($7/1e6):($0-0.36):($0+0.36):ytic(1) with boxxyerror lc rgb '#3465a4', "
-		"'' every ::1 using ($7/1e6):0:(sprintf(' %%.2f', $7/1e6)) with labels left font ',10'\n",
+		"'' every ::1 using ($7/1e6):0:($27/1e6):($28/1e6) with xerrorbars pt 0 lc rgb '#222222', "
+		"'' every ::1 using ($28/1e6):0:(sprintf(' %%.2f', $7/1e6)) with labels left font ',10'\n",
 		csv);
 
 	snprintf(title, sizeof title, "Latency of taking (%s): p50, p99, p99.9, max", take);

@@ -58,21 +58,22 @@ static void table_peers(const struct bench_result *q, char *buf, size_t cap)
 
 static void table_throughput(FILE *f, const struct bench_report *r)
 {
-	fprintf(f, "%-24s %7s %9s %9s %7s %9s %9s %9s %8s %7s %8s\n", "queue", "PxC", "Mitem/s", "time", "CPU s",
-		"voluntary", "forced", "finished", "starved", "Jain", "slowest");
+	fprintf(f, "%-24s %7s %9s %15s %9s %7s %9s %9s %9s %8s %7s %8s\n", "queue", "PxC", "Mitem/s", "of all runs",
+		"time", "CPU s", "voluntary", "forced", "finished", "starved", "Jain", "slowest");
 	for (unsigned i = 0; i < r->n; i++) {
 		const struct bench_result *q = &r->results[i];
 		const struct bench_summary *s = &r->summaries[i];
-		char peers[24], finished[24], ns[12];
+		char peers[24], finished[24], runs[40], ns[12];
 
 		table_peers(q, peers, sizeof peers);
 		if (q->outcome == BENCH_REFUSED) {
 			fprintf(f, "%-24s %7s does not take these options\n", q->ops->name, peers);
 			continue;
 		}
+		snprintf(runs, sizeof runs, "%.2f-%.2f", q->lowest / 1e6, q->highest / 1e6);
 		snprintf(finished, sizeof finished, "%u/%u", s->finished, q->consumers);
-		fprintf(f, "%-24s %7s %9.3f %9s %7.2f %9llu %9llu %9s %8u %7.3f %7.1f%%", q->ops->name, peers,
-			s->items_per_second / 1e6, report_ns((double)q->wall_ns, ns), s->cpu_s,
+		fprintf(f, "%-24s %7s %9.3f %15s %9s %7.2f %9llu %9llu %9s %8u %7.3f %7.1f%%", q->ops->name, peers,
+			s->items_per_second / 1e6, runs, report_ns((double)q->wall_ns, ns), s->cpu_s,
 			(unsigned long long)s->switches[0], (unsigned long long)s->switches[1], finished, s->starved,
 			s->jain, s->slowest * 100);
 		fprintf(f, "%s\n",
@@ -115,6 +116,11 @@ static void table_legend(FILE *f, const struct bench_report *r)
 			: "");
 	if (starred)
 		fprintf(f, "Ranges of %u items (--range).\n", o->range > o->batch ? o->range : o->batch);
+	if (o->repeat > 1)
+		fprintf(f,
+			"Each queue ran %u times, in turn with the others; shown is the run with the median of items per second, and the "
+			"slowest and the fastest.\n",
+			o->repeat);
 	fprintf(f,
 		"finished: consumers that came to their end. starved: consumers that did not, or got less than a tenth of an even share.\n"
 		"Jain: fairness of the consumers' items per second, 1 is even. slowest: the slowest consumer's part of an even share.\n"
@@ -177,12 +183,13 @@ static void json_queue(FILE *f, const struct bench_report *r, unsigned i)
 		q->ops->name, q->ops->about, outcome_text(q->outcome), q->producers, q->consumers, q->put_batch);
 	if (q->outcome != BENCH_REFUSED) {
 		fprintf(f,
-			",\"items\":%llu,\"seconds\":%.6f,\"items_per_second\":%.1f,\"cpu_seconds\":%.3f,"
+			",\"items\":%llu,\"seconds\":%.6f,\"items_per_second\":%.1f,"
+			"\"items_per_second_lowest\":%.1f,\"items_per_second_highest\":%.1f,\"cpu_seconds\":%.3f,"
 			"\"switches_voluntary\":%llu,\"switches_forced\":%llu,\"finished\":%u,\"starved\":%u,\"jain\":%.4f,"
 			"\"slowest_of_even_share\":%.4f,\"producers_jain\":%.4f,\"consumer_items\":[",
-			(unsigned long long)s->items, (double)q->wall_ns / 1e9, s->items_per_second, s->cpu_s,
-			(unsigned long long)s->switches[0], (unsigned long long)s->switches[1], s->finished, s->starved,
-			s->jain, s->slowest, s->producers_jain);
+			(unsigned long long)s->items, (double)q->wall_ns / 1e9, s->items_per_second, q->lowest,
+			q->highest, s->cpu_s, (unsigned long long)s->switches[0], (unsigned long long)s->switches[1],
+			s->finished, s->starved, s->jain, s->slowest, s->producers_jain);
 		for (unsigned c = 0; c < q->consumers; c++)
 			fprintf(f, "%s%llu", c > 0 ? "," : "",
 				(unsigned long long)atomic_load(&q->peers[q->producers + c].items));
@@ -208,11 +215,11 @@ void report_json(FILE *f, const struct bench_report *r)
 		memset(&u, 0, sizeof u);
 	fprintf(f,
 		"{\"parameters\":{\"producers\":%u,\"consumers\":%u,\"items\":%llu,\"capacity\":%u,\"batch\":%u,\"range\":%u,\"prefill\":%s,"
-		"\"pin\":%s,\"sample\":%u},\"machine\":{\"cpus\":%u,\"kernel\":\"%s\",\"architecture\":\"%s\"},"
+		"\"pin\":%s,\"sample\":%u,\"repeat\":%u},\"machine\":{\"cpus\":%u,\"kernel\":\"%s\",\"architecture\":\"%s\"},"
 		"\"clock\":{\"tsc\":%s,\"ns_per_tick\":%.6f,\"overhead_ns\":%.1f,\"spread_ns\":%.1f},\"queues\":[",
 		o->producers, o->consumers, (unsigned long long)o->items, o->capacity, o->batch, o->range,
-		o->prefill ? "true" : "false", o->pin ? "true" : "false", o->sample, cpus(), u.release, u.machine,
-		r->ticks->tsc ? "true" : "false", r->ticks->ns, (double)r->ticks->overhead * r->ticks->ns,
+		o->prefill ? "true" : "false", o->pin ? "true" : "false", o->sample, o->repeat, cpus(), u.release,
+		u.machine, r->ticks->tsc ? "true" : "false", r->ticks->ns, (double)r->ticks->overhead * r->ticks->ns,
 		(double)r->ticks->spread * r->ticks->ns);
 	for (unsigned i = 0; i < r->n; i++) {
 		fprintf(f, "%s\n", i > 0 ? "," : "");
@@ -234,7 +241,7 @@ void report_csv(FILE *f, const struct bench_report *r)
 	fprintf(f,
 		"queue,outcome,producers,consumers,items,seconds,items_per_second,cpu_seconds,switches_voluntary,switches_forced,finished,"
 		"starved,jain,slowest_of_even_share,put_mean_ns,put_min_ns,put_p50_ns,put_p99_ns,put_p999_ns,put_max_ns,"
-		"take_mean_ns,take_min_ns,take_p50_ns,take_p99_ns,take_p999_ns,take_max_ns\n");
+		"take_mean_ns,take_min_ns,take_p50_ns,take_p99_ns,take_p999_ns,take_max_ns,items_per_second_lowest,items_per_second_highest\n");
 	for (unsigned i = 0; i < r->n; i++) {
 		const struct bench_result *q = &r->results[i];
 		const struct bench_summary *s = &r->summaries[i];
@@ -245,6 +252,6 @@ void report_csv(FILE *f, const struct bench_report *r)
 			(unsigned long long)s->switches[1], s->finished, s->starved, s->jain, s->slowest);
 		csv_latency(f, &s->put, r->ticks->ns);
 		csv_latency(f, &s->take, r->ticks->ns);
-		fprintf(f, "\n");
+		fprintf(f, ",%.1f,%.1f\n", q->lowest, q->highest);
 	}
 }

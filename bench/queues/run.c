@@ -354,6 +354,37 @@ void bench_result_done(struct bench_result *r)
 	munmap(r->peers, r->peers_size);
 }
 
+double bench_items_per_second(const struct bench_result *r)
+{
+	return r->wall_ns > 0 ? (double)moved_by(r, r->producers, r->consumers) * 1e9 / (double)r->wall_ns : 0;
+}
+
+/* Slower before faster, and those that went wrong before all others. */
+static int compare_runs(const void *a, const void *b)
+{
+	const struct bench_result *x = a, *y = b;
+	double rx = bench_items_per_second(x), ry = bench_items_per_second(y);
+
+	if ((x->outcome != BENCH_OK) != (y->outcome != BENCH_OK))
+		return x->outcome != BENCH_OK ? -1 : 1;
+	return (rx > ry) - (rx < ry);
+}
+
+void bench_median(struct bench_result *runs, unsigned n, struct bench_result *ret)
+{
+	unsigned chosen;
+
+	CHECK(n > 0);
+	qsort(runs, n, sizeof *runs, compare_runs);
+	chosen = runs[0].outcome != BENCH_OK ? 0 : n / 2;
+	*ret = runs[chosen];
+	ret->lowest = bench_items_per_second(&runs[0]);
+	ret->highest = bench_items_per_second(&runs[n - 1]);
+	for (unsigned i = 0; i < n; i++)
+		if (i != chosen)
+			bench_result_done(&runs[i]);
+}
+
 /* Jain's index of n values, and the least over the mean. */
 static double jain(const double *x, unsigned n, double *ret_least)
 {
@@ -403,8 +434,7 @@ void bench_summarize(const struct bench_result *r, struct bench_summary *ret)
 			ret->finished += atomic_load(&p->finished);
 		}
 	}
-	if (r->wall_ns > 0)
-		ret->items_per_second = (double)ret->items * 1e9 / (double)r->wall_ns;
+	ret->items_per_second = bench_items_per_second(r);
 	ret->producers_jain = jain(rates, r->producers, &ignored);
 	ret->jain = jain(rates + r->producers, r->consumers, &ret->slowest);
 	for (unsigned c = 0; c < r->consumers; c++)

@@ -20,10 +20,12 @@ struct bench_opts {
 	uint32_t range;   /* items in a range, for members that carry ranges, when batch is smaller */
 	unsigned sample;  /* every so many-th call is timed */
 	unsigned stall_s; /* no progress for so long: hung */
+	unsigned repeat;  /* runs of each queue */
 	bool prefill, pin;
 };
 
 #define BENCH_BATCH_MAX 1024
+#define BENCH_REPEAT_MAX 99
 
 /* One thread. Written by it alone, in memory shared with the process that watches. */
 struct bench_peer {
@@ -53,6 +55,7 @@ struct bench_result {
 	uint64_t wall_ns;              /* from the common start to the last consumer's end */
 	struct bench_peer *peers;      /* producers, then consumers */
 	size_t peers_size;
+	double lowest, highest; /* items per second of all runs of this queue, of which this is the median */
 };
 
 /* A line about the run that is going on; at most ten a second. `done` of `total` items. */
@@ -76,6 +79,11 @@ struct bench_summary {
 	double producers_jain;
 	struct hist put, take; /* ticks */
 };
+/* Of n runs of one queue, chooses the one with the median of items per second, or the first that went wrong. Gives the
+ * others back, and sets its lowest and highest. `runs` is put into another order. */
+void bench_median(struct bench_result *runs, unsigned n, struct bench_result *ret);
+/* Items taken out per second, from the common start to the last consumer's end. */
+double bench_items_per_second(const struct bench_result *r);
 /* Whether consumer number c did not finish or got less than a tenth of an even share of the `items` taken. */
 bool bench_is_starved(const struct bench_result *r, unsigned c, uint64_t items);
 void bench_summarize(const struct bench_result *r, struct bench_summary *ret);

@@ -231,11 +231,14 @@ static int open_stats(struct supervisor *s, const char *path, const char **ret_w
 	return path[0] ? statsock_open(&o, &s->stats, ret_why) : 0;
 }
 
-static int start(struct supervisor *s, const struct config *cfg, const char **ret_why)
+/* Takes the configuration over. */
+static int start(struct supervisor *s, struct config *cfg, const char **ret_why)
 {
 	int rc = open_stats(s, cfg->stats_socket, ret_why);
-	if (rc)
+	if (rc) {
+		config_done(cfg);
 		return rc;
+	}
 	rc = daemon_start(&s->d, cfg, ret_why);
 	if (rc == 0 && s->stats) {
 		rc = report_new(&s->d, &s->report);
@@ -249,7 +252,7 @@ static int start(struct supervisor *s, const struct config *cfg, const char **re
 	return rc;
 }
 
-static int run(const struct config *cfg)
+static int run(struct config *cfg)
 {
 	static struct supervisor s;
 	const char *why;
@@ -257,6 +260,7 @@ static int run(const struct config *cfg)
 	int rc = log_init(cfg->log_target, (enum log_level)cfg->log_level);
 	if (rc) {
 		fprintf(stderr, "ordinald: LOG_TARGET=\"%s\": %s\n", cfg->log_target, strerror(-rc));
+		config_done(cfg);
 		return 1;
 	}
 	log_thread_register("main");

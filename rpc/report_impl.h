@@ -86,6 +86,12 @@ void report_sums(struct report *r, uint64_t *ret);
 const char *report_rate_name(const struct report *r, unsigned i);
 double report_rate_of(const struct report *r, unsigned i, unsigned seconds);
 const char *report_phase_name(unsigned phase);
+/* To the millisecond. */
+static inline double report_seconds(uint64_t ns)
+{
+	uint64_t ms = ns / 1000000;
+	return (double)ms / 1e3;
+}
 static inline bool report_is_sharded(const struct report *r)
 {
 	return r->d->cfg.id_order == ID_ORDER_SHARDED;

@@ -140,8 +140,8 @@ void report_json(const struct report_data *d, struct text *to)
 	json_str(&j, "id_order", report_is_sharded(r) ? "sharded" : "strict");
 	json_str(&j, "config_fingerprint", print);
 	json_u64(&j, "pid", (uint64_t)getpid());
-	json_f64(&j, "start_time_seconds", (double)(r->start_wall_ns / 1000000) / 1e3);
-	json_f64(&j, "uptime_seconds", (double)(d->uptime_ns / 1000000) / 1e3);
+	json_f64(&j, "start_time_seconds", report_seconds((uint64_t)r->start_wall_ns));
+	json_f64(&j, "uptime_seconds", report_seconds(d->uptime_ns));
 	json_u64(&j, "resident_bytes", d->resident);
 	json_f64(&j, "cpu_seconds", (double)d->cpu_ns / 1e9);
 	put_rates(r, &j);

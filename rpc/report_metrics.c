@@ -72,8 +72,8 @@ static void put_process(const struct report_data *d, struct text *t)
 	text_printf(t, "ordinal_info{version=\"" ORDINAL_VERSION "\",id_order=\"%s\",config=\"%08x\"} 1\n",
 		    report_is_sharded(r) ? "sharded" : "strict", r->fingerprint);
 	one(t, "ordinal_start_time_seconds", "gauge", "When the daemon started, in Unix time.",
-	    (double)(r->start_wall_ns / 1000000) / 1e3);
-	one(t, "ordinal_uptime_seconds", "gauge", "Seconds since the start.", (double)(d->uptime_ns / 1000000) / 1e3);
+	    report_seconds((uint64_t)r->start_wall_ns));
+	one(t, "ordinal_uptime_seconds", "gauge", "Seconds since the start.", report_seconds(d->uptime_ns));
 	one_u64(t, "ordinal_resident_memory_bytes", "gauge", "Resident memory of the process.", d->resident);
 	one(t, "ordinal_cpu_seconds_total", "counter", "CPU time of the whole process.", (double)d->cpu_ns / 1e9);
 	one_u64(t, "ordinal_log_lines_written_total", "counter", "Lines that reached the log.", d->log_written);

@@ -234,14 +234,14 @@ static void check_sample(struct metrics *m, char *line)
 	assert_int_equal(*at, ' ');
 	double v = strtod(at + 1, &end);
 	assert_true(end != at + 1 && *end == 0);
-	if (strncmp(line, m->family, f) || n < f)
+	if (strncmp(line, m->family, f) != 0 || n < f)
 		fail_msg("%s in the family %s", line, m->family);
 	assert_int_equal(strncmp(line, "ordinal_", 8), 0);
 	if (strcmp(m->type, "histogram") == 0)
 		check_histogram(m, line, line + f, v);
 	else
 		assert_int_equal(n, f);
-	if (strcmp(m->type, "gauge"))
+	if (strcmp(m->type, "gauge") != 0)
 		assert_true(v >= 0);
 	line[at - line] = 0; /* the series alone */
 	for (unsigned i = 0; i < m->count; i++)

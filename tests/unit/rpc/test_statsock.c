@@ -130,7 +130,7 @@ static const char *ask(struct rig *r, const char *request, const char *status, b
 	say(fd, request);
 	turn(r);
 	const char *got = hear(fd, ret_eof);
-	if (strncmp(got, status, strlen(status)))
+	if (strncmp(got, status, strlen(status)) != 0)
 		fail_msg("%s instead of %s", got, status);
 	close(fd);
 	turn(r);

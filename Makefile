@@ -132,7 +132,7 @@ BENCH_SRC := $(sort $(wildcard bench/*.c bench/micro/*.c bench/macro/*.c))
 FAMILY_SRC := $(sort $(wildcard queue/family/*.c))
 FAMILY_TEST_SRC := $(sort $(wildcard tests/unit/queue/family/conform*.c))
 QUEUES_SRC := $(sort $(wildcard bench/queues/*.c)) $(FAMILY_SRC)
-OUR_SRC := $(LIB_SRC) $(wildcard rpc/ordinald.c) $(TOOL_SRC) $(UNIT_SRC) $(TEST_LIB_SRC) $(FUZZ_SRC) $(wildcard tests/fuzz/replay.c) \
+OUR_SRC := $(LIB_SRC) $(sort $(wildcard tests/interop/*.c)) $(wildcard rpc/ordinald.c) $(TOOL_SRC) $(UNIT_SRC) $(TEST_LIB_SRC) $(FUZZ_SRC) $(wildcard tests/fuzz/replay.c) \
 	$(BENCH_SRC) $(QUEUES_SRC) $(FAMILY_TEST_SRC)
 
 PB_SRC := $(PROTO:rpc/proto/%.proto=$(G)/%.pb-c.c)
@@ -155,6 +155,18 @@ $(B)/bench/queues: $(QUEUES_SRC:%.c=$(O)/%.o) $(B)/libordinal.a
 $(UNIT_BIN) $(REPLAY_BIN) $(BENCH_SRC:%.c=$(B)/%): $(B)/%: $(O)/%.o
 $(filter $(B)/tests/unit/queue/family/%,$(UNIT_BIN)): $(FAMILY_TEST_SRC:%.c=$(O)/%.o) $(FAMILY_SRC:%.c=$(O)/%.o)
 $(filter $(B)/tests/unit/tools/%,$(UNIT_BIN)): $(filter-out $(O)/tools/ordinal.o,$(TOOL_SRC:%.c=$(O)/%.o))
+# gRPC's TestService on the daemon's own parts
+INTEROP_SRC := $(sort $(wildcard tests/interop/*.c))
+INTEROP_PB := $(G)/grpc/testing/test.pb-c
+$(INTEROP_PB).c $(INTEROP_PB).h: tests/interop/proto/grpc/testing/test.proto
+	$(say) PROTO $<
+	@mkdir -p $(G)
+	$(Q)protoc-c --proto_path=tests/interop/proto --c_out=$(G) $<
+$(INTEROP_SRC:%.c=$(O)/%.o): $(INTEROP_PB).h
+$(B)/tests/interop-server: $(INTEROP_SRC:%.c=$(O)/%.o) $(INTEROP_PB:$(G)/%=$(O)/gen/%).o $(B)/libordinal.a
+	$(say) LD $@
+	$(Q)$(LINK)
+
 $(UNIT_BIN): $(if $(TEST_LIB_SRC),$(B)/libtests.a) $(B)/libordinal.a
 $(UNIT_BIN): LDLIBS += -lcmocka
 $(REPLAY_BIN): $(if $(filter fuzzer,$(SANITIZE)),,$(O)/tests/fuzz/replay.o) $(B)/libordinal.a
@@ -247,11 +259,11 @@ RUN_TESTS := $(PYTHON) tools/build/run_tests.py --build $(B)
 test:
 	$(Q)tools/build/packages.sh run test
 	$(Q)$(MAKE) tests-all
-tests-all: programs $(UNIT_BIN) $(REPLAY_BIN)
+tests-all: programs $(B)/tests/interop-server $(UNIT_BIN) $(REPLAY_BIN)
 	$(Q)$(RUN_TESTS) $(if $(SANITIZE),,--lint $(LINT_CHECKS)) --unit $(UNIT_BIN) --fuzz $(REPLAY_BIN) --e2e tests/e2e
 test-unit: $(UNIT_BIN) $(REPLAY_BIN)
 	$(Q)$(RUN_TESTS) --unit $(UNIT_BIN) --fuzz $(REPLAY_BIN)
-test-e2e: programs
+test-e2e: programs $(B)/tests/interop-server
 	$(Q)$(RUN_TESTS) --e2e tests/e2e
 
 # Each target for TIME seconds, all at once as far as there are CPUs; what it finds is kept in build/fuzz/corpus.

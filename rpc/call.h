@@ -57,10 +57,11 @@ struct call {
 	struct timer timer;       /* deadline, and slow bodies */
 	struct call_extra *extra; /* NULL: the method has not asked, or there is no memory, or the framing has none */
 	uint16_t method_index;    /* of the table */
-	bool compress;   /* the service's wish for the messages sent from here on; where client and method do */
-	bool live;       /* begun and not ended */
-	bool seen;       /* the service has been told of it (open or message) */
-	bool ended_send; /* the service has ended it */
+	bool compress;       /* the service's wish for the messages sent from here on; where client and method do */
+	bool was_compressed; /* the request message that the service is being given came compressed */
+	bool live;           /* begun and not ended */
+	bool seen;           /* the service has been told of it (open or message) */
+	bool ended_send;     /* the service has ended it */
 	/* The service's own state; zero-filled at the beginning. */
 	union {
 		void *ptr;
@@ -100,8 +101,8 @@ struct rpc_shard {
 	struct gzip *gzip;     /* made on first use */
 	struct budget *budget; /* likewise, by typed.c */
 	void *health;          /* svc_health's watchers */
-	uint32_t calls;    /* live; with count_add */
-	uint64_t assembly; /* bytes of partly received messages */
+	uint32_t calls;        /* live; with count_add */
+	uint64_t assembly;     /* bytes of partly received messages */
 	struct slab native_calls, h2_streams;
 	/* Read by anybody. */
 	uint64_t sessions_h2, sessions_native; /* live */

@@ -211,6 +211,7 @@ static bool deliver(struct h2_stream *st, struct span msg, bool compressed)
 		return false;
 	st->counted_message = true;
 	st->call.seen = true;
+	st->call.was_compressed = compressed;
 	st->call.method->message(&st->call, msg);
 	/* The handler may have ended the call; the stream may be gone, or another. */
 	return h2_stream_find(s, id) == st && st->call.live;

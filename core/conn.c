@@ -116,8 +116,11 @@ struct conn *conn_open(struct shard *s, int fd)
 	return c;
 }
 
-static bool may_deliver(const struct conn *c)
+/* One turn may bring megabytes: the answers to what has been delivered already choke the connection in its middle. */
+static bool may_deliver(struct conn *c)
 {
+	if (unlikely(conn_queued(c) > CONN_HIGH_WATER))
+		c->choked = true;
 	return c->state == CONN_OPEN && !c->choked && !c->paused;
 }
 
@@ -278,12 +281,18 @@ size_t conn_queued(const struct conn *c)
 	return (size_t)c->out.len + c->out.ext + c->sending.len + c->sending.ext - c->sent;
 }
 
+/* What the connection itself holds: without outside slices, whose number the sessions bound. */
+static size_t own_queued(const struct conn *c)
+{
+	return (size_t)c->out.len + c->sending.len - (c->sending.segs ? 0 : c->sent);
+}
+
 uint8_t *conn_reserve_slow(struct conn *c, size_t n)
 {
 	struct conn_out *o = &c->out;
 	if (c->state != CONN_OPEN)
 		return NULL;
-	if (conn_queued(c) > c->shard->opts->conn_queue_max) {
+	if (own_queued(c) > c->shard->opts->conn_queue_max) {
 		conn_abort(c, CONN_R_QUEUE);
 		return NULL;
 	}
@@ -483,8 +492,8 @@ void conn_on_send(struct conn *c, const struct ring_event *ev)
 		if (!c->dirty)
 			conn_mark_dirty(c);
 	}
-	if (c->choked && conn_queued(c) <= CONN_LOW_WATER) {
-		c->choked = false;
+	if ((c->choked || c->wants_writable) && conn_queued(c) <= CONN_LOW_WATER) {
+		c->choked = c->wants_writable = false;
 		if (c->state == CONN_OPEN && c->ops->writable)
 			c->ops->writable(c);
 	}

@@ -322,7 +322,13 @@ static bool is_needed(struct shard *s)
 		each_conn(s, end_for_shutdown);
 		flush(s);
 	}
-	return shard_conns(s) > 0 || s->accepts_armed > 0 || mesh_has_mail(s->mesh, s->index);
+	if (shard_conns(s) > 0 || s->accepts_armed > 0 || mesh_has_mail(s->mesh, s->index))
+		return true;
+	for (unsigned i = 0; i < s->hook_count; i++) {
+		if (s->hooks[i].needed && s->hooks[i].needed(s, s->hooks[i].ctx))
+			return true;
+	}
+	return false;
 }
 
 static int set_up(struct shard *s)

@@ -707,6 +707,8 @@ static void on_timer(struct timer *t, void *ctx)
 	uint64_t now = s->rpc->shard->now_ns;
 	if (s->ending)
 		return;
+	if (s->conn->choked) /* while we do not read, that nothing comes is no fault of the peer's */
+		s->start_ns = s->block_ns = s->part_ns = now;
 	if (!s->settings_got && now - s->start_ns >= o->preface_ns) {
 		h2_conn_error(s, H2_SETTINGS_TIMEOUT, CONN_R_TIMEOUT, "no SETTINGS within PREFACE_TIMEOUT_MS");
 		return;
@@ -747,7 +749,9 @@ static void h2_eof(struct conn *c)
 
 static void h2_writable(struct conn *c)
 {
-	h2_streams_pump(c->session);
+	struct h2_session *s = c->session;
+	s->block_ns = s->part_ns = s->rpc->shard->now_ns; /* it is read again only now */
+	h2_streams_pump(s);
 }
 
 static void h2_drain(struct conn *c)

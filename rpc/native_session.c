@@ -26,6 +26,7 @@ struct native_call {
 enum {
 	BUCKETS_FEW = 8,
 	BUCKETS_MAX = 4096,
+	SLICE_MIN = 2048,      /* shorter messages are copied */
 	PART_PROGRESS = 16384, /* bytes of a frame that have to come within body_ns */
 };
 
@@ -94,10 +95,19 @@ static void maybe_close(struct native_session *ns)
 		conn_close(ns->conn);
 }
 
+/* It is read again only now: the rest of a frame has its time from here. */
+static void restart_timer(struct native_session *ns)
+{
+	if (!ns->draining && timer_is_armed(&ns->timer))
+		wheel_add(&ns->rpc->shard->wheel, &ns->timer, ns->rpc->shard->now_ns + ns->rpc->opts->body_ns);
+}
+
 static void maybe_resume(struct native_session *ns)
 {
-	if (ns->stopped == 0)
-		conn_resume(ns->conn);
+	if (ns->stopped)
+		return;
+	restart_timer(ns);
+	conn_resume(ns->conn);
 }
 
 static void call_drop(struct native_call *nc, enum grpc_status status)
@@ -125,12 +135,42 @@ static void native_reply(struct call *c, const uint8_t *msg, size_t n)
 	call_drop(nc, GRPC_OK);
 }
 
+/* Whether more may be queued; if not, `writable` will tell. */
+static bool has_room(struct call *c)
+{
+	if (conn_queued(c->conn) < CONN_HIGH_WATER)
+		return true;
+	conn_want_writable(c->conn);
+	return false;
+}
+
 static bool native_send(struct call *c, const uint8_t *msg, size_t n)
 {
 	struct native_call *nc = container_of(c, struct native_call, call);
 	put_frame(session_of(c), NATIVE_MESSAGE, 0, nc->id, msg, n);
 	count_add(&c->rpc->stats[c->method_index].messages_out, 1);
-	return conn_queued(c->conn) < CONN_HIGH_WATER;
+	return has_room(c);
+}
+
+/* A message of ready bytes: its header, and the bytes copied when that costs less than another piece for the kernel to gather. *owned: the
+ * release hangs on a piece already; all pieces of a turn leave the output together. */
+static bool put_framed(struct native_call *nc, const struct conn_slice *all, const uint8_t *p, uint32_t n, bool *owned)
+{
+	struct conn *conn = nc->call.conn;
+	struct conn_slice piece = {.p = p, .n = n};
+	if (n < SLICE_MIN)
+		return put_frame(session_of(&nc->call), NATIVE_MESSAGE, 0, nc->id, p, n);
+	uint8_t *out = conn_reserve(conn, NATIVE_HEADER);
+	if (!out)
+		return false;
+	native_put(out, NATIVE_MESSAGE, 0, n, nc->id, 0);
+	conn_commit(conn, NATIVE_HEADER);
+	if (!*owned) {
+		piece.release = all->release;
+		piece.owner = all->owner;
+		*owned = true;
+	}
+	return conn_write_slice(conn, &piece);
 }
 
 /* Each message gets its header here; whole ones only. */
@@ -139,14 +179,14 @@ static size_t native_send_framed(struct call *c, const struct conn_slice *all)
 	struct native_call *nc = container_of(c, struct native_call, call);
 	const uint8_t *p = all->p;
 	size_t at = 0;
-	while (all->n - at >= GRPC_PREFIX && conn_queued(c->conn) < CONN_HIGH_WATER) {
+	bool owned = false;
+	while (all->n - at >= GRPC_PREFIX && has_room(c)) {
 		uint32_t n = load_be32(p + at + 1);
-		if (all->n - at - GRPC_PREFIX < n ||
-		    !put_frame(session_of(c), NATIVE_MESSAGE, 0, nc->id, p + at + GRPC_PREFIX, n))
+		if (all->n - at - GRPC_PREFIX < n || !put_framed(nc, all, p + at + GRPC_PREFIX, n, &owned))
 			break;
 		at += GRPC_PREFIX + n;
 	}
-	if (all->release)
+	if (!owned && all->release)
 		all->release(all->owner);
 	return at;
 }
@@ -496,6 +536,7 @@ static void tell_writable(struct native_call *nc)
 
 static void native_writable(struct conn *c)
 {
+	restart_timer(c->session);
 	each_call(c->session, tell_writable);
 }
 

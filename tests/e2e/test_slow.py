@@ -1,0 +1,121 @@
+"""Clients that read slowly, or not at all, or ask faster than they read."""
+
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+import appliance
+import h2raw
+import native
+from native import END, PING, PONG, UNIMPLEMENTED, frame, request
+
+
+def fill(c, data):
+    """Sends pieces until the kernel takes no more; how many it took whole. What was cut is sent later, by the caller."""
+    c.sock.setblocking(False)
+    n = rest = 0
+    try:
+        while n * len(data) < 4 << 20:
+            rest = len(data) - c.sock.send(data)
+            n += 1
+            if rest:
+                break
+    except BlockingIOError:
+        pass
+    c.sock.settimeout(60)
+    return n, data[len(data) - rest:] if rest else b""
+
+
+BURSTS = {
+    "PING": (frame(PING, 1, b"x" * 64), lambda f: f.kind == PONG),
+    "unknown method": (request(1, method=60), lambda f: f.kind == END and f.code == UNIMPLEMENTED),
+}
+
+
+@pytest.mark.parametrize("what", BURSTS)
+def test_a_burst_is_not_a_slow_reader(daemon, what):
+    """Megabytes of requests were there at once, and their answers more than CONN_QUEUE_MAX: the connection was reset, although nobody had
+    been slow. Instead, it is read no further until its answers have gone."""
+    one, is_right = BURSTS[what]
+    d = daemon(SHARDS=1)
+    with native.Client(d) as c:
+        c.ping()
+        d.signal(signal.SIGSTOP)
+        n, rest = fill(c, one * 1000)
+        d.signal(signal.SIGCONT)
+        sender = threading.Thread(target=c.send, args=(rest,))
+        sender.start()
+        for _ in range(n * 1000):
+            f = c.get()
+            assert f is not None and is_right(f), f
+        sender.join()
+        c.ping()
+
+
+def test_a_burst_of_pings_over_http2(daemon):
+    d = daemon(SHARDS=1)
+    with h2raw.Connection(d) as c:
+        c.sync()
+        d.signal(signal.SIGSTOP)
+        n, rest = fill(c, h2raw.frame(h2raw.PING, 0, 0, b"burstpng") * 1000)
+        d.signal(signal.SIGCONT)
+        sender = threading.Thread(target=c.send, args=(rest,))
+        sender.start()
+        got = 0
+        while got < n * 1000:
+            f = c.get()
+            assert f is not None and f.kind == h2raw.PING and f.payload == b"burstpng"
+            got += 1
+        sender.join()
+        c.serves(1)
+
+
+@pytest.mark.parametrize("protocol", ["native", "h2"])
+def test_a_slow_reader_is_not_a_slow_writer(daemon, protocol):
+    """While its answers are not read its requests are not taken, in the middle of a frame; that this lasts longer than the time that a frame
+    may take is no reason to close."""
+    d = daemon(SHARDS=1, BODY_TIMEOUT_MS=2000, HEADERS_TIMEOUT_MS=2000)
+    if protocol == "native":
+        n, c, one = 150_000, native.Client(d), frame(PING, 1, b"x" * 63)
+    else:
+        n, c, one = 400_000, h2raw.Connection(d), h2raw.frame(h2raw.PING, 0, 0, b"slowread") + h2raw.window_update(0, 1) * 8
+    c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    with c:
+        if protocol == "h2":
+            c.sync()
+        sender = threading.Thread(target=c.send, args=(one * n,))
+        sender.start()
+        time.sleep(3)
+        assert sender.is_alive(), "the daemon has stopped reading"
+        got = 0
+        while got < n:
+            f = c.get()
+            assert f is not None, got
+            got += f.kind == (PONG if protocol == "native" else h2raw.PING)
+        sender.join()
+        if protocol == "native":
+            c.ping()
+        else:
+            c.serves(1)
+
+
+@pytest.mark.parametrize("protocol", ["native", "h2"])
+def test_a_reader_that_never_reads_is_reset(daemon, protocol):
+    """STALL_TIMEOUT_MS after it took its last byte; others are served meanwhile."""
+    d = daemon(SHARDS=1, STALL_TIMEOUT_MS=300)
+    with native.Client(d) as good:
+        if protocol == "native":
+            c, one = native.Client(d), frame(PING, 1, b"x" * 64)
+        else:
+            c, one = h2raw.Connection(d), h2raw.frame(h2raw.PING, 0, 0, b"slowread")
+        with c:
+            with pytest.raises((ConnectionResetError, BrokenPipeError)):
+                while True:
+                    c.send(one * 10_000)
+                    good.ping()
+        good.ping()
+        # "peer" where TCP_USER_TIMEOUT, which is set to the same, was first.
+        appliance.wait_until(lambda: (e := d.stats()["connections_ended"])["stalled"] + e["peer"] == 1, "the stall to be counted")

@@ -54,7 +54,7 @@ comma := ,
 # ---- flags -------------------------------------------------------------------------------------------------------------------
 
 # Goals that compile read the build options; the others must work where nothing is installed yet.
-BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues uninstall
+BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-idle uninstall
 GOALS := $(or $(MAKECMDGOALS),all)
 ifneq ($(filter-out $(BARE_GOALS),$(GOALS)),)
 include $(G)/config.mk
@@ -281,11 +281,15 @@ $(FUZZ_SRC:tests/fuzz/%.c=run-%): run-fuzz_%: $(B)/tests/fuzz/fuzz_%
 
 # ---- benchmarks --------------------------------------------------------------------------------------------------------------
 
-.PHONY: bench bench-programs bench-queues
+.PHONY: bench bench-programs bench-queues bench-idle
 bench:
 	$(Q)tools/build/packages.sh run bench
 	$(Q)$(MAKE) bench-programs
 	$(Q)bench/run $(ARGS)
+bench-idle:
+	$(Q)tools/build/packages.sh run bench
+	$(Q)$(MAKE) bench-programs
+	$(Q)bench/idle $(ARGS)
 bench-programs: programs $(BENCH_BIN)
 bench-queues:
 	$(Q)tools/build/packages.sh run bench
@@ -372,6 +376,7 @@ help:
 	@echo
 	@echo "  bench        build the benchmarks and run bench/run (ARGS=... for its arguments)"
 	@echo "  bench-queues compare the queue implementations"
+	@echo "  bench-idle   the memory of idle connections (bench/idle)"
 	@echo
 	@echo "  install      to PREFIX ($(PREFIX)), under DESTDIR; keeps an existing $(CONF)"
 	@echo "  uninstall    remove what install put there; keeps configuration and data"

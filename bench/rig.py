@@ -4,6 +4,7 @@ port with its data on a real disk; and what should be known about the machine be
 import ctypes
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -152,6 +153,13 @@ def stop(child):
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
+
+
+def raise_fd_limit(needed):
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard not in (resource.RLIM_INFINITY,) and hard < needed:
+        raise Failure(f"this needs {needed} open files in one process, and the hard limit is {hard} (ulimit -Hn)")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def two_cpus(server, load):

@@ -235,6 +235,19 @@ void jlog_file_put(struct jlog *log, const struct jlog_file *f)
 	pthread_mutex_unlock(&log->lock);
 }
 
+ssize_t jlog_file_read(struct jlog *log, const struct jlog_file *f, void *buf, size_t n, uint32_t offset, const char **ret_why)
+{
+	struct jio io = {.d = &log->j->disk};
+	char path[JPATH_MAX];
+	ssize_t got;
+
+	jlog_segment_path(log, f->segment, path);
+	got = jio_read(&io, f->fd, path, buf, n, offset);
+	if (got < 0 && ret_why != NULL)
+		*ret_why = journal_say(&io);
+	return got;
+}
+
 static int damaged(struct jlog *log, struct jio *io, uint64_t segment, uint32_t offset)
 {
 	char path[JPATH_MAX];

@@ -1,0 +1,225 @@
+/* What comes next in a sorted history: a plan of steps, each greater than the ones before. Runs on the stream's owner.
+ *
+ * A history is two sorted sequences to be merged: the run (frames that are not late, in the order of the log) and the late tree. Where no late frame falls
+ * into a block, and the block has none of its own, it is given as it is (RANGE, many blocks at once); else its frames are merged by whoever
+ * carries the step out (MERGE), so that no frame is looked at here. Going on costs one search in each sequence a call, nothing else is kept: the state is
+ * the key below which everything has been planned, and the block to go on with.
+ *
+ * Invariant: a step's keys are below `history.from` after it, and at or above it before. A frame that is not late in block b has a key at or above the running
+ * maximum before b and at or below the one after it; a late frame's key is below the running maximum of when it came.
+ */
+#include "queue/stream_impl.h"
+
+static struct stream_key key_after(struct stream_key k)
+{
+	k.pos++;
+	return k;
+}
+
+void history_begin(const struct stream *s, struct history *h, uint64_t seq_no)
+{
+	const struct block_index *x = &s->own.index;
+	uint64_t number;
+
+	*h = (struct history){.seq_no = seq_no, .from = {seq_no, INT64_MIN, 0}};
+	edge_get(&s->durable, &h->end_pos, &h->end_offset);
+	if (h->end_pos > 0) {
+		number = index_find_pos(x, h->end_pos - 1);
+		h->end_where = number < x->end ? index_at(x, number)->where : 0;
+	}
+}
+
+/* ---- gaps ---- */
+
+static void plan_gap(struct plan *p, uint64_t from, uint64_t to, const struct history *h)
+{
+	if (to > h->end_offset)
+		to = h->end_offset;
+	if (from <= to)
+		p->step[p->n++] = (struct step){.kind = STEP_GAP, .pos = from, .end = to, .before = *h};
+}
+
+/* Positions the run on block `number`, or at its end. */
+static void run_at(const struct stream_own *o, struct history *h, uint64_t number)
+{
+	const struct stream_block *b = number < o->index.end ? index_at(&o->index, number) : NULL;
+
+	if (b != NULL && b->pos < h->end_pos) {
+		h->run_pos = b->pos;
+		h->run_offset = b->first_offset;
+	} else {
+		h->run_pos = h->end_pos;
+		h->run_offset = h->end_offset + 1;
+	}
+}
+
+/* Begins, or finds out what retention has taken since the last time. */
+static void catch_up(const struct stream *s, struct history *h, struct plan *p)
+{
+	const struct stream_own *o = &s->own;
+	uint64_t first_pos, first;
+
+	edge_get(&s->first, &first_pos, &first);
+	if (!h->begun) {
+		uint64_t max_seq = o->index.begin < o->index.end ? index_at(&o->index, o->index.begin)->max_seq : o->max_seq;
+
+		if (first > 1 && h->from.seq_no <= max_seq)
+			plan_gap(p, 1, first - 1, h);
+		h->begun = true;
+		h->first_offset = first;
+		run_at(o, h, index_find_seq(o, h->from.seq_no));
+		return;
+	}
+	if (first <= h->first_offset)
+		return;
+	/* The run's part that is gone is known; of the late frames it is known only that there may have been some. */
+	if (o->late.count > 0 || h->run_offset < first)
+		plan_gap(p, o->late.count > 0 ? h->first_offset : h->run_offset, first - 1, h);
+	h->first_offset = first;
+	if (h->run_offset < first)
+		run_at(o, h, o->index.begin);
+}
+
+/* ---- steps ---- */
+
+/* What planning needs while it runs. */
+struct planner {
+	const struct stream *s;
+	const struct stream_own *o;
+	struct history *h;
+	struct plan *p;
+	struct late_iter it;
+	const struct late *late; /* the next one that counts, or NULL */
+	uint64_t first_pos;
+};
+
+static void late_skip(struct planner *pl)
+{
+	do {
+		pl->late = late_next(&pl->it);
+	} while (pl->late != NULL && (pl->late->key.pos < pl->first_pos || pl->late->key.pos >= pl->h->end_pos));
+}
+
+/* Moves late frames up to `bound` to the plan. False: there are more of them than fit, and *bound is the last one moved. */
+static bool take_late(struct planner *pl, struct step *st, struct stream_key *bound)
+{
+	struct plan *p = pl->p;
+	uint64_t bytes = 0;
+
+	st->late = p->lates;
+	for (; pl->late != NULL && !key_below(bound, &pl->late->key); late_skip(pl)) {
+		struct late_ref *r = &p->late[p->lates];
+		uint64_t number;
+
+		if (p->lates == PLAN_LATE || (bytes > 0 && bytes + pl->late->size > MERGE_LATE_BYTES)) {
+			*bound = p->late[p->lates - 1].key;
+			return false;
+		}
+		number = index_find_pos(&pl->o->index, pl->late->key.pos);
+		*r = (struct late_ref){pl->late->key, index_at(&pl->o->index, number)->where, pl->late->size};
+		bytes += r->size;
+		p->lates++;
+		st->lates++;
+	}
+	return true;
+}
+
+static bool plan_is_full(const struct plan *p)
+{
+	return p->n == PLAN_STEPS || p->lates == PLAN_LATE;
+}
+
+/* A block as it is: behind the step before it, if they are neighbours. */
+static void plan_range(struct planner *pl, const struct stream_block *b, uint64_t end, uint64_t end_offset)
+{
+	struct plan *p = pl->p;
+	struct step *last = p->n > 0 ? &p->step[p->n - 1] : NULL;
+	uint32_t frames = (uint32_t)(end_offset - b->first_offset);
+
+	if (last != NULL && last->kind == STEP_RANGE && last->end == b->pos && last->pos / STREAM_UNIT == b->pos / STREAM_UNIT) {
+		last->end = end;
+		last->frames += frames;
+		return;
+	}
+	p->step[p->n++] = (struct step){
+		.kind = STEP_RANGE, .pos = b->pos, .end = end, .where = b->where, .frames = frames, .before = *pl->h};
+}
+
+/* One block of the run, with the late frames that fall into it. */
+static void plan_block(struct planner *pl, uint64_t number)
+{
+	const struct stream_block *b = index_at(&pl->o->index, number);
+	uint64_t end = b->pos + b->bytes, end_offset = block_end_offset(pl->o, number);
+	struct history *h = pl->h;
+	struct stream_key least = {b->max_seq, b->max_ts, b->pos}, bound;
+	struct step *st;
+	bool all;
+
+	if (end > h->end_pos) {
+		end = h->end_pos;
+		end_offset = h->end_offset + 1;
+	}
+	block_end_max(pl->o, number, &bound.seq_no, &bound.timestamp);
+	bound.pos = end - 1;
+	if (!b->has_run) {
+		run_at(pl->o, h, number + 1);
+		return;
+	}
+	if (!b->has_late && !key_below(&least, &h->from) && (pl->late == NULL || key_below(&bound, &pl->late->key))) {
+		plan_range(pl, b, end, end_offset);
+		h->from = key_after(bound);
+		run_at(pl->o, h, number + 1);
+		return;
+	}
+	st = &pl->p->step[pl->p->n++];
+	*st = (struct step){.kind = STEP_MERGE,
+			    .pos = b->pos,
+			    .end = end,
+			    .where = b->where,
+			    .max_seq = b->max_seq,
+			    .max_ts = b->max_ts,
+			    .from = h->from,
+			    .before = *h};
+	all = take_late(pl, st, &bound);
+	st->bound = bound;
+	if (key_below(&h->from, &bound) || !key_below(&bound, &h->from))
+		h->from = key_after(bound);
+	if (all)
+		run_at(pl->o, h, number + 1);
+}
+
+/* After the run: late frames alone. */
+static void plan_rest(struct planner *pl)
+{
+	struct stream_key bound = {UINT64_MAX, INT64_MAX, UINT64_MAX - 1};
+	struct history *h = pl->h;
+	struct step *st = &pl->p->step[pl->p->n++];
+
+	*st = (struct step){.kind = STEP_MERGE, .pos = h->end_pos, .end = h->end_pos, .from = h->from, .before = *h};
+	take_late(pl, st, &bound);
+	st->bound = bound;
+	h->from = key_after(bound);
+}
+
+void history_plan(const struct stream *s, struct history *h, struct plan *ret)
+{
+	struct planner pl = {.s = s, .o = &s->own, .h = h, .p = ret};
+	uint64_t first;
+
+	ret->n = 0;
+	ret->lates = 0;
+	catch_up(s, h, ret);
+	edge_get(&s->first, &pl.first_pos, &first);
+	pl.it = late_seek(&s->own.late, &h->from);
+	late_skip(&pl);
+	while (!plan_is_full(ret)) {
+		if (h->run_pos < h->end_pos) {
+			plan_block(&pl, index_find_pos(&s->own.index, h->run_pos));
+		} else if (pl.late != NULL) {
+			plan_rest(&pl);
+		} else {
+			h->done = true;
+			break;
+		}
+	}
+}

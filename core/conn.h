@@ -27,7 +27,8 @@ struct conn_ops {
 	void (*data)(struct conn *c, const uint8_t *p, size_t n);
 	/* The peer has closed its sending half. The default (NULL) is conn_close. */
 	void (*eof)(struct conn *c);
-	/* The output queue, having been above CONN_HIGH_WATER, is below CONN_LOW_WATER again. May be NULL. */
+	/* The output queue, having been above CONN_HIGH_WATER or waited for with conn_want_writable, is below CONN_LOW_WATER
+	 * again. May be NULL. */
 	void (*writable)(struct conn *c);
 	/* Finish politely: end when what is in flight has been answered. */
 	void (*drain)(struct conn *c);
@@ -97,6 +98,7 @@ struct conn {
 	bool recv_armed, recv_cancelling, recv_eof;
 	bool paused;                 /* by the session */
 	bool choked;                 /* output is above high water */
+	bool wants_writable;         /* by the session: see conn_want_writable */
 	bool dirty, starved, doomed; /* on the shard's lists */
 	uint8_t reason;
 	bool unsettled; /* on the shard's list; survives reuse of the slab slot */
@@ -144,6 +146,13 @@ bool conn_write(struct conn *c, const void *p, size_t n);
 bool conn_write_slice(struct conn *c, const struct conn_slice *s);
 /* Bytes accepted for output and not yet taken by the kernel. */
 size_t conn_queued(const struct conn *c);
+
+/* The queue is not empty: `writable` is to be called once when it has come down to CONN_LOW_WATER, whether it ever was above
+ * high water or not. */
+static inline void conn_want_writable(struct conn *c)
+{
+	c->wants_writable = true;
+}
 
 /* Ends in good order: nothing more is delivered, what is queued is sent. */
 void conn_close(struct conn *c);

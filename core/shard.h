@@ -47,6 +47,9 @@ struct shard_hook {
 	bool (*pending)(struct shard *s, void *ctx); /* may be NULL */
 	/* The shard begins to drain; its connections are told after this. May be NULL. */
 	void (*drain)(struct shard *s, void *ctx);
+	/* Asked after each turn of a drain: whether the loop must go on although no connection is left, for the sake of other shards. It
+	 * must become false by itself, with the drain time or little later. May be NULL. */
+	bool (*needed)(struct shard *s, void *ctx);
 	void *ctx;
 };
 

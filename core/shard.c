@@ -63,30 +63,42 @@ static void on_accept_timer(struct timer *t, void *ctx)
 		accept_arm(s, s->accepts_armed);
 }
 
-/* SO_REUSEPORT spreads few connections unevenly: one that would make this shard the fullest by two goes to the emptiest. */
-static bool hand_off(struct shard *s, int fd)
+/* SO_REUSEPORT spreads few connections unevenly: one goes to the shard that has the fewest, those on their way to it counted. */
+static void place(struct shard *s, int fd)
 {
 	unsigned n = mesh_shards(s->mesh), best = s->index;
-	uint32_t mine = shard_conns(s), least = mine;
+	uint32_t least = shard_conns(s) + atomic_load_explicit(&s->conns_coming, memory_order_relaxed), total = 0;
 	for (unsigned i = 0; i < n; i++) {
-		const struct shard *o = mesh_shard(s->mesh, i);
-		uint32_t conns = atomic_load_explicit(&o->conn_count, memory_order_relaxed);
+		struct shard *o = mesh_shard(s->mesh, i);
+		uint32_t conns = atomic_load_explicit(&o->conn_count, memory_order_relaxed) +
+				 atomic_load_explicit(&o->conns_coming, memory_order_relaxed);
+		total += conns;
 		if (conns < least) {
 			least = conns;
 			best = i;
 		}
 	}
-	if (best == s->index || mine < least + 1)
-		return false;
-	struct mesh_msg m = {.kind = MESH_CONN, .from = (uint16_t)s->index, .arg = (uint32_t)fd};
-	if (!mesh_post(s->mesh, s->index, best, &m))
-		return false;
-	count_add(&s->stats.handed_off, 1);
-	return true;
+	if (total >= s->opts->conns_max) {
+		count_add(&s->stats.ended[CONN_R_LIMIT], 1);
+		close(fd);
+		return;
+	}
+	if (best != s->index) {
+		struct shard *o = mesh_shard(s->mesh, best);
+		struct mesh_msg m = {.kind = MESH_CONN, .from = (uint16_t)s->index, .arg = (uint32_t)fd};
+		atomic_fetch_add_explicit(&o->conns_coming, 1, memory_order_relaxed);
+		if (mesh_post(s->mesh, s->index, best, &m)) {
+			count_add(&s->stats.handed_off, 1);
+			return;
+		}
+		atomic_fetch_sub_explicit(&o->conns_coming, 1, memory_order_relaxed);
+	}
+	conn_open(s, fd);
 }
 
 void shard_adopt(struct shard *s, int fd)
 {
+	atomic_fetch_sub_explicit(&s->conns_coming, 1, memory_order_relaxed);
 	if (s->draining)
 		close(fd);
 	else
@@ -98,8 +110,10 @@ static void on_accept(struct shard *s, const struct ring_event *ev)
 	if (!(ev->flags & RING_EV_MORE))
 		s->accepts_armed--;
 	if (ev->res >= 0) {
-		if (s->draining || !hand_off(s, ev->res))
-			shard_adopt(s, ev->res);
+		if (s->draining)
+			close(ev->res);
+		else
+			place(s, ev->res);
 	} else if (ev->res != -ECANCELED) {
 		count_add(&s->stats.accept_errors, 1);
 		if (!timer_is_armed(&s->accept_timer) && !s->draining) {

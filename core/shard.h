@@ -27,7 +27,7 @@ struct shard;
 struct shard_opts {
 	uint32_t ring_entries, cq_entries;
 	uint32_t recv_bufs, recv_buf_size;
-	uint32_t conns_max;                   /* of this shard */
+	uint32_t conns_max;                   /* of all shards together */
 	uint32_t conn_queue_max;              /* bytes; output of one connection */
 	uint64_t stall_ns, idle_ns, drain_ns; /* idle 0: never */
 	uint64_t spin_ns;                     /* busy wait before sleeping */
@@ -94,6 +94,7 @@ struct shard {
 	atomic_bool drain_wanted, hurry_wanted;
 	atomic_uint phase;         /* enum shard_phase */
 	atomic_uint conn_count;    /* published for balancing and stats */
+	atomic_uint conns_coming;  /* given to it by other shards, and not adopted yet */
 	atomic_uint_fast64_t beat; /* advances with every turn: for the watchdog */
 	int error;                 /* -errno, with SHARD_FAILED */
 	pthread_t thread;
@@ -116,7 +117,7 @@ void shard_done(struct shard *s);
 
 /* Shard thread, from opts->start. */
 void shard_add_hook(struct shard *s, const struct shard_hook *h);
-/* Shard thread: another loop's accepted socket, or one given by a listener. */
+/* Shard thread: a socket that another shard has accepted, from its mail. */
 void shard_adopt(struct shard *s, int fd);
 /* Shard thread: conn_settle(c), when nothing has come on it for a while. */
 void shard_unsettle(struct shard *s, struct conn *c);

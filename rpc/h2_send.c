@@ -13,7 +13,7 @@
 #include <string.h>
 
 enum {
-	PUMP_QUEUE = 256 << 10, /* bytes queued on the connection above which streams wait */
+	PUMP_QUEUE = 128 << 10, /* bytes queued on the connection above which streams wait */
 	SLICE_MIN = 2048,       /* shorter pieces are copied */
 	BLOCK_MAX = 8192,       /* a header block of ours; within any peer's SETTINGS_MAX_FRAME_SIZE */
 };
@@ -27,6 +27,29 @@ static const uint8_t trailers_ok[] = "\x00\x0b"
 				     "grpc-status\x01"
 				     "0";
 enum { TRAILERS_OK = sizeof trailers_ok - 1 };
+
+/* Streams leave half of the queue's bound to what cannot wait: answers of other calls, control frames. */
+static size_t pump_queue(const struct h2_session *s)
+{
+	size_t half = s->rpc->shard->opts->conn_queue_max / 2;
+	return half < PUMP_QUEUE ? half : PUMP_QUEUE;
+}
+
+/* The longest DATA frame that may be sent now, out of `n` bytes; 0 or less: wait. */
+static int64_t room_for(const struct h2_stream *st, int64_t n)
+{
+	const struct h2_session *s = st->session;
+	int64_t longest = (int64_t)pump_queue(s) / 2;
+	n = n < s->peer_frame ? n : s->peer_frame;
+	n = n < longest ? n : longest;
+	n = n < st->send_window ? n : st->send_window;
+	n = n < s->send_window ? n : s->send_window;
+	if (n > 0 && conn_queued(s->conn) >= pump_queue(s)) {
+		conn_want_writable(s->conn);
+		return 0;
+	}
+	return n;
+}
 
 static bool is_pending(const struct h2_stream *st)
 {
@@ -156,11 +179,8 @@ static bool pump_data(struct h2_stream *st)
 {
 	struct h2_session *s = st->session;
 	while (st->pend.at < st->pend.len) {
-		int64_t n = st->pend.len - st->pend.at;
-		n = n < s->peer_frame ? n : s->peer_frame;
-		n = n < st->send_window ? n : st->send_window;
-		n = n < s->send_window ? n : s->send_window;
-		if (n <= 0 || conn_queued(s->conn) > PUMP_QUEUE)
+		int64_t n = room_for(st, st->pend.len - st->pend.at);
+		if (n <= 0)
 			return false;
 		uint8_t *p = conn_reserve(s->conn, H2_FRAME_HEADER + (size_t)n);
 		if (!p)
@@ -186,8 +206,10 @@ void h2_stream_pump(struct h2_stream *st)
 		finish_stream(st);
 		return;
 	}
-	if (st->want_writable && st->call.live && conn_queued(st->session->conn) >= CONN_HIGH_WATER)
+	if (st->want_writable && st->call.live && conn_queued(st->session->conn) >= CONN_HIGH_WATER) {
+		conn_want_writable(st->session->conn);
 		return;
+	}
 	bool tell = st->want_writable && st->call.live;
 	st->want_writable = false;
 	h2_note_waiting(st, false);
@@ -238,6 +260,8 @@ bool h2_send(struct call *c, const uint8_t *msg, size_t n)
 		h2_watch(s);
 	}
 	st->want_writable = !all || conn_queued(s->conn) >= CONN_HIGH_WATER;
+	if (st->want_writable && all)
+		conn_want_writable(s->conn);
 	h2_note_waiting(st, st->want_writable);
 	return !st->want_writable;
 }
@@ -268,14 +292,10 @@ static bool put_framed(struct h2_stream *st, const struct conn_slice *piece)
 size_t h2_send_framed(struct call *c, const struct conn_slice *all)
 {
 	struct h2_stream *st = h2_stream_of(c);
-	struct h2_session *s = st->session;
 	size_t at = 0;
 	bool owned = false; /* the release hangs on a piece; all pieces of a turn leave the output together */
-	while (at < all->n && !is_pending(st) && put_headers(st) && conn_queued(s->conn) < PUMP_QUEUE) {
-		int64_t n = (int64_t)(all->n - at);
-		n = n < s->peer_frame ? n : s->peer_frame;
-		n = n < st->send_window ? n : st->send_window;
-		n = n < s->send_window ? n : s->send_window;
+	while (at < all->n && !is_pending(st) && put_headers(st)) {
+		int64_t n = room_for(st, (int64_t)(all->n - at));
 		if (n <= 0)
 			break;
 		struct conn_slice piece = {.p = (const uint8_t *)all->p + at, .n = (uint32_t)n};

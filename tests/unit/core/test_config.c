@@ -104,7 +104,7 @@ static void defaults_are_those_of_kconfig(void **state)
 	assert_int_equal(c.feed_durability, FEED_DURABILITY_FSYNC);
 	assert_int_equal(c.log_level, LOG_LEVEL_INFO);
 	assert_int_equal(c.window_max, 4000000);
-	assert_int_equal(c.message_max, 4 << 20);
+	assert_int_equal(c.message_max, (4 << 20) + (64 << 10));
 	assert_true(c.numa);
 	assert_true(c.sequence_create);
 	assert_false(c.allow_cleartext);

@@ -180,13 +180,9 @@ static int alloc_journal(const struct journal_opts *opts, struct journal **ret)
 		j->opts.group_max = GROUP_DEFAULT;
 	if (j->opts.idle_note_ms == 0)
 		j->opts.idle_note_ms = IDLE_DEFAULT_MS;
-	/* a group's bytes, its last record, what the log adds for itself, and blocks around them */
-	j->buf_cap = ((size_t)j->opts.group_max + JOURNAL_RECORD_MAX + 16 * JF_BLOCK) & ~(size_t)(JF_BLOCK - 1);
-	j->buf = aligned_alloc(JF_BLOCK, j->buf_cap);
 	j->entries = malloc(JGROUP_RECORDS_MAX * sizeof *j->entries);
-	err = j->buf == NULL || j->entries == NULL ? -ENOMEM : doorbell_init(&j->bell);
+	err = j->entries == NULL ? -ENOMEM : doorbell_init(&j->bell);
 	if (err != 0) {
-		free(j->buf);
 		free(j->entries);
 		free(j);
 		return err;
@@ -212,7 +208,8 @@ static void free_journal(struct journal *j)
 		journal_disk_close(&j->own_disk);
 	doorbell_done(&j->bell);
 	pthread_mutex_destroy(&j->open_lock);
-	free(j->buf);
+	jbuf_free(j->buf);
+	jbuf_free(atomic_load_explicit(&j->grown, memory_order_acquire));
 	free(j->entries);
 	free(j);
 }
@@ -343,6 +340,29 @@ static struct jlog *alloc_log(struct journal *j, const struct jlog_opts *opts)
 	return log;
 }
 
+/* Leaves the journal thread a buffer that this log's part of a group fits into. Under open_lock. */
+static int grow_buf(struct journal *j, const struct jlog *log)
+{
+	/* a group's bytes, its last record, what the log adds for itself, and blocks around them */
+	size_t cap = ((size_t)j->opts.group_max + jlog_record_max(log) + 16 * JF_BLOCK) & ~(size_t)(JF_BLOCK - 1);
+	struct jbuf *b;
+
+	if (cap <= j->buf_cap)
+		return 0;
+	b = malloc(sizeof *b);
+	if (b == NULL)
+		return -ENOMEM;
+	b->cap = cap;
+	b->p = aligned_alloc(JF_BLOCK, cap);
+	if (b->p == NULL) {
+		free(b);
+		return -ENOMEM;
+	}
+	j->buf_cap = cap;
+	jbuf_free(atomic_exchange_explicit(&j->grown, b, memory_order_acq_rel)); /* pairs with take_grown */
+	return 0;
+}
+
 /* Under open_lock. */
 static int open_log(struct journal *j, const struct jlog_opts *opts, struct jlog **ret, struct jio *io)
 {
@@ -360,7 +380,8 @@ static int open_log(struct journal *j, const struct jlog_opts *opts, struct jlog
 	log = alloc_log(j, opts);
 	if (log == NULL)
 		return jio_fail(io, -ENOMEM, opts->name, "out of memory");
-	err = jlog_recover(log, io, opts);
+	err = grow_buf(j, log);
+	err = err != 0 ? jio_fail(io, err, opts->name, "out of memory") : jlog_recover(log, io, opts);
 	if (err != 0) {
 		journal_count(&j->stats.segments, -(int64_t)log->nsegs);
 		free_log(log);

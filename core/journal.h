@@ -169,7 +169,8 @@ struct jlog_file {
 int jlog_file_get(struct jlog *log, uint64_t where, struct jlog_file *ret, const char **ret_why);
 void jlog_file_put(struct jlog *log, const struct jlog_file *f);
 /* Reads up to n bytes of a held file at byte `offset`; fewer only at its end. A count, or -errno with *ret_why. */
-ssize_t jlog_file_read(struct jlog *log, const struct jlog_file *f, void *buf, size_t n, uint32_t offset, const char **ret_why);
+ssize_t jlog_file_read(struct jlog *log, const struct jlog_file *f, void *buf, size_t n, uint32_t offset,
+		       const char **ret_why);
 /* Looks at n bytes read from a file at `where`. 0: a record, *ret_size bytes of the file; JLOG_E_SKIP: *ret_size
  * bytes of the journal's own; -ENODATA: *ret_size bytes are needed to tell; -EBADMSG: damaged. */
 #define JLOG_E_SKIP 1

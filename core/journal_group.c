@@ -14,7 +14,26 @@
 
 #include "core/base/clock.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+void jbuf_free(struct jbuf *b)
+{
+	if (b != NULL)
+		free(b->p);
+	free(b);
+}
+
+/* An opener may have left a larger buffer. It has, if a request of this group needs one: the request came after it. */
+static void take_grown(struct journal *j)
+{
+	struct jbuf *grown = atomic_exchange_explicit(&j->grown, NULL, memory_order_acquire); /* pairs with grow_buf */
+
+	if (grown == NULL)
+		return;
+	jbuf_free(j->buf);
+	j->buf = grown;
+}
 
 static uint32_t request_bytes(const struct jrequest *req)
 {
@@ -71,13 +90,13 @@ static void buf_begin(struct journal *j, const struct jlog *log)
 	j->buf_len = log->tail - j->buf_at;
 	j->buf_fresh = 0;
 	if (j->buf_len > 0)
-		memcpy(j->buf, log->tail_block, j->buf_len);
+		memcpy(j->buf->p, log->tail_block, j->buf_len);
 }
 
 static int write_durably(struct journal *j, struct jlog *log, int fd, const char *path, size_t n, unsigned flags)
 {
 	uint64_t begin = clock_mono_ns();
-	int err = jio_write(&j->io, fd, path, j->buf, n, j->buf_at, flags);
+	int err = jio_write(&j->io, fd, path, j->buf->p, n, j->buf_at, flags);
 
 	if (err != 0)
 		return err;
@@ -93,10 +112,10 @@ static int flush_direct(struct journal *j, struct jlog *log, const char *path)
 	uint32_t block = log->tail & ~(JF_BLOCK - 1);
 	int err;
 
-	memset(j->buf + j->buf_len, 0, n - j->buf_len);
+	memset(j->buf->p + j->buf_len, 0, n - j->buf_len);
 	err = write_durably(j, log, log->dfd, path, n, 0);
 	if (err == 0 && log->tail > block)
-		memcpy(log->tail_block, j->buf + (block - j->buf_at), log->tail - block);
+		memcpy(log->tail_block, j->buf->p + (block - j->buf_at), log->tail - block);
 	return err;
 }
 
@@ -117,7 +136,7 @@ static int flush(struct journal *j, struct jlog *log)
 	else if (j->method == JOURNAL_DSYNC && log->durability == JLOG_FSYNC)
 		err = write_durably(j, log, log->wfd, path, j->buf_len, JD_DSYNC);
 	else
-		err = jio_write(&j->io, log->wfd, path, j->buf, j->buf_len, j->buf_at, 0);
+		err = jio_write(&j->io, log->wfd, path, j->buf->p, j->buf_len, j->buf_at, 0);
 	if (err == 0)
 		buf_begin(j, log);
 	return err;
@@ -127,10 +146,10 @@ static int flush(struct journal *j, struct jlog *log)
 static void emit(struct journal *j, struct jlog *log, struct jf_record *rec, struct span head, struct span body)
 {
 	struct jf_place at = {.segment = log->number, .offset = log->tail, .salt = log->salt};
-	uint8_t *p = j->buf + j->buf_len;
+	uint8_t *p = j->buf->p + j->buf_len;
 	uint32_t size = jf_record_size(rec->len);
 
-	CHECK(j->buf_len + size <= j->buf_cap - JF_BLOCK);
+	CHECK(j->buf_len + size <= j->buf->cap - JF_BLOCK);
 	if (head.n > 0)
 		memcpy(p + JF_RECORD_HEADER, head.p, head.n);
 	if (body.n > 0)
@@ -275,6 +294,7 @@ int journal_commit(struct journal *j)
 	struct jlog *log;
 	int err;
 
+	take_grown(j);
 	for (log = j->group; log != NULL; log = log->group_next) {
 		err = write_log(j, log);
 		if (err != 0)

@@ -108,6 +108,12 @@ struct jlog {
 	struct jlog *opened_next; /* journal.opened, under journal.open_lock */
 };
 
+/* Room for one log's part of a group. Made by openers, large enough for the largest record of the logs so far. */
+struct jbuf {
+	size_t cap;
+	uint8_t *p; /* aligned to JF_BLOCK */
+};
+
 struct journal {
 	struct journal_opts opts;
 	struct journal_disk disk, own_disk;
@@ -118,6 +124,8 @@ struct journal {
 	pthread_mutex_t open_lock; /* openers only: super, opened, ports' growth */
 	struct jf_super super;
 	struct jlog *opened;
+	size_t buf_cap;               /* of the largest jbuf made */
+	_Atomic(struct jbuf *) grown; /* a larger one, for the journal thread to take: openers' release, its acquire */
 	struct journal_port *ports[JOURNAL_PORTS_MAX];
 	atomic_uint nports; /* release by journal_port_new, acquire by the gatherer */
 
@@ -133,8 +141,8 @@ struct journal {
 	uint32_t nentries;
 	struct jlog *group;
 	struct jlog *work, *unnoted;
-	uint8_t *buf; /* aligned to JF_BLOCK: what is written next */
-	size_t buf_cap, buf_len;
+	struct jbuf *buf; /* what is written next */
+	size_t buf_len;
 	size_t buf_fresh; /* bytes of it that are not on disk yet */
 	uint32_t buf_at;  /* place of buf[0] in the file */
 	struct journal_stats stats;
@@ -160,6 +168,8 @@ static inline void journal_count(uint64_t *p, int64_t n)
 }
 
 /* ---- journal_group.c ---- */
+
+void jbuf_free(struct jbuf *b);
 
 /* Takes up to a group from the ports. Returns the number of entries. */
 uint32_t journal_gather(struct journal *j);

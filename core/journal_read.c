@@ -235,7 +235,8 @@ void jlog_file_put(struct jlog *log, const struct jlog_file *f)
 	pthread_mutex_unlock(&log->lock);
 }
 
-ssize_t jlog_file_read(struct jlog *log, const struct jlog_file *f, void *buf, size_t n, uint32_t offset, const char **ret_why)
+ssize_t jlog_file_read(struct jlog *log, const struct jlog_file *f, void *buf, size_t n, uint32_t offset,
+		       const char **ret_why)
 {
 	struct jio io = {.d = &log->j->disk};
 	char path[JPATH_MAX];

@@ -64,9 +64,10 @@ static uint8_t *bytes_put(uint8_t *p, uint8_t tag, struct span s)
 
 size_t frame_size(const struct frame *f)
 {
-	return FRAME_PREFIX + FRAME_CRC + number_size(f->seq_no) + bytes_size(f->payload) + number_size((uint64_t)f->timestamp) +
-	       number_size(f->offset) + number_size((uint64_t)f->mark) + number_size(f->gap_from) + number_size(f->gap_to) +
-	       bytes_size(f->publisher) + number_size(f->publisher_seq);
+	return FRAME_PREFIX + FRAME_CRC + number_size(f->seq_no) + bytes_size(f->payload) +
+	       number_size((uint64_t)f->timestamp) + number_size(f->offset) + number_size((uint64_t)f->mark) +
+	       number_size(f->gap_from) + number_size(f->gap_to) + bytes_size(f->publisher) +
+	       number_size(f->publisher_seq);
 }
 
 size_t frame_put(uint8_t *out, const struct frame *f)

@@ -57,7 +57,8 @@ struct streams_opts {
 	uint64_t retain_bytes, retain_frames;
 	uint32_t retain_seconds;
 	uint32_t payload_max; /* bytes; also bounded by segment_bytes */
-	uint64_t held_max;    /* bytes of publishes that wait on one shard for another one, for memory, or for a stream being made */
+	uint64_t
+		held_max; /* bytes of publishes that wait on one shard for another one, for memory, or for a stream being made */
 };
 
 /* Opens every stream in the journal, replaying its log: with a line in the log every second. Damage refuses (-EBADMSG), with file and
@@ -96,7 +97,7 @@ enum stream_error {
 	STREAM_E_STALE,     /* the number is older than the numbers remembered: whether it is a repeat is not known */
 	STREAM_E_BUSY,      /* held_max, or no memory: try again later */
 	STREAM_E_FAILED,    /* the journal has failed: whether the frame is kept is not known */
-	STREAM_E_DAMAGED,   /* cursors: what the disk gave is not what was written; stream_cursor_why names file and byte */
+	STREAM_E_DAMAGED, /* cursors: what the disk gave is not what was written; stream_cursor_why names file and byte */
 };
 /* A sentence for people, in buf. Any thread. */
 const char *stream_error_text(const struct streams *ss, enum stream_error e, char *buf, size_t cap);
@@ -124,7 +125,8 @@ struct stream_publish; /* one that is under way */
 
 /* Takes the frame; *r is not needed afterwards. STREAM_E_OK: it will be answered, by exactly one of published and refused, in a later turn of
  * this view (never from in here). Else it was not taken, and nothing will come. */
-enum stream_error streams_publish(struct streams_view *v, const struct stream_request *r, void *user, struct stream_publish **ret);
+enum stream_error streams_publish(struct streams_view *v, const struct stream_request *r, void *user,
+				  struct stream_publish **ret);
 /* The caller does not want the answer any more; the frame may be kept all the same. Only while unanswered. */
 void stream_publish_detach(struct stream_publish *p);
 /* Bytes held by publishes of this view that are not in their stream's memory yet: for back-pressure, against held_max. */
@@ -146,22 +148,23 @@ struct stream_slice {
 	const uint8_t *p;
 	size_t n;
 	uint32_t frames;
-	uint64_t next_offset;     /* live: the offset to resume with after this; 0 in sorted history */
+	uint64_t next_offset;      /* live: the offset to resume with after this; 0 in sorted history */
 	uint64_t gap_from, gap_to; /* CURSOR_GAP */
-	void *hold;               /* private */
+	void *hold;                /* private */
 };
 
 enum cursor_state {
 	CURSOR_SLICE,     /* *ret holds frames */
 	CURSOR_WAIT,      /* nothing now; ops->ready follows */
 	CURSOR_CAUGHT_UP, /* once: all that was durable when the cursor was opened has been given */
-	CURSOR_GAP,       /* *ret holds gap_from and gap_to: these offsets are gone (those of them that were not given before) */
-	CURSOR_ENDED,     /* stream_cursor_error says why; nothing more comes */
+	CURSOR_GAP, /* *ret holds gap_from and gap_to: these offsets are gone (those of them that were not given before) */
+	CURSOR_ENDED, /* stream_cursor_error says why; nothing more comes */
 };
 
 /* STREAM_E_OK, or why not. A stream that is not there is made, and until then the cursor waits; it may end with
  * an error then. The first call of stream_cursor_next may follow at once. */
-enum stream_error stream_cursor_open(struct streams_view *v, const struct stream_start *start, void *user, struct stream_cursor **ret);
+enum stream_error stream_cursor_open(struct streams_view *v, const struct stream_start *start, void *user,
+				     struct stream_cursor **ret);
 /* At any time. Slices stay valid until they are put. */
 void stream_cursor_close(struct stream_cursor *c);
 /* The next piece: at most `max` bytes, but a whole frame at least. Costs no work per frame where every frame goes. */
@@ -202,15 +205,15 @@ struct stream_stats {
 	uint64_t first_offset;   /* the oldest kept; next_offset when none is */
 	uint64_t durable_offset; /* the newest that subscribers see; 0: none */
 	uint64_t next_offset;
-	uint64_t frames, bytes;  /* kept: frames, and bytes of them on disk (of all segments) */
+	uint64_t frames, bytes;              /* kept: frames, and bytes of them on disk (of all segments) */
 	uint64_t published, published_bytes; /* since start; bytes as kept */
-	uint64_t late;           /* kept frames that came out of order */
+	uint64_t late;                       /* kept frames that came out of order */
 	uint64_t memory_bytes, index_bytes;
-	uint64_t duplicates, stale; /* repeats that got their first answer; refused as too old */
+	uint64_t duplicates, stale;        /* repeats that got their first answer; refused as too old */
 	uint64_t reads_memory, reads_disk; /* slices given from memory; pieces read from disk */
-	uint64_t gaps;           /* given to cursors */
-	uint64_t damaged;        /* reads that found damage */
-	uint64_t cursors, live_cursors; /* open now */
+	uint64_t gaps;                     /* given to cursors */
+	uint64_t damaged;                  /* reads that found damage */
+	uint64_t cursors, live_cursors;    /* open now */
 };
 
 uint32_t streams_count(const struct streams *ss);

@@ -25,23 +25,34 @@
 #include <stdlib.h>
 #include <stdatomic.h>
 
-#define BLOCK_BYTES (32u << 10)          /* an index block is closed when it has so many */
+#define BLOCK_BYTES (32u << 10) /* an index block is closed when it has so many */
 #define CHUNK_BLOCKS (STREAM_UNIT / BLOCK_BYTES + 1)
 #define CHUNK_REFS ((UINT64_C(1) << 24) - 1)
-#define RECORD_FRAMES 1u                 /* the type of the only records there are */
+#define RECORD_FRAMES 1u /* the type of the only records there are */
 #define RECORD_HEAD 40u
-#define PENDING_MAX 64u                  /* records of one stream on their way to disk */
-#define WHERE_NONE UINT64_MAX            /* on no disk; 0: not known yet, or the oldest */
+#define PENDING_MAX 64u       /* records of one stream on their way to disk */
+#define WHERE_NONE UINT64_MAX /* on no disk; 0: not known yet, or the oldest */
 #define SEGMENT_BYTES_MIN (256u << 10)
 #define PORT_DEPTH 1024u
 #define LOG_PREFIX "stream."
 #define PLAN_STEPS 16u
 #define PLAN_LATE 512u
-#define MERGE_LATE_BYTES (64u << 10)     /* of late frames in one step, but for the first */
+#define MERGE_LATE_BYTES (64u << 10) /* of late frames in one step, but for the first */
 
 /* ---- notes ---- */
 
-enum note_kind { NOTE_PUBLISH, NOTE_ANSWERED, NOTE_CREATE, NOTE_CREATED, NOTE_PLAN, NOTE_PLANNED, NOTE_FETCH, NOTE_FETCHED, NOTE_EDGE, NOTE_TRIM };
+enum note_kind {
+	NOTE_PUBLISH,
+	NOTE_ANSWERED,
+	NOTE_CREATE,
+	NOTE_CREATED,
+	NOTE_PLAN,
+	NOTE_PLANNED,
+	NOTE_FETCH,
+	NOTE_FETCHED,
+	NOTE_EDGE,
+	NOTE_TRIM
+};
 
 struct note {
 	struct note *next;
@@ -62,8 +73,9 @@ static inline void inbox_push(struct inbox *in, struct note *n, enum note_kind k
 	n->kind = kind;
 	do {
 		n->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&in->head, &head, n, memory_order_acq_rel, memory_order_relaxed)); /* inbox_take */
-	bell = atomic_load_explicit(&in->bell, memory_order_acquire); /* pairs with streams_view_new */
+	} while (!atomic_compare_exchange_weak_explicit(&in->head, &head, n, memory_order_acq_rel,
+							memory_order_relaxed)); /* inbox_take */
+	bell = atomic_load_explicit(&in->bell, memory_order_acquire);           /* pairs with streams_view_new */
 	if (head == NULL && bell != NULL) /* else it is rung already, or about to be */
 		doorbell_ring(bell);
 }
@@ -129,9 +141,10 @@ struct chunk_block {
 /* A stretch of the stream in memory: positions [pos, pos + cap), pos being a multiple of STREAM_UNIT; frames never cross chunks. A header is never freed
  * before its stream, so any thread may try to take a reference: it gets one if the chunk is still the one that it means. */
 struct chunk {
-	_Alignas(CACHE_LINE) atomic_uint_fast64_t state; /* (first unit + 1) << 24 | references; the owner's "in memory" is one */
-	atomic_uint_fast64_t end; /* UINT64_MAX while it is open. release by the sealer, acquire by readers */
-	uint64_t pos, end_offset; /* end_offset: the first one not in it, once sealed */
+	_Alignas(CACHE_LINE)
+		atomic_uint_fast64_t state; /* (first unit + 1) << 24 | references; the owner's "in memory" is one */
+	atomic_uint_fast64_t end;           /* UINT64_MAX while it is open. release by the sealer, acquire by readers */
+	uint64_t pos, end_offset;           /* end_offset: the first one not in it, once sealed */
 	uint32_t units, cap;
 	uint8_t *data;
 	atomic_uint nblocks; /* release by the owner, acquire by readers */
@@ -176,7 +189,8 @@ static inline void buf_put(struct stream_buf *b)
 /* Consecutive frames, about BLOCK_BYTES of them, without a hole. Blocks are in the order of positions, and cover every frame that is kept. */
 struct stream_block {
 	uint64_t pos, where, first_offset;
-	uint64_t max_seq; /* running maximum of (seq_no, timestamp) before it; its frames below the running maximum are late */
+	uint64_t
+		max_seq; /* running maximum of (seq_no, timestamp) before it; its frames below the running maximum are late */
 	int64_t max_ts;
 	uint32_t bytes;
 	bool has_late, has_run; /* may have late frames; may have others */
@@ -215,8 +229,8 @@ struct stream_own {
 	struct publishers publishers;
 	uint64_t next_offset, max_seq; /* max: the running maximum */
 	int64_t max_ts;
-	uint64_t end_pos;              /* of the last frame appended */
-	uint64_t next_unit;            /* where the next chunk begins, at the earliest */
+	uint64_t end_pos;   /* of the last frame appended */
+	uint64_t next_unit; /* where the next chunk begins, at the earliest */
 	struct chunk *open, *oldest, *newest, *pool;
 	uint64_t memory; /* bytes of chunks from oldest to newest */
 	/* Submitted to the journal: everything before (chunk, at). */
@@ -251,11 +265,12 @@ struct stream {
 	struct jlog *log;    /* NULL: none; with STREAM_MEMORY it may be there from before, and is only read */
 	uint32_t record_max; /* bytes of frames in one record */
 	uint64_t memory_max;
+	uint64_t recovered_pos; /* where the log ended when it was opened: nothing is between it and the next unit */
 	uint32_t dir_mask;
 	_Atomic(struct chunk *) *dir; /* by unit; release by the owner */
 	struct stream_local *local;   /* by shard */
-	struct edge durable; /* what readers may see. offset: of the newest durable frame */
-	struct edge first;   /* the oldest kept. offset: its own */
+	struct edge durable;          /* what readers may see. offset: of the newest durable frame */
+	struct edge first;            /* the oldest kept. offset: its own */
 	/* For figures: count_add by the owner. */
 	uint64_t published, published_bytes, duplicates, stale, stat_next, stat_memory, stat_index, stat_late;
 	struct note trim;      /* NOTE_TRIM, from the keeper */
@@ -267,7 +282,6 @@ struct stream {
 
 struct stream_port {
 	struct inbox inbox;
-	_Atomic(struct streams_view *) view;
 };
 
 /* A thread with an inbox: the keeper and the reader. */
@@ -317,7 +331,7 @@ static inline uint32_t streams_published(const struct streams *ss)
 
 /* ---- stream_recover.c ---- */
 
-/* A stream, with what its log holds. `must_exist`: called for a log that is there. 0 or -errno, *ret_why as journal_log_open. */
+/* A stream, with what its log holds; `exists`: it has one. 0 or -errno, *ret_why as journal_log_open. */
 int stream_make(struct streams *ss, struct span name, bool exists, struct stream **ret, const char **ret_why);
 void stream_free(struct stream *s);
 /* Opener or keeper: publishes it. 0 or -ENOMEM. */
@@ -353,11 +367,12 @@ void block_end_max(const struct stream_own *o, uint64_t number, uint64_t *ret_se
 
 enum publisher_state { PUBLISHER_NEW, PUBLISHER_SEEN, PUBLISHER_STALE };
 /* What is known of the number. SEEN: *ret_offset and *ret_timestamp. */
-enum publisher_state publishers_find(const struct publishers *ps, uint64_t hash, struct span name, uint64_t number, uint64_t *ret_offset,
-				     int64_t *ret_timestamp);
+enum publisher_state publishers_find(const struct publishers *ps, uint64_t hash, struct span name, uint64_t number,
+				     uint64_t *ret_offset, int64_t *ret_timestamp);
 /* Makes room for publishers_add. 0 or -ENOMEM. */
 int publishers_reserve(struct publishers *ps, uint64_t hash, struct span name);
-void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint64_t number, uint64_t offset, int64_t timestamp);
+void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint64_t number, uint64_t offset,
+		    int64_t timestamp);
 void publishers_done(struct publishers *ps);
 
 /* ---- stream_log.c ---- */
@@ -412,7 +427,7 @@ struct step {
 	enum step_kind kind;
 	uint32_t late, lates;
 	uint64_t pos, end, where;
-	uint32_t frames; /* RANGE */
+	uint32_t frames;  /* RANGE */
 	uint64_t max_seq; /* MERGE: running maximum at pos */
 	int64_t max_ts;
 	struct stream_key from, bound;
@@ -443,7 +458,8 @@ struct stream_source {
 	int (*bytes)(struct stream_source *src, unsigned slot, uint64_t pos, uint64_t where, struct span *ret);
 };
 /* Carries out a MERGE. 0 and a buffer (with n 0 when nothing is left); -ENOMEM; -EBADMSG malformed; or what the source said. */
-int step_merge(const struct step *st, const struct late_ref *late, struct stream_source *src, struct stream_buf **ret, uint32_t *ret_frames);
+int step_merge(const struct step *st, const struct late_ref *late, struct stream_source *src, struct stream_buf **ret,
+	       uint32_t *ret_frames);
 
 /* ---- stream_reader.c ---- */
 
@@ -454,8 +470,8 @@ struct fetch {
 	const struct stream *stream;
 	enum step_kind kind;
 	uint64_t pos, end, where;
-	uint64_t min_offset;        /* RANGE of a live cursor: nothing below it is wanted; 0: pos must be there */
-	const struct step *step;    /* MERGE */
+	uint64_t min_offset;     /* RANGE of a live cursor: nothing below it is wanted; 0: pos must be there */
+	const struct step *step; /* MERGE */
 	const struct late_ref *late;
 	/* The answer. -ENOENT: gone. */
 	int err;

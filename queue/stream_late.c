@@ -142,7 +142,8 @@ static void inner_put(struct inner *in, unsigned at, const struct stream_key *lo
 }
 
 /* Puts `child`, whose keys begin at `low`, behind the child that the path took; splits upwards as far as need be. */
-static void insert_child(struct late_tree *t, struct path *p, struct stream_key low, void *child, bool last, struct spare *s)
+static void insert_child(struct late_tree *t, struct path *p, struct stream_key low, void *child, bool last,
+			 struct spare *s)
 {
 	unsigned d = t->depth;
 

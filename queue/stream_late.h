@@ -37,7 +37,7 @@ struct late_tree {
 	void *root; /* a leaf when depth is 0; NULL: empty */
 	unsigned depth;
 	uint64_t count;
-	uint64_t bytes; /* of memory */
+	uint64_t bytes;          /* of memory */
 	struct stream_key swept; /* the sweep goes on from here */
 };
 

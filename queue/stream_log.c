@@ -19,17 +19,19 @@
 struct chunk *chunk_get(const struct stream *s, uint64_t pos)
 {
 	uint64_t unit = pos / STREAM_UNIT;
-	struct chunk *c = atomic_load_explicit(&s->dir[unit & s->dir_mask], memory_order_acquire); /* pairs with chunk_new */
+	struct chunk *c = atomic_load_explicit(&s->dir[unit & s->dir_mask],
+					       memory_order_acquire); /* pairs with chunk_new */
 	uint64_t state;
 
 	if (c == NULL)
 		return NULL;
-	state = atomic_load_explicit(&c->state, memory_order_relaxed);
+	state = atomic_load_explicit(&c->state, memory_order_acquire); /* pairs with chunk_put */
 	do {
 		if ((state & CHUNK_REFS) == 0 || (state >> 24) - 1 > unit)
 			return NULL;
-	} while (!atomic_compare_exchange_weak_explicit(&c->state, &state, state + 1, memory_order_acquire, /* chunk_new */
-							memory_order_relaxed));
+	} while (!atomic_compare_exchange_weak_explicit(&c->state, &state, state + 1,
+							memory_order_acquire, /* chunk_new */
+							memory_order_acquire));
 	if (unit < c->pos / STREAM_UNIT + c->units)
 		return c;
 	chunk_put(c);
@@ -42,7 +44,8 @@ static struct chunk *chunk_recycle(struct stream_own *o, uint32_t cap)
 	struct chunk *best = NULL, *bare = NULL;
 
 	for (struct chunk *c = o->pool; c != NULL; c = c->pool_next) {
-		if ((atomic_load_explicit(&c->state, memory_order_acquire) & CHUNK_REFS) != 0) /* pairs with chunk_put */
+		if ((atomic_load_explicit(&c->state, memory_order_acquire) & CHUNK_REFS) !=
+		    0) /* pairs with chunk_put */
 			continue;
 		if (best == NULL && c->cap == cap) {
 			best = c;
@@ -83,7 +86,8 @@ static struct chunk *chunk_alloc(struct stream_own *o, uint32_t cap)
 static int chunk_new(struct stream *s, size_t size)
 {
 	struct stream_own *o = &s->own;
-	uint64_t begin = (o->end_pos + STREAM_UNIT - 1) / STREAM_UNIT, unit = begin > o->next_unit ? begin : o->next_unit;
+	uint64_t begin = (o->end_pos + STREAM_UNIT - 1) / STREAM_UNIT,
+		 unit = begin > o->next_unit ? begin : o->next_unit;
 	uint32_t cap = size <= STREAM_UNIT ? STREAM_UNIT : (uint32_t)size;
 	struct chunk *c = chunk_alloc(o, cap);
 
@@ -98,7 +102,8 @@ static int chunk_new(struct stream *s, size_t size)
 	atomic_store_explicit(&c->nblocks, 0, memory_order_relaxed);
 	atomic_store_explicit(&c->state, (unit + 1) << 24 | 1, memory_order_release); /* pairs with chunk_get */
 	for (uint32_t i = 0; i < c->units; i++)
-		atomic_store_explicit(&s->dir[(unit + i) & s->dir_mask], c, memory_order_release); /* pairs with chunk_get */
+		atomic_store_explicit(&s->dir[(unit + i) & s->dir_mask], c,
+				      memory_order_release); /* pairs with chunk_get */
 	*(o->newest ? &o->newest->newer : &o->oldest) = c;
 	o->newest = o->open = c;
 	if (o->sub_chunk == NULL) {
@@ -135,10 +140,11 @@ static bool evict(struct stream *s)
 	if (o->oldest == NULL)
 		o->newest = NULL;
 	o->memory -= c->cap;
-	for (uint32_t i = 0; i < c->units; i++)
-		atomic_store_explicit(&s->dir[(c->pos / STREAM_UNIT + i) & s->dir_mask], NULL, memory_order_relaxed);
 	if (s->durability == STREAM_MEMORY)
-		stream_trim(s, c->end_offset);
+		stream_trim(s, c->end_offset); /* before it is gone: who does not find it looks there */
+	for (uint32_t i = 0; i < c->units; i++)
+		atomic_store_explicit(&s->dir[(c->pos / STREAM_UNIT + i) & s->dir_mask], NULL,
+				      memory_order_release); /* chunk_get */
 	chunk_put(c);
 	return true;
 }
@@ -177,8 +183,11 @@ static void block_begin(struct stream *s, uint64_t seq_no)
 		return;
 	}
 	CHECK(n < CHUNK_BLOCKS);
-	*index_put(&o->index, o->index.end) = (struct stream_block){
-		.pos = c->pos + c->fill, .where = where, .first_offset = o->next_offset, .max_seq = o->max_seq, .max_ts = o->max_ts};
+	*index_put(&o->index, o->index.end) = (struct stream_block){.pos = c->pos + c->fill,
+								    .where = where,
+								    .first_offset = o->next_offset,
+								    .max_seq = o->max_seq,
+								    .max_ts = o->max_ts};
 	b->pos = c->pos + c->fill;
 	b->first_offset = o->next_offset;
 	atomic_store_explicit(&b->where, where, memory_order_relaxed);
@@ -218,7 +227,8 @@ void stream_count(struct stream *s)
 	__atomic_store_n(&s->stat_next, o->next_offset, __ATOMIC_RELAXED);
 	__atomic_store_n(&s->stat_memory, o->memory, __ATOMIC_RELAXED);
 	__atomic_store_n(&s->stat_late, o->late.count, __ATOMIC_RELAXED);
-	__atomic_store_n(&s->stat_index, index_bytes(&o->index) + o->late.bytes + o->publishers.bytes, __ATOMIC_RELAXED);
+	__atomic_store_n(&s->stat_index, index_bytes(&o->index) + o->late.bytes + o->publishers.bytes,
+			 __ATOMIC_RELAXED);
 }
 
 static enum stream_error append_new(struct stream *s, struct frame *f, uint64_t hash)
@@ -265,7 +275,8 @@ enum stream_error stream_append(struct stream *s, const struct stream_request *r
 		struct names key = {.key = {s->ss->hash_key[0], s->ss->hash_key[1]}};
 
 		hash = names_hash(&key, r->publisher);
-		switch (publishers_find(&o->publishers, hash, r->publisher, r->publisher_seq, &answer.offset, &answer.timestamp)) {
+		switch (publishers_find(&o->publishers, hash, r->publisher, r->publisher_seq, &answer.offset,
+					&answer.timestamp)) {
 		case PUBLISHER_SEEN:
 			answer.duplicate = true;
 			count_add(&s->duplicates, 1);
@@ -287,7 +298,8 @@ enum stream_error stream_append(struct stream *s, const struct stream_request *r
 /* ---- to the journal ---- */
 
 /* How much of [p, p + n) whole frames make up at most `limit` bytes; and what the record after it has to know. */
-static uint32_t cut(const uint8_t *p, uint32_t n, uint32_t limit, struct stream_own *o, uint64_t *ret_offset, uint64_t *ret_seq, int64_t *ret_ts)
+static uint32_t cut(const uint8_t *p, uint32_t n, uint32_t limit, struct stream_own *o, uint64_t *ret_offset,
+		    uint64_t *ret_seq, int64_t *ret_ts)
 {
 	uint32_t at = 0;
 
@@ -459,7 +471,8 @@ void stream_trim(struct stream *s, uint64_t offset)
 	o->trim_offset = offset;
 	index_trim(o, offset);
 	if (o->index.begin < o->index.end)
-		edge_set(&s->first, index_at(&o->index, o->index.begin)->pos, index_at(&o->index, o->index.begin)->first_offset);
+		edge_set(&s->first, index_at(&o->index, o->index.begin)->pos,
+			 index_at(&o->index, o->index.begin)->first_offset);
 	else
 		edge_set(&s->first, o->end_pos, o->next_offset);
 	o->sweeping = o->late.count > 0;

@@ -51,7 +51,8 @@ static int run_look(struct merge *m)
 		m->key.pos = m->pos;
 		if (!frame_key(m->bytes, &m->key.seq_no, &m->key.timestamp, &m->size) || m->size > st->end - m->pos)
 			return -EBADMSG;
-		if (m->key.seq_no < m->max.seq_no || (m->key.seq_no == m->max.seq_no && m->key.timestamp < m->max.timestamp)) {
+		if (m->key.seq_no < m->max.seq_no ||
+		    (m->key.seq_no == m->max.seq_no && m->key.timestamp < m->max.timestamp)) {
 			run_skip(m); /* late: it comes from the tree */
 			continue;
 		}
@@ -78,7 +79,8 @@ static int late_copy(struct merge *m, const struct late_ref *l)
 	return copy(m, (struct span){bytes.p, l->size});
 }
 
-int step_merge(const struct step *st, const struct late_ref *late, struct stream_source *src, struct stream_buf **ret, uint32_t *ret_frames)
+int step_merge(const struct step *st, const struct late_ref *late, struct stream_source *src, struct stream_buf **ret,
+	       uint32_t *ret_frames)
 {
 	struct merge m = {.st = st, .src = src, .pos = st->pos, .max = {st->max_seq, st->max_ts, 0}};
 	size_t cap = (size_t)(st->end - st->pos);

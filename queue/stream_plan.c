@@ -61,7 +61,8 @@ static void catch_up(const struct stream *s, struct history *h, struct plan *p)
 
 	edge_get(&s->first, &first_pos, &first);
 	if (!h->begun) {
-		uint64_t max_seq = o->index.begin < o->index.end ? index_at(&o->index, o->index.begin)->max_seq : o->max_seq;
+		uint64_t max_seq = o->index.begin < o->index.end ? index_at(&o->index, o->index.begin)->max_seq
+								 : o->max_seq;
 
 		if (first > 1 && h->from.seq_no <= max_seq)
 			plan_gap(p, 1, first - 1, h);
@@ -136,7 +137,8 @@ static void plan_range(struct planner *pl, const struct stream_block *b, uint64_
 	struct step *last = p->n > 0 ? &p->step[p->n - 1] : NULL;
 	uint32_t frames = (uint32_t)(end_offset - b->first_offset);
 
-	if (last != NULL && last->kind == STEP_RANGE && last->end == b->pos && last->pos / STREAM_UNIT == b->pos / STREAM_UNIT) {
+	if (last != NULL && last->kind == STEP_RANGE && last->end == b->pos &&
+	    last->pos / STREAM_UNIT == b->pos / STREAM_UNIT) {
 		last->end = end;
 		last->frames += frames;
 		return;

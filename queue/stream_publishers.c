@@ -35,8 +35,8 @@ static struct publisher *find(const struct publishers *ps, uint64_t hash, struct
 	return p;
 }
 
-enum publisher_state publishers_find(const struct publishers *ps, uint64_t hash, struct span name, uint64_t number, uint64_t *ret_offset,
-				     int64_t *ret_timestamp)
+enum publisher_state publishers_find(const struct publishers *ps, uint64_t hash, struct span name, uint64_t number,
+				     uint64_t *ret_offset, int64_t *ret_timestamp)
 {
 	const struct publisher *p = find(ps, hash, name);
 	uint64_t least = UINT64_MAX;
@@ -139,7 +139,8 @@ int publishers_reserve(struct publishers *ps, uint64_t hash, struct span name)
 	return p->count == p->cap && p->cap < STREAM_NUMBERS ? grow(ps, p) : 0;
 }
 
-void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint64_t number, uint64_t offset, int64_t timestamp)
+void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint64_t number, uint64_t offset,
+		    int64_t timestamp)
 {
 	struct publisher *p = find(ps, hash, name);
 

@@ -14,7 +14,7 @@
 
 #define WINDOWS 32u
 #define WINDOW_BYTES (512u << 10)
-#define SHARE_MIN (16u << 10)   /* a piece of a window is handed out as it is from so many bytes on */
+#define SHARE_MIN (16u << 10)     /* a piece of a window is handed out as it is from so many bytes on */
 #define GATHER_BYTES (128u << 10) /* else so many are copied together */
 
 struct window {
@@ -39,8 +39,8 @@ struct reader {
 	/* Of the fetch that is under way. */
 	struct stream_source source;
 	struct fetch *f;
-	struct place place[2];   /* by slot */
-	struct chunk *chunk[2];  /* held */
+	struct place place[2];  /* by slot */
+	struct chunk *chunk[2]; /* held */
 };
 
 int reader_new(struct streams *ss)
@@ -92,8 +92,8 @@ static struct window *window_find(struct reader *r, struct jlog *log, const stru
 }
 
 /* Reads `n` bytes (fewer at the end of what is durable) at `at` into the window that was used longest ago. */
-static int window_read(struct reader *r, struct fetch *f, struct jlog *log, const struct jlog_file *file, uint32_t at, uint32_t n,
-		       struct window **ret)
+static int window_read(struct reader *r, struct fetch *f, struct jlog *log, const struct jlog_file *file, uint32_t at,
+		       uint32_t n, struct window **ret)
 {
 	struct window *w = &r->window[0];
 	const char *why = "";
@@ -120,7 +120,8 @@ static int window_read(struct reader *r, struct fetch *f, struct jlog *log, cons
 	return 0;
 }
 
-static bool place_set(struct place *p, struct jlog *log, const struct jrecord *rec, uint64_t next, struct stream_buf *buf)
+static bool place_set(struct place *p, struct jlog *log, const struct jrecord *rec, uint64_t next,
+		      struct stream_buf *buf)
 {
 	struct span pay = rec->payload;
 
@@ -140,8 +141,8 @@ static bool place_set(struct place *p, struct jlog *log, const struct jrecord *r
 }
 
 /* The record at `where` or the next one, in a held file that it begins in. 0; JLOG_E_SKIP: *ret_next is where to look on; -errno. */
-static int record_in(struct reader *r, struct fetch *f, struct jlog *log, const struct jlog_file *file, uint32_t at, struct place *ret,
-		     uint64_t *ret_next)
+static int record_in(struct reader *r, struct fetch *f, struct jlog *log, const struct jlog_file *file, uint32_t at,
+		     struct place *ret, uint64_t *ret_next)
 {
 	struct window *w = window_find(r, log, file, at);
 	uint32_t n = WINDOW_BYTES;
@@ -157,7 +158,8 @@ static int record_in(struct reader *r, struct fetch *f, struct jlog *log, const 
 		if (err != 0)
 			return err;
 		w->used = ++r->uses;
-		err = jlog_parse(log, where, (struct span){w->buf->data + (at - w->at), w->buf->n - (at - w->at)}, &rec, &size);
+		err = jlog_parse(log, where, (struct span){w->buf->data + (at - w->at), w->buf->n - (at - w->at)}, &rec,
+				 &size);
 		*ret_next = where + size;
 		if (err == 0)
 			return place_set(ret, log, &rec, where + size, w->buf) ? 0 : say_damage(f, log, where);
@@ -225,7 +227,8 @@ static int disk_bytes(struct stream_source *src, unsigned slot, uint64_t pos, ui
 		chunk_put(r->chunk[slot]);
 	r->chunk[slot] = c;
 	if (c != NULL) {
-		uint64_t end = atomic_load_explicit(&c->end, memory_order_acquire), durable = edge_pos(&f->stream->durable);
+		uint64_t end = atomic_load_explicit(&c->end, memory_order_acquire),
+			 durable = edge_pos(&f->stream->durable);
 
 		*ret = (struct span){c->data + (pos - c->pos), (end < durable ? end : durable) - pos};
 		return 0;

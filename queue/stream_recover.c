@@ -1,0 +1,264 @@
+/* One stream, made from its log: everything that its owner keeps is rebuilt from the records. Runs on the main thread, or on the keeper's.
+ *
+ * Invariants that the log must hold, or it is refused: positions rise, offsets are dense, each frame decodes and carries its own offset, and a
+ * record's mark is its last offset. The journal has checked the records' CRCs. Nothing is kept in memory but the index: readers of
+ * the past read from disk until new frames come.
+ */
+#include "queue/stream_impl.h"
+#include "core/base/clock.h"
+#include "core/base/log.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static _Thread_local char why_text[256];
+
+struct recovery {
+	struct stream *s;
+	struct names key;
+	uint64_t bytes, frames, began_ns, said_ns;
+	bool wrong; /* why_text says what */
+};
+
+static int refuse(struct recovery *r, const struct jrecord *rec, const char *what)
+{
+	snprintf(why_text, sizeof why_text, "stream \"%s\": the record at byte %" PRIu32 " of segment %" PRIu64 " %s",
+		 r->s->name, (uint32_t)rec->where, rec->where >> 32, what);
+	r->wrong = true;
+	return -EBADMSG;
+}
+
+static void progress(struct recovery *r)
+{
+	uint64_t now = clock_mono_ns();
+
+	if (now - r->said_ns < NS_PER_S)
+		return;
+	r->said_ns = now;
+	log_info("stream \"%s\": %" PRIu64 " frames, %" PRIu64 " MB read in %.1f s", r->s->name, r->frames,
+		 r->bytes / 1000000, (double)(now - r->began_ns) / 1e9);
+}
+
+/* Before the frame at `pos` is taken in: begins a block if one is due. 0 or -ENOMEM. */
+static int recover_block(struct stream_own *o, const struct jrecord *rec, uint64_t pos)
+{
+	struct stream_block *b = o->index.end > o->index.begin ? index_at(&o->index, o->index.end - 1) : NULL;
+
+	if (b != NULL && b->bytes < BLOCK_BYTES && b->pos + b->bytes == pos && rec->where >> 32 == o->last_segment)
+		return 0;
+	if (index_reserve(&o->index) != 0)
+		return -ENOMEM;
+	*index_put(&o->index, o->index.end) = (struct stream_block){.pos = pos,
+								    .where = rec->where,
+								    .first_offset = o->next_offset,
+								    .max_seq = o->max_seq,
+								    .max_ts = o->max_ts};
+	o->last_segment = rec->where >> 32;
+	return 0;
+}
+
+static int recover_frame(struct recovery *r, const struct frame *f, uint64_t pos, size_t size)
+{
+	struct stream_own *o = &r->s->own;
+	struct stream_block *b = index_at(&o->index, o->index.end - 1);
+
+	if (stream_is_late(o, f->seq_no, f->timestamp)) {
+		struct late l = {{f->seq_no, f->timestamp, pos}, (uint32_t)size};
+
+		if (late_add(&o->late, &l) != 0)
+			return -ENOMEM;
+		b->has_late = true;
+	} else {
+		b->has_run = true;
+		o->max_seq = f->seq_no;
+		o->max_ts = f->timestamp;
+	}
+	if (f->publisher.n > 0 && f->publisher_seq > 0) {
+		uint64_t hash = names_hash(&r->key, f->publisher);
+
+		if (publishers_reserve(&o->publishers, hash, f->publisher) != 0)
+			return -ENOMEM;
+		publishers_add(&o->publishers, hash, f->publisher, f->publisher_seq, f->offset, f->timestamp);
+	}
+	b->bytes += (uint32_t)size;
+	o->next_offset++;
+	o->end_pos = pos + size;
+	return 0;
+}
+
+/* The head of a record: checked against what came before it. */
+static int recover_head(struct recovery *r, const struct jrecord *rec)
+{
+	struct stream_own *o = &r->s->own;
+	const uint8_t *p = rec->payload.p;
+	uint64_t pos, first;
+
+	if (rec->type != RECORD_FRAMES || rec->payload.n < RECORD_HEAD || load_le32(p + 36) != 1)
+		return refuse(r, rec, "is of an unknown kind: it was written by a newer version");
+	pos = load_le64(p);
+	first = load_le64(p + 8);
+	if (r->frames == 0) { /* what was before it is gone */
+		o->next_offset = first;
+		o->max_seq = load_le64(p + 16);
+		o->max_ts = (int64_t)load_le64(p + 24);
+	}
+	if (first == 0 || first != o->next_offset || pos < o->end_pos || rec->mark != first + load_le32(p + 32) - 1)
+		return refuse(r, rec, "does not follow the one before it");
+	return 0;
+}
+
+static int replay(void *ctx, const struct jrecord *rec)
+{
+	struct recovery *r = ctx;
+	struct stream_own *o = &r->s->own;
+	struct span rest = {rec->payload.p + RECORD_HEAD, rec->payload.n - RECORD_HEAD};
+	uint64_t pos;
+	int err = recover_head(r, rec);
+
+	if (err != 0)
+		return err;
+	pos = load_le64(rec->payload.p);
+	while (rest.n > 0) {
+		struct frame f;
+		size_t size;
+
+		if (frame_get(rest, &f, &size) != 0 || f.offset != o->next_offset)
+			return refuse(r, rec, "holds something that is not its frame");
+		err = recover_block(o, rec, pos);
+		if (err == 0)
+			err = recover_frame(r, &f, pos, size);
+		if (err != 0)
+			return err;
+		pos += size;
+		rest = (struct span){rest.p + size, rest.n - size};
+	}
+	if (rec->mark != o->next_offset - 1)
+		return refuse(r, rec, "does not hold as many frames as it says");
+	r->frames += o->next_offset - load_le64(rec->payload.p + 8);
+	r->bytes += rec->payload.n;
+	progress(r);
+	return 0;
+}
+
+static int open_log(struct stream *s, const char **ret_why)
+{
+	struct stream_own *o = &s->own;
+	struct recovery r = {
+		.s = s, .key = {.key = {s->ss->hash_key[0], s->ss->hash_key[1]}}, .began_ns = clock_mono_ns()};
+	char name[208];
+	struct jlog_opts lo = {
+		.name = name,
+		.segment_bytes = s->ss->opts.segment_bytes,
+		.replay = replay,
+		.ctx = &r,
+		.durability = s->durability == STREAM_FSYNC ? JLOG_FSYNC : JLOG_WRITE,
+	};
+	int err;
+
+	r.said_ns = r.began_ns;
+	stream_log_name(name, stream_name(s));
+	err = journal_log_open(s->ss->journal, &lo, &s->log, ret_why);
+	if (err != 0) {
+		if (r.wrong)
+			*ret_why = why_text;
+		return err;
+	}
+	if (jlog_record_max(s->log) - RECORD_HEAD < s->record_max)
+		s->record_max = jlog_record_max(s->log) - RECORD_HEAD;
+	if (r.frames > 0)
+		log_info("stream \"%s\": %" PRIu64 " frames up to offset %" PRIu64 ", %" PRIu64
+			 " of them out of order, in %.2f s",
+			 s->name, r.frames, o->next_offset - 1, o->late.count,
+			 (double)(clock_mono_ns() - r.began_ns) / 1e9);
+	return 0;
+}
+
+/* What follows from the log, or from there being none. */
+static void settle(struct stream *s)
+{
+	struct stream_own *o = &s->own;
+	bool some = o->index.begin < o->index.end;
+
+	s->recovered_pos = o->end_pos;
+	o->where_block = o->index.end;
+	o->sub_offset = o->next_offset;
+	o->sub_max_seq = o->max_seq;
+	o->sub_max_ts = o->max_ts;
+	o->trim_offset = o->trimmed = some ? index_at(&o->index, o->index.begin)->first_offset : o->next_offset;
+	edge_set(&s->first, some ? index_at(&o->index, o->index.begin)->pos : o->end_pos, o->trim_offset);
+	edge_set(&s->durable, o->end_pos, o->next_offset - 1);
+	stream_count(s);
+}
+
+static struct stream *alloc(struct streams *ss, struct span name)
+{
+	struct stream *s = aligned_alloc(CACHE_LINE, sizeof *s);
+	struct names key = {.key = {ss->hash_key[0], ss->hash_key[1]}};
+	size_t local = ss->opts.shards * sizeof *s->local;
+	uint64_t units;
+
+	if (s == NULL)
+		return NULL;
+	memset(s, 0, sizeof *s);
+	s->ss = ss;
+	s->name_len = (uint32_t)name.n;
+	if (name.n > 0)
+		memcpy(s->name, name.p, name.n);
+	s->owner = (unsigned)((names_hash(&key, name) >> 8) % ss->opts.shards);
+	s->durability = streams_durability_of(ss, name);
+	s->record_max = JOURNAL_RECORD_MAX - RECORD_HEAD;
+	s->memory_max = ss->opts.memory_bytes;
+	if (s->memory_max < 2 * (uint64_t)ss->frame_max + 2 * STREAM_UNIT)
+		s->memory_max = 2 * (uint64_t)ss->frame_max + 2 * STREAM_UNIT;
+	for (units = 8; units < 2 * s->memory_max / STREAM_UNIT + 64;)
+		units *= 2;
+	s->dir_mask = (uint32_t)units - 1;
+	s->dir = calloc(units, sizeof *s->dir);
+	s->local = aligned_alloc(CACHE_LINE, local);
+	if (s->dir == NULL || s->local == NULL) {
+		stream_free(s);
+		return NULL;
+	}
+	memset(s->local, 0, local);
+	for (unsigned i = 0; i < ss->opts.shards; i++)
+		s->local[i].stream = s;
+	s->own.next_offset = 1;
+	s->own.max_ts = s->own.sub_max_ts = INT64_MIN;
+	s->own.late.swept.timestamp = INT64_MIN;
+	s->own.acks.last = &s->own.acks.first;
+	s->own.parked.last = &s->own.parked.first;
+	return s;
+}
+
+void stream_free(struct stream *s)
+{
+	if (s == NULL)
+		return;
+	stream_log_done(s);
+	index_done(&s->own.index);
+	late_done(&s->own.late);
+	publishers_done(&s->own.publishers);
+	free(s->dir);
+	free(s->local);
+	free(s);
+}
+
+int stream_make(struct streams *ss, struct span name, bool exists, struct stream **ret, const char **ret_why)
+{
+	struct stream *s = alloc(ss, name);
+	int err = 0;
+
+	*ret_why = "out of memory";
+	if (s == NULL)
+		return -ENOMEM;
+	if (exists || s->durability != STREAM_MEMORY)
+		err = open_log(s, ret_why);
+	if (err != 0) {
+		stream_free(s);
+		return err;
+	}
+	settle(s);
+	*ret = s;
+	return 0;
+}

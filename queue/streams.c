@@ -1,0 +1,472 @@
+/* All streams: opening them from the journal, names and rules, and what any thread may ask about them. Main thread, but for the getters.
+ *
+ * A stream's log is called "stream." and the stream's name, in which every byte but letters, digits, '_' and '-' is a dot and two hexadecimal digits. Streams
+ * live in an array of pointers that never moves; they are added by the main thread at start and by the keeper afterwards, and never removed.
+ */
+#include "queue/stream_impl.h"
+#include "core/base/log.h"
+#include "queue/sequence.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+_Static_assert(sizeof LOG_PREFIX - 1 + 3 * STREAM_NAME_MAX <= 200, "every stream has a log's name");
+
+bool stream_name_ok(struct span name)
+{
+	return name.n <= STREAM_NAME_MAX && sequence_name_ok(name);
+}
+
+/* ---- names of logs ---- */
+
+static bool is_plain(uint8_t c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
+}
+
+void stream_log_name(char out[208], struct span name)
+{
+	char *p = out + sizeof LOG_PREFIX - 1;
+
+	memcpy(out, LOG_PREFIX, sizeof LOG_PREFIX);
+	for (size_t i = 0; i < name.n; i++) {
+		if (is_plain(name.p[i])) {
+			*p++ = (char)name.p[i];
+		} else {
+			*p++ = '.';
+			*p++ = "0123456789abcdef"[name.p[i] >> 4];
+			*p++ = "0123456789abcdef"[name.p[i] & 15];
+		}
+	}
+	*p = '\0';
+}
+
+static int hex(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* False: not what stream_log_name makes. */
+static bool name_of_log(const char *log, uint8_t out[STREAM_NAME_MAX], size_t *ret_n)
+{
+	const char *whole = log;
+	char again[208];
+	size_t n = 0;
+
+	log += sizeof LOG_PREFIX - 1;
+	while (*log != '\0') {
+		uint8_t c = (uint8_t)*log++;
+
+		if (n == STREAM_NAME_MAX)
+			return false;
+		if (c == '.') {
+			int high = hex(log[0]), low = high < 0 ? -1 : hex(log[1]);
+
+			if (low < 0)
+				return false;
+			c = (uint8_t)(high << 4 | low);
+			log += 2;
+		}
+		out[n++] = c;
+	}
+	stream_log_name(again, (struct span){out, n});
+	*ret_n = n;
+	return stream_name_ok((struct span){out, n}) && strcmp(again, whole) == 0;
+}
+
+/* ---- rules of durability ---- */
+
+static const char *const durability_words[] = {"fsync", "write", "memory"};
+
+/* Takes the first rule off *rules. 1, 0: there is none, -EINVAL. */
+static int take_rule(const char **rules, struct span *ret_pattern, enum stream_durability *ret)
+{
+	const char *p = *rules, *eq, *end;
+
+	while (*p == ',' || *p == ' ')
+		p++;
+	if (*p == '\0')
+		return 0;
+	end = p + strcspn(p, ",");
+	while (end > p && end[-1] == ' ')
+		end--;
+	for (eq = end; eq > p && *eq != '=';)
+		eq--;
+	if (*eq != '=')
+		return -EINVAL;
+	*ret_pattern = (struct span){(const uint8_t *)p, (size_t)(eq - p)};
+	*rules = end;
+	for (unsigned i = 0; i < ARRAY_SIZE(durability_words); i++) {
+		if (strlen(durability_words[i]) == (size_t)(end - eq - 1) &&
+		    memcmp(eq + 1, durability_words[i], (size_t)(end - eq - 1)) == 0) {
+			*ret = (enum stream_durability)i;
+			return 1;
+		}
+	}
+	return -EINVAL;
+}
+
+int streams_rules_check(const char *rules, const char **ret_why)
+{
+	enum stream_durability d;
+	struct span pattern;
+	int got = 1;
+
+	while (rules != NULL && got > 0)
+		got = take_rule(&rules, &pattern, &d);
+	if (rules == NULL || got == 0)
+		return 0;
+	*ret_why =
+		"a rule of durability is written NAME=fsync, NAME=write or NAME=memory; a NAME may end in *, and commas part rules";
+	return -EINVAL;
+}
+
+enum stream_durability streams_durability_of(const struct streams *ss, struct span name)
+{
+	enum stream_durability best = ss->opts.durability, d;
+	const char *rules = ss->rules;
+	struct span pattern;
+	size_t best_n = 0;
+
+	while (take_rule(&rules, &pattern, &d) > 0) {
+		if (span_eq(pattern, name))
+			return d;
+		if (pattern.n == 0 || pattern.p[pattern.n - 1] != '*' || pattern.n < best_n || pattern.n - 1 > name.n)
+			continue;
+		if (pattern.n > 1 && memcmp(pattern.p, name.p, pattern.n - 1) != 0)
+			continue;
+		best = d;
+		best_n = pattern.n;
+	}
+	return best;
+}
+
+/* ---- opening ---- */
+
+static struct span registry_name(const void *ctx, uint32_t index)
+{
+	return stream_name(streams_at(ctx, index));
+}
+
+int streams_add(struct streams *ss, struct stream *s)
+{
+	uint32_t i = atomic_load_explicit(&ss->count, memory_order_relaxed);
+	int err = names_add(&ss->names, names_hash(&ss->names, stream_name(s)), i);
+
+	if (err != 0)
+		return err;
+	s->index = i;
+	atomic_store_explicit(&ss->streams[i], s, memory_order_relaxed);
+	atomic_store_explicit(&ss->count, i + 1, memory_order_release); /* pairs with streams_published */
+	return 0;
+}
+
+struct found {
+	char (*name)[208];
+	uint32_t n, room;
+};
+
+static int found_add(void *ctx, const char *name)
+{
+	struct found *f = ctx;
+
+	if (strncmp(name, LOG_PREFIX, sizeof LOG_PREFIX - 1) != 0 || strlen(name) >= sizeof f->name[0])
+		return 0;
+	if (f->n == f->room) {
+		uint32_t room = f->room ? 2 * f->room : 16;
+		void *grown = reallocarray(f->name, room, sizeof f->name[0]);
+
+		if (grown == NULL)
+			return -ENOMEM;
+		f->name = grown;
+		f->room = room;
+	}
+	memcpy(f->name[f->n++], name, strlen(name) + 1);
+	return 0;
+}
+
+static int open_found(struct streams *ss, const struct found *f, const char **ret_why)
+{
+	for (uint32_t i = 0; i < f->n; i++) {
+		uint8_t name[STREAM_NAME_MAX];
+		struct stream *s;
+		size_t n;
+		int err;
+
+		if (!name_of_log(f->name[i], name, &n)) {
+			*ret_why = "the data directory has a stream whose name is not one";
+			return -EBADMSG;
+		}
+		err = stream_make(ss, (struct span){name, n}, true, &s, ret_why);
+		if (err != 0)
+			return err;
+		err = streams_add(ss, s);
+		if (err != 0) {
+			stream_free(s);
+			return err;
+		}
+	}
+	return 0;
+}
+
+static const char *opts_why(const struct streams_opts *o)
+{
+	const char *why = NULL;
+
+	if (o->shards == 0 || o->shards > STREAM_SHARDS_MAX)
+		return "the number of shards must be 1 to 128";
+	if (o->streams_max == 0 || o->streams_max > 1u << 20)
+		return "the number of streams must be 1 to 2^20";
+	if (o->segment_bytes < SEGMENT_BYTES_MIN || o->segment_bytes > JOURNAL_SEGMENT_MAX)
+		return "a stream's segments must have 256 KiB to 1 GiB";
+	if (o->payload_max == 0)
+		return "the largest payload must be at least 1 byte";
+	streams_rules_check(o->durability_rules, &why);
+	return why;
+}
+
+static int alloc_parts(struct streams *ss, uint32_t found)
+{
+	const struct streams_opts *o = &ss->opts;
+	size_t ports = o->shards * sizeof *ss->ports;
+
+	ss->rules = strdup(o->durability_rules ? o->durability_rules : "");
+	ss->opts.durability_rules = ss->rules;
+	ss->capacity = o->streams_max > found ? o->streams_max : found;
+	ss->streams = calloc(ss->capacity, sizeof *ss->streams);
+	ss->ports = aligned_alloc(CACHE_LINE, ports);
+	if (ss->rules == NULL || ss->streams == NULL || ss->ports == NULL)
+		return -ENOMEM;
+	memset(ss->ports, 0, ports);
+	ss->payload_max = (o->segment_bytes < JOURNAL_RECORD_MAX ? o->segment_bytes : JOURNAL_RECORD_MAX) - 8192;
+	ss->payload_max -= RECORD_HEAD + FRAME_OVERHEAD_MAX + STREAM_PUBLISHER_MAX;
+	if (ss->payload_max > o->payload_max)
+		ss->payload_max = o->payload_max;
+	ss->frame_max = ss->payload_max + FRAME_OVERHEAD_MAX + STREAM_PUBLISHER_MAX;
+	return reader_new(ss);
+}
+
+static int worker_init(struct worker *w)
+{
+	int err = doorbell_init(&w->bell);
+
+	if (err == 0)
+		atomic_init(&w->inbox.bell, &w->bell);
+	return err;
+}
+
+static struct streams *alloc_streams(const struct streams_opts *opts, struct journal *j)
+{
+	struct streams *ss = aligned_alloc(CACHE_LINE, (sizeof *ss + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+
+	if (ss == NULL)
+		return NULL;
+	memset(ss, 0, sizeof *ss);
+	ss->opts = *opts;
+	ss->journal = j;
+	ss->keeper.bell.fd = ss->reader.bell.fd = -1;
+	return ss;
+}
+
+int streams_open(const struct streams_opts *opts, struct journal *j, struct streams **ret, const char **ret_why)
+{
+	const char *why = opts_why(opts);
+	struct found found = {.n = 0};
+	struct streams *ss;
+	int err = -EINVAL;
+
+	if (why != NULL) {
+		if (ret_why != NULL)
+			*ret_why = why;
+		return err;
+	}
+	why = "out of memory, or of file descriptors";
+	err = -ENOMEM;
+	ss = alloc_streams(opts, j);
+	if (ss != NULL)
+		err = names_init(&ss->names, NULL, registry_name, ss);
+	if (err == 0) {
+		memcpy(ss->hash_key, ss->names.key, sizeof ss->hash_key);
+		err = journal_each_log(j, found_add, &found);
+	}
+	if (err == 0)
+		err = alloc_parts(ss, found.n);
+	if (err == 0)
+		err = worker_init(&ss->keeper);
+	if (err == 0)
+		err = worker_init(&ss->reader);
+	if (err == 0)
+		err = open_found(ss, &found, &why);
+	free(found.name);
+	if (err == 0) {
+		*ret = ss;
+		return 0;
+	}
+	streams_free(ss);
+	if (ret_why != NULL)
+		*ret_why = why;
+	return err;
+}
+
+/* ---- threads ---- */
+
+static int worker_start(struct worker *w, struct streams *ss, void *(*run)(void *), const char *name)
+{
+	sigset_t all, old;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old); /* the thread inherits it: signals are the main thread's */
+	err = pthread_create(&w->thread, NULL, run, ss);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (err == 0) {
+		pthread_setname_np(w->thread, name);
+		w->started = true;
+	}
+	return -err;
+}
+
+static void worker_stop(struct worker *w)
+{
+	if (!w->started)
+		return;
+	atomic_store_explicit(&w->stop, true, memory_order_release);
+	doorbell_ring(&w->bell);
+	pthread_join(w->thread, NULL);
+	w->started = false;
+}
+
+int streams_start(struct streams *ss)
+{
+	int err = worker_start(&ss->keeper, ss, keeper_main, "keeper");
+
+	if (err == 0)
+		err = worker_start(&ss->reader, ss, reader_main, "reader");
+	if (err != 0)
+		streams_stop(ss);
+	return err;
+}
+
+void streams_stop(struct streams *ss)
+{
+	worker_stop(&ss->keeper);
+	worker_stop(&ss->reader);
+}
+
+void streams_free(struct streams *ss)
+{
+	if (ss == NULL)
+		return;
+	CHECK(!ss->keeper.started && !ss->reader.started);
+	for (uint32_t i = 0; i < streams_published(ss); i++)
+		stream_free(streams_at(ss, i));
+	reader_free(ss);
+	if (ss->keeper.bell.fd >= 0)
+		doorbell_done(&ss->keeper.bell);
+	if (ss->reader.bell.fd >= 0)
+		doorbell_done(&ss->reader.bell);
+	names_done(&ss->names);
+	free(ss->streams);
+	free(ss->ports);
+	free(ss->rules);
+	free(ss);
+}
+
+/* ---- for any thread ---- */
+
+uint32_t streams_count(const struct streams *ss)
+{
+	return streams_published(ss);
+}
+
+uint32_t stream_index(const struct stream *s)
+{
+	return s->index;
+}
+
+void streams_info(const struct streams *ss, uint32_t i, struct stream_stats *ret)
+{
+	const struct stream *s = streams_at(ss, i);
+	uint64_t pos;
+
+	*ret = (struct stream_stats){
+		.owner = s->owner,
+		.durability = s->durability,
+		.next_offset = count_get(&s->stat_next),
+		.published = count_get(&s->published),
+		.published_bytes = count_get(&s->published_bytes),
+		.late = count_get(&s->stat_late),
+		.memory_bytes = count_get(&s->stat_memory),
+		.index_bytes = count_get(&s->stat_index),
+		.duplicates = count_get(&s->duplicates),
+		.stale = count_get(&s->stale),
+	};
+	memcpy(ret->name, s->name, sizeof ret->name);
+	edge_get(&s->durable, &pos, &ret->durable_offset);
+	edge_get(&s->first, &pos, &ret->first_offset);
+	if (ret->next_offset <= ret->durable_offset)
+		ret->next_offset = ret->durable_offset + 1;
+	if (ret->durable_offset >= ret->first_offset)
+		ret->frames = ret->durable_offset - ret->first_offset + 1;
+	ret->bytes = s->log ? jlog_bytes(s->log) : ret->memory_bytes;
+	for (unsigned k = 0; k < ss->opts.shards; k++) {
+		const struct stream_local *l = &s->local[k];
+
+		ret->reads_memory += count_get(&l->reads_memory);
+		ret->reads_disk += count_get(&l->reads_disk);
+		ret->gaps += count_get(&l->gaps);
+		ret->damaged += count_get(&l->damaged);
+		ret->cursors += count_get(&l->cursors);
+		ret->live_cursors += count_get(&l->live_cursors);
+	}
+}
+
+const char *stream_error_text(const struct streams *ss, enum stream_error e, char *buf, size_t cap)
+{
+	switch (e) {
+	case STREAM_E_OK:
+		snprintf(buf, cap, "no error");
+		break;
+	case STREAM_E_NAME:
+		snprintf(buf, cap, "a stream's name must be UTF-8 without control characters, of at most %d bytes",
+			 STREAM_NAME_MAX);
+		break;
+	case STREAM_E_UNKNOWN:
+		snprintf(buf, cap, "there is no such stream, and FEED_STREAM_CREATE is off");
+		break;
+	case STREAM_E_LIMIT:
+		snprintf(buf, cap, "there are %" PRIu32 " streams already (FEED_STREAMS_MAX)", ss->opts.streams_max);
+		break;
+	case STREAM_E_OPEN:
+		snprintf(buf, cap, "the stream could not be created; the server's log says why");
+		break;
+	case STREAM_E_PAYLOAD:
+		snprintf(buf, cap, "payload must be at most %" PRIu32 " bytes", ss->payload_max);
+		break;
+	case STREAM_E_PUBLISHER:
+		snprintf(
+			buf, cap,
+			"publisher must be UTF-8 without control characters, of at most %d bytes, and is needed with publisher_seq",
+			STREAM_PUBLISHER_MAX);
+		break;
+	case STREAM_E_STALE:
+		snprintf(buf, cap, "publisher_seq is older than the %d numbers that are remembered of this publisher",
+			 STREAM_NUMBERS);
+		break;
+	case STREAM_E_BUSY:
+		snprintf(buf, cap, "too much waits for the disk or for memory; try again later");
+		break;
+	case STREAM_E_FAILED:
+		snprintf(buf, cap, "the journal has failed: whether the frame is kept is not known");
+		break;
+	case STREAM_E_DAMAGED:
+		snprintf(buf, cap, "the stream is damaged on the server's disk");
+		break;
+	}
+	return buf;
+}

@@ -4,6 +4,7 @@
   gen.py build KCONFIG DOTCONFIG VERSION OUTDIR   config_gen.h, config_table.c and config.mk into OUTDIR
   gen.py defconfig KCONFIG DOTCONFIG              writes DOTCONFIG with every option at its default
   gen.py conf KCONFIG DOTCONFIG                   prints the runtime options with their help, to install as ordinal.conf
+  gen.py man KCONFIG DOTCONFIG                    prints the manual page ordinal.conf(5)
 
 DOTCONFIG need not exist (all defaults) except as an output. Any doubt about it is an error: an option that does not exist, a value out of range,
 an enumeration whose string and whose choice disagree.
@@ -212,6 +213,39 @@ def conf(opts):
     return "\n".join(out) + "\n"
 
 
+def roff(text):
+    """Plain text, with nothing in it that troff takes for its own."""
+    text = text.replace("\\", "\\e").replace("-", "\\-")
+    return re.sub(r"^([.'])", r"\\&\1", text, flags=re.M)
+
+
+def man(opts):
+    """ordinal.conf(5): every runtime option, by menu."""
+    out = ['.TH ORDINAL.CONF 5 "" "Ordinal" "File formats"', ".SH NAME", "ordinal.conf \\- configuration of ordinald(8)", ".SH SYNOPSIS",
+           ".I /etc/ordinal/ordinal.conf", ".SH DESCRIPTION",
+           "Lines of the form", ".BI CONFIG_ KEY = value", "set options; strings are in double quotes, booleans are y or n.",
+           "Lines that begin with # are comments. This is the syntax of Kconfig's .config, so what", ".B make menuconfig",
+           "writes can be used as it is. An unknown key, a key given twice, or a value out of range is refused with its line.",
+           ".B ordinald \\-\\-check \\-c \\fIFILE", "checks a file."]
+    menu = None
+    for o in opts:
+        if o.build:
+            continue
+        if o.menu != menu:
+            menu = o.menu
+            out += [f".SH {roff(menu.upper())}"]
+        if o.kind == "enum":
+            accepts = "one of " + ", ".join(f'"{word}"' for word, _ in o.members)
+        elif o.kind == "int":
+            accepts = f"{o.min} to {o.max}"
+        else:
+            accepts = {"bool": "y or n", "string": "text"}[o.kind]
+        out += [".TP", f".B CONFIG_{o.key}", roff(o.prompt) + ".", ".br", roff(f"Default: {assignment(o).split('=', 1)[-1]}. Accepts: {accepts}."),
+                ".br", roff(" ".join(line for line in o.help.split("\n")))]
+    out += [".SH SEE ALSO", ".BR ordinald (8),", ".BR ordinal (1)", ""]
+    return "\n".join(out)
+
+
 def write_if_changed(path, text):
     """Keeps the time stamp of a file that stays the same, so that a change of a runtime default rebuilds little."""
     try:
@@ -240,6 +274,8 @@ def main(argv):
         load(argv[1], None).write_config(argv[2], save_old=False)
     elif len(argv) == 3 and argv[0] == "conf":
         sys.stdout.write(conf(options(load(argv[1], argv[2]))))
+    elif len(argv) == 3 and argv[0] == "man":
+        sys.stdout.write(man(options(load(argv[1], argv[2]))))
     else:
         sys.exit(__doc__)
 

@@ -4,6 +4,8 @@
 #include "rpc/call.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/base/log.h"
+#include "core/tls.h"
 #include "rpc/budget.h"
 #include "rpc/gzip.h"
 #include "rpc/session.h"
@@ -19,8 +21,16 @@ int rpc_shard_init(struct rpc_shard *r, struct shard *s, const struct method_tab
 {
 	*r = (struct rpc_shard){.shard = s, .opts = opts, .methods = methods};
 	r->stats = calloc(methods->count + 1, sizeof *r->stats);
-	if (!r->stats)
+	r->refusals = calloc(1, sizeof *r->refusals);
+	if (!r->stats || !r->refusals) {
+		free(r->stats);
+		free(r->refusals);
+		r->stats = NULL;
+		r->refusals = NULL;
 		return -ENOMEM;
+	}
+	if (opts->access)
+		r->access = access_source_get(opts->access, &r->access_gen);
 	for (unsigned i = 0; i <= methods->count; i++)
 		hist_init(&r->stats[i].latency_ns);
 	return session_pools_init(r);
@@ -37,6 +47,10 @@ void rpc_shard_done(struct rpc_shard *r)
 	r->budget = NULL;
 	free(r->stats);
 	r->stats = NULL;
+	free(r->refusals);
+	r->refusals = NULL;
+	access_put(r->access);
+	r->access = NULL;
 }
 
 static void run_flush(struct rpc_shard *r)
@@ -51,8 +65,16 @@ static void run_flush(struct rpc_shard *r)
 
 void rpc_shard_turn(struct rpc_shard *r)
 {
+	struct access_source *a = r->opts->access;
 	run_flush(r);
 	r->reply_ns = 0;
+	if (a && unlikely(atomic_load_explicit(&a->generation, memory_order_relaxed) != r->access_gen)) {
+		uint32_t generation;
+		struct access *old = r->access;
+		r->access = access_source_get(a, &generation);
+		__atomic_store_n(&r->access_gen, generation, __ATOMIC_RELAXED);
+		access_put(old);
+	}
 }
 
 void call_begin(struct call *c, const struct method *m, uint16_t index, uint64_t timeout_ns)
@@ -123,4 +145,77 @@ void call_finish_text(struct call *c, enum grpc_status status, const char *fmt, 
 	va_end(ap);
 	size_t len = n < 0 ? 0 : (size_t)n < sizeof text ? (size_t)n : sizeof text - 1;
 	call_finish(c, status, (struct span){(const uint8_t *)text, len});
+}
+
+/* Access. */
+
+void call_note_end(struct rpc_shard *r, const struct conn *c)
+{
+	static const enum refusal refusals[CONN_R_COUNT] = {
+		[CONN_R_PROTOCOL] = REFUSAL_PROTOCOL, [CONN_R_TIMEOUT] = REFUSAL_TIMEOUT,
+		[CONN_R_STALLED] = REFUSAL_STALLED,   [CONN_R_QUEUE] = REFUSAL_QUEUE,
+		[CONN_R_FLOOD] = REFUSAL_FLOOD,       [CONN_R_LIMIT] = REFUSAL_CONNECTIONS,
+	};
+	if (refusals[c->reason] || c->reason == CONN_R_PROTOCOL)
+		call_note_refusal(r, c, refusals[c->reason]);
+}
+
+uint64_t call_who_of(const struct rpc_shard *r, const struct conn *c)
+{
+	return r->access && c->tls ? access_who_certificate(r->access, tls_client_name(c->tls)) : ACCESS_WHO_NOBODY;
+}
+
+/* The sentence for the peer, and what the log says of it. `needs` is the right's word, and `name` what stands after it. */
+static void explain(struct rpc_shard *r, struct conn *c, enum access_verdict v, uint64_t who, const char *needs,
+		    struct span name, struct call_refusal *ret)
+{
+	static _Thread_local uint64_t last_ns, unsaid;
+	uint64_t now = r->shard->now_ns;
+	char peer[64];
+	ret->status = v == ACCESS_DENIED ? GRPC_PERMISSION_DENIED : GRPC_UNAUTHENTICATED;
+	if (v == ACCESS_DENIED)
+		snprintf(ret->text, sizeof ret->text, "\"%.60s\" lacks the right %s%.*s (ACCESS_FILE)",
+			 access_name(r->access, who), needs, (int)(name.n < 100 ? name.n : 100),
+			 name.n ? (const char *)name.p : "");
+	else
+		snprintf(ret->text, sizeof ret->text, "%s",
+			 v == ACCESS_ANONYMOUS
+				 ? "a token is needed: authorization: Bearer TOKEN, or in native framing an AUTH frame"
+			 : v == ACCESS_EXPIRED ? "the token or certificate is past its until: (ACCESS_FILE)"
+					       : "the token or certificate is not one of ACCESS_FILE");
+	call_note_refusal(r, c, v == ACCESS_DENIED ? REFUSAL_DENIED : REFUSAL_UNAUTHENTICATED);
+	if (last_ns && now - last_ns < NS_PER_S) {
+		unsaid++;
+		return;
+	}
+	log_warn("access refused to %s: %s (%lu more such in the burst before)", conn_peer(c, peer, sizeof peer),
+		 ret->text, (unsigned long)unsaid);
+	last_ns = now;
+	unsaid = 0;
+}
+
+bool call_is_admitted(struct rpc_shard *r, struct conn *c, const struct method *m, uint64_t who,
+		      struct call_refusal *ret)
+{
+	enum access_verdict v = m->access == METHOD_FOR_ALL ? ACCESS_OK
+				: m->access == METHOD_FOR_ADMINS
+					? access_check(r->access, who, ACCESS_ADMIN, (struct span){0})
+					: access_check_known(r->access, who);
+	if (v)
+		explain(r, c, v, who, access_right_word(ACCESS_ADMIN), (struct span){0}, ret);
+	return v == ACCESS_OK;
+}
+
+void call_explain(struct call *c, enum access_right right, struct span name, struct call_refusal *ret)
+{
+	enum access_verdict v = access_check(c->rpc->access, c->who, right, name);
+	bool named = right <= ACCESS_SUBSCRIBE;
+	explain(c->rpc, c->conn, v, c->who, access_right_word(right), named ? name : (struct span){0}, ret);
+}
+
+void call_deny(struct call *c, enum access_right right, struct span name)
+{
+	struct call_refusal why;
+	call_explain(c, right, name, &why);
+	call_finish(c, why.status, (struct span){(const uint8_t *)why.text, strlen(why.text)});
 }

@@ -15,8 +15,10 @@
 #include "core/base/hist.h"
 #include "core/base/wheel.h"
 #include "core/shard.h"
+#include "rpc/access.h"
 #include "rpc/metadata.h"
 #include "rpc/method.h"
+#include "rpc/refusals.h"
 #include "rpc/wire/grpc.h"
 
 #include <stdbool.h>
@@ -56,6 +58,7 @@ struct call {
 	uint64_t deadline_ns;     /* monotonic; 0: none */
 	struct timer timer;       /* deadline, and slow bodies */
 	struct call_extra *extra; /* NULL: the method has not asked, or there is no memory, or the framing has none */
+	uint64_t who;             /* whose credential came with it, where there are rules: rpc/access.h */
 	uint16_t method_index;    /* of the table */
 	bool compress;       /* the service's wish for the messages sent from here on; where client and method do */
 	bool was_compressed; /* the request message that the service is being given came compressed */
@@ -82,7 +85,8 @@ struct rpc_opts {
 	/* A reference to the context for a new TLS connection, or NULL: TLS is not configured. Shard thread. */
 	struct tls_context *(*tls)(void *tls_ctx);
 	void *tls_ctx;
-	bool tls_only; /* cleartext is refused */
+	bool tls_only;                /* cleartext is refused */
+	struct access_source *access; /* the rules; NULL: there never are any */
 	uint32_t message_max, streams_max, native_inflight_max, header_list_max, header_fields_max;
 	uint64_t assembly_max;                             /* bytes of partly received messages on a shard */
 	uint64_t preface_ns, headers_ns, body_ns, call_ns; /* call_ns: cap on calls without a deadline; 0: none */
@@ -108,7 +112,10 @@ struct rpc_shard {
 	uint64_t sessions_h2, sessions_native; /* live */
 	uint64_t sessions_h2_total, sessions_native_total;
 	uint64_t protocol_errors, refused_streams, floods;
-	void *ids; /* the services' own state, one field each */
+	struct refusals *refusals;
+	struct access *access; /* the rules in force; NULL: everybody may do everything */
+	uint32_t access_gen;   /* of the source; read by anybody */
+	void *ids;             /* the services' own state, one field each */
 	void *feed;
 };
 
@@ -116,10 +123,18 @@ struct rpc_shard {
 int rpc_shard_init(struct rpc_shard *r, struct shard *s, const struct method_table *methods,
 		   const struct rpc_opts *opts);
 void rpc_shard_done(struct rpc_shard *r);
-/* Once a turn, after the services: closes the run of counted replies. */
+/* Once a turn, after the services: closes the run of counted replies, takes over new rules of access. */
 void rpc_shard_turn(struct rpc_shard *r);
 
 /* For sessions. */
+
+/* Why a call was not admitted. */
+struct call_refusal {
+	enum grpc_status status;
+	char text[256];
+};
+bool call_is_admitted(struct rpc_shard *r, struct conn *c, const struct method *m, uint64_t who,
+		      struct call_refusal *ret);
 
 /* A call begins: c->ops, rpc and conn are set by the session. `timeout_ns` from now (0: none). */
 void call_begin(struct call *c, const struct method *m, uint16_t index, uint64_t timeout_ns);
@@ -134,6 +149,18 @@ static inline void call_extra_free(struct call *c)
 void call_end(struct call *c, enum grpc_status status);
 /* Counts a call refused before it began (unknown method, limit). */
 void call_count_refused(struct rpc_shard *r, enum grpc_status status);
+/* Counts what is refused to the peer of a connection; access is logged, a line a second at the most. */
+static inline void call_note_refusal(struct rpc_shard *r, const struct conn *c, enum refusal why)
+{
+	refusals_note(r->refusals, c->fd, why);
+}
+/* A connection is gone: counts it if it ended for what the peer did, and nobody has counted it yet. */
+void call_note_end(struct rpc_shard *r, const struct conn *c);
+/* The principal of a connection by its client certificate. */
+uint64_t call_who_of(const struct rpc_shard *r, const struct conn *c);
+/* Whether `who` may open a call of the method. If not: counted and logged, with the status and a sentence for the answer. */
+static inline bool call_admits(struct rpc_shard *r, struct conn *c, const struct method *m, uint64_t who,
+			       struct call_refusal *ret);
 /* Gives the service a message; it may end the call. */
 static inline void call_deliver(struct call *c, struct span msg);
 /* Tells the service that the call is over. */
@@ -141,8 +168,26 @@ static inline void call_cancel_service(struct call *c);
 
 /* For services. */
 
+/* Whether the call's sender has the right, at this moment; `name` is the sequence's or the stream's. Where there are no rules this is one branch. If
+ * not, the service lets go of the call and calls call_deny. */
+static inline bool call_may(const struct call *c, enum access_right right, struct span name);
+/* What call_deny says, for services that end the call later; counted and logged here. */
+void call_explain(struct call *c, enum access_right right, struct span name, struct call_refusal *ret);
+/* Ends the call with UNAUTHENTICATED or PERMISSION_DENIED and a sentence that names the right; counted and logged. */
+void call_deny(struct call *c, enum access_right right, struct span name);
+
 void call_finish_text(struct call *c, enum grpc_status status, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+
+static inline bool call_may(const struct call *c, enum access_right right, struct span name)
+{
+	return __builtin_expect(!c->rpc->access, 1) || access_check(c->rpc->access, c->who, right, name) == ACCESS_OK;
+}
+static inline bool call_admits(struct rpc_shard *r, struct conn *c, const struct method *m, uint64_t who,
+			       struct call_refusal *ret)
+{
+	return __builtin_expect(!r->access, 1) || call_is_admitted(r, c, m, who, ret);
+}
 
 static inline void call_reply(struct call *c, const uint8_t *msg, size_t n)
 {

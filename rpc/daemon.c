@@ -147,6 +147,7 @@ static void set_options(struct daemon *d)
 		.tls = tls_of,
 		.tls_ctx = d,
 		.tls_only = *c->tls_cert && !c->allow_cleartext,
+		.access = &d->access,
 		.message_max = (uint32_t)c->message_max,
 		.streams_max = (uint32_t)c->streams_max,
 		.native_inflight_max = (uint32_t)c->native_inflight_max,
@@ -174,6 +175,35 @@ int daemon_load_tls(struct daemon *d, const char **ret_why)
 	d->tls = fresh;
 	pthread_mutex_unlock(&d->tls_lock);
 	tls_context_put(old);
+	return 0;
+}
+
+/* Waits until every shard has taken the rules over, which takes a turn; a shard that is stuck has other troubles. */
+static void spread_access(struct daemon *d)
+{
+	uint32_t generation = atomic_load_explicit(&d->access.generation, memory_order_relaxed);
+	for (unsigned i = 0; i < d->shards_started; i++)
+		doorbell_ring(&d->shards[i].bell);
+	for (unsigned i = 0, tries = 0; i < d->shards_started && tries < 1000;) {
+		if (shard_has_ended(&d->shards[i]) || count_get(&d->rpc[i].access_gen) == generation) {
+			i++;
+			continue;
+		}
+		usleep(1000);
+		tries++;
+	}
+}
+
+int daemon_load_access(struct daemon *d, const char **ret_why)
+{
+	struct access *fresh;
+	if (!*d->cfg.access_file)
+		return 0;
+	int rc = access_load(d->cfg.access_file, &fresh, ret_why);
+	if (rc)
+		return rc;
+	access_source_set(&d->access, fresh);
+	spread_access(d);
 	return 0;
 }
 
@@ -285,6 +315,8 @@ static int make(struct daemon *d, const char **ret_why)
 	if (rc)
 		return rc;
 	rc = daemon_load_tls(d, ret_why);
+	if (rc == 0)
+		rc = daemon_load_access(d, ret_why);
 	if (rc)
 		return rc;
 	raise_descriptor_limit(c);
@@ -381,6 +413,7 @@ int daemon_stop(struct daemon *d)
 	if (d->ended_fd >= 0)
 		close(d->ended_fd);
 	tls_context_put(d->tls);
+	access_put(d->access.now);
 	config_done(&d->cfg);
 	*d = (struct daemon){.fail_fd = -1, .ended_fd = -1};
 	return rc;

@@ -30,7 +30,8 @@ struct daemon {
 	char fail_text[512];
 	pthread_mutex_t tls_lock;
 	struct tls_context *tls; /* under tls_lock; NULL: cleartext only */
-	uint64_t start_ns;       /* monotonic */
+	struct access_source access;
+	uint64_t start_ns; /* monotonic */
 };
 
 /* From a loaded configuration (taken over) to a running daemon. On failure everything is undone, and *ret_why is a sentence for people. */
@@ -44,6 +45,8 @@ bool daemon_is_drained(const struct daemon *d);
 int daemon_stop(struct daemon *d);
 /* Reads the TLS files (again). On failure what was in force stays. Main thread. */
 int daemon_load_tls(struct daemon *d, const char **ret_why);
+/* Reads ACCESS_FILE (again); every shard goes by it when this returns. On failure what was in force stays. Main thread. */
+int daemon_load_access(struct daemon *d, const char **ret_why);
 /* Whether every shard has turned since the last call; rings those that sleep. */
 bool daemon_is_alive(struct daemon *d);
 

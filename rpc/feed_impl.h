@@ -101,6 +101,7 @@ struct feed_sub {
 	uint64_t allowed_lag;         /* what it lagged when it went live, or less; the bound counts from there */
 	struct feed_reorder *reorder; /* NULL: none */
 	struct timer timer;           /* with a reorder window: when the next frames are due */
+	char *name;                   /* where there are rules of access: the stream's, to ask them again */
 };
 
 struct svc_feed {

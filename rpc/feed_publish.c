@@ -65,6 +65,10 @@ void feed_publish_message(struct call *c, struct span msg)
 		call_finish(c, GRPC_INVALID_ARGUMENT, SPAN_LIT(not_a_request));
 		return;
 	}
+	if (unlikely(!call_may(c, ACCESS_PUBLISH, m.stream))) {
+		call_deny(c, ACCESS_PUBLISH, m.stream);
+		return;
+	}
 	*p = (struct feed_publish){.call = c};
 	enum stream_error e = publish(f, p, &m);
 	if (unlikely(e))
@@ -191,6 +195,12 @@ void feed_many_message(struct call *c, struct span msg)
 	if (unlikely(pb_publish_request_get(msg, &r))) {
 		feed_many_end(m, GRPC_INVALID_ARGUMENT, "request %llu: %s", (unsigned long long)m->taken + 1,
 			      not_a_request);
+		return;
+	}
+	if (unlikely(!call_may(c, ACCESS_PUBLISH, r.stream))) {
+		struct call_refusal why;
+		call_explain(c, ACCESS_PUBLISH, r.stream, &why);
+		feed_many_end(m, why.status, "request %llu: %s", (unsigned long long)m->taken + 1, why.text);
 		return;
 	}
 	struct feed_item *it = slab_get(&m->feed->items, &slot);

@@ -31,6 +31,7 @@ static void sub_free(struct feed_sub *sub)
 	if (sub->cursor)
 		stream_cursor_close(sub->cursor);
 	feed_reorder_free(sub->reorder);
+	free(sub->name);
 	wheel_del(&f->rpc->shard->wheel, &sub->timer);
 	*sub->link = sub->next;
 	if (sub->next)
@@ -112,6 +113,10 @@ static bool sub_open(struct feed_sub *sub, const struct pb_subscribe_request *m)
 	uint32_t window = m->reorder_ms ? m->reorder_ms : o->reorder_ms;
 
 	sub->slow = (enum feed_slow)m->slow;
+	if (c->rpc->access && !(sub->name = strndup((const char *)m->stream.p, m->stream.n))) {
+		sub_no_memory(sub);
+		return false;
+	}
 	if (window) {
 		sub->reorder = feed_reorder_new(window * NS_PER_MS, o->reorder_bytes);
 		if (!sub->reorder) {
@@ -139,6 +144,10 @@ void feed_subscribe_message(struct call *c, struct span msg)
 	}
 	if (pb_subscribe_request_get(msg, &m)) {
 		call_finish(c, GRPC_INVALID_ARGUMENT, SPAN_LIT("the message is not an ordinal.v1.SubscribeRequest"));
+		return;
+	}
+	if (!call_may(c, ACCESS_SUBSCRIBE, m.stream)) {
+		call_deny(c, ACCESS_SUBSCRIBE, m.stream);
 		return;
 	}
 	if (!request_ok(c, &m))
@@ -415,12 +424,29 @@ void feed_sub_pump(struct feed_sub *sub)
 	} while (next(sub));
 }
 
+/* The rules of access may have changed since, or the credential has expired. */
+static bool still_may(const struct feed_sub *sub)
+{
+	return sub->name &&
+	       call_may(sub->call, ACCESS_SUBSCRIBE, (struct span){(const uint8_t *)sub->name, strlen(sub->name)});
+}
+
+static void revoke(struct feed_sub *sub)
+{
+	struct call_refusal why;
+	const char *name = sub->name ? sub->name : "";
+	call_explain(sub->call, ACCESS_SUBSCRIBE, (struct span){(const uint8_t *)name, strlen(name)}, &why);
+	sub_end(sub, why.status, why.text);
+}
+
 void feed_sub_tick(struct feed_sub *sub)
 {
 	__atomic_store_n(&sub->lag_bytes, stream_cursor_lag_bytes(sub->cursor), __ATOMIC_RELAXED);
 	__atomic_store_n(&sub->lag_frames, stream_cursor_lag_frames(sub->cursor), __ATOMIC_RELAXED);
 	if (sub->feed->draining)
 		feed_run(sub);
+	else if (unlikely(sub->call->rpc->access) && !still_may(sub))
+		revoke(sub);
 	else if (sub->blocked && sub->live && sub->slow == FEED_SLOW_DISCONNECT && is_lagging(sub))
 		disconnect(sub);
 }

@@ -83,6 +83,17 @@ static bool content_length(struct h2_head *h, struct span v)
 	return true;
 }
 
+/* A token counts for more than a certificate. Two of them, or something else than a token, are nobody's. */
+static void authorization(struct h2_head_reader *rd, struct span value)
+{
+	struct span token;
+	if (!rd->rpc->access)
+		return;
+	rd->head.who = !rd->has_token && access_bearer(value, &token) ? access_who_token(rd->rpc->access, token)
+								      : ACCESS_WHO_UNKNOWN;
+	rd->has_token = true;
+}
+
 static bool regular(struct h2_head_reader *rd, struct span name, struct span value)
 {
 	struct h2_head *h = &rd->head;
@@ -115,6 +126,9 @@ static bool regular(struct h2_head_reader *rd, struct span name, struct span val
 		if (IS(name, "grpc-encoding")) {
 			h->gzip = IS(value, "gzip");
 			h->unknown_coding = !h->gzip && !IS(value, "identity");
+		} else if (IS(name, "authorization")) {
+			authorization(rd, value);
+			return true; /* no metadata for handlers */
 		}
 		break;
 	case 14:

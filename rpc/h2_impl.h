@@ -44,6 +44,7 @@ struct h2_head {
 	bool unknown_coding; /* grpc-encoding is something else */
 	bool bad_timeout;
 	uint16_t http_status;   /* not gRPC at all: answer with this and no more; 0: fine */
+	uint64_t who;           /* whose token it has: rpc/access.h */
 	int64_t content_length; /* -1: none */
 	uint64_t timeout_ns;    /* 0: none */
 };
@@ -52,7 +53,7 @@ struct h2_head_reader {
 	const struct rpc_shard *rpc;
 	struct metadata metadata; /* of methods that want it; the taker frees it */
 	uint32_t fields, bytes;
-	bool regular, has_method, has_scheme, has_path, has_authority, has_type, trailers;
+	bool regular, has_method, has_scheme, has_path, has_authority, has_type, has_token, trailers;
 };
 /* hpack_field_fn over a h2_head_reader; h2_head_finish settles what only the end of the block tells. */
 int h2_head_field(void *ctx, struct span name, struct span value);
@@ -95,7 +96,7 @@ struct h2_slot {
 struct h2_session {
 	struct rpc_shard *rpc;
 	struct conn *conn;
-	bool preface_done, settings_got, settings_acked, ending, eof;
+	bool preface_done, settings_got, settings_acked, ending, eof, noted;
 	uint8_t draining; /* enum h2_drain */
 	uint8_t continuations;
 	uint8_t block_flags;   /* of the HEADERS frame */
@@ -113,6 +114,8 @@ struct h2_session {
 	struct h2_stream *recent; /* the last one found */
 	struct hpack_decoder *hpack;
 	struct hpack_memo *memo;
+	uint32_t access_gen;      /* of what the memo holds, and of `who` */
+	uint64_t who;             /* of requests without a token */
 	struct metadata metadata; /* of the block decoded last */
 	struct h2_bytes part;     /* a frame cut by the end of a buffer */
 	struct h2_bytes block;    /* a header block in several frames */

@@ -83,14 +83,15 @@ void h2_conn_error(struct h2_session *s, enum h2_error code, enum conn_reason wh
 {
 	if (s->ending)
 		return;
-	s->ending = true;
+	s->ending = s->noted = true;
+	s->conn->reason = (uint8_t)why;
+	call_note_end(s->rpc, s->conn);
 	if (why == CONN_R_FLOOD)
 		count_add(&s->rpc->floods, 1);
 	else
 		count_add(&s->rpc->protocol_errors, 1);
 	conn_log_close(s->conn, text);
 	put_goaway(s, s->draining == H2_DRAIN_FINAL ? s->goaway_id : s->last_id, code, text);
-	s->conn->reason = (uint8_t)why;
 	conn_close(s->conn);
 }
 
@@ -171,19 +172,29 @@ static bool hpack_ready(struct h2_session *s)
 	return false;
 }
 
+/* The rules of access have changed: who a known block is from is known no more. */
+static void renew_access(struct h2_session *s)
+{
+	s->access_gen = s->rpc->access_gen;
+	s->who = call_who_of(s->rpc, s->conn);
+	hpack_memo_clear(s->memo);
+}
+
 /* Decodes a whole block. NULL: the connection has ended. The result lives until the next call. */
 static const struct h2_head *decode(struct h2_session *s, const uint8_t *p, size_t n, bool trailers)
 {
 	static _Thread_local struct h2_head_reader rd;
 	if (!hpack_ready(s))
 		return NULL;
+	if (unlikely(s->access_gen != s->rpc->access_gen))
+		renew_access(s);
 	if (likely(!trailers)) {
 		const struct h2_head *known = hpack_memo_find(s->memo, hpack_generation(s->hpack), p, n);
 		if (likely(known != NULL))
 			return known;
 	}
 	metadata_free(&s->metadata);
-	rd = (struct h2_head_reader){.rpc = s->rpc, .trailers = trailers, .head = {.method = -1, .content_length = -1}};
+	rd = (struct h2_head_reader){.rpc = s->rpc, .trailers = trailers, .head = {.method = -1, .content_length = -1, .who = s->who}};
 	int rc = hpack_decode(s->hpack, p, n, h2_head_field, &rd);
 	if (rc) {
 		h2_conn_error(s, rc == -ENOMEM ? H2_INTERNAL_ERROR : H2_COMPRESSION_ERROR,
@@ -208,6 +219,7 @@ static void new_stream(struct h2_session *s, uint32_t id, const struct h2_head *
 	if (unlikely(s->open >= s->rpc->opts->streams_max)) {
 		/* Before it has seen our SETTINGS a client cannot know better. */
 		count_add(&s->rpc->refused_streams, 1);
+		call_note_refusal(s->rpc, s->conn, REFUSAL_CALLS);
 		h2_reset(s, id, H2_REFUSED_STREAM, s->settings_acked);
 		return;
 	}
@@ -776,6 +788,8 @@ static void h2_closed(struct conn *c)
 {
 	struct h2_session *s = c->session;
 	s->ending = true;
+	if (!s->noted)
+		call_note_end(s->rpc, c);
 	h2_streams_free(s);
 	wheel_del(&s->rpc->shard->wheel, &s->timer);
 	h2_bytes_free(s->rpc, &s->part);
@@ -804,6 +818,7 @@ bool h2_session_start(struct conn *c, struct rpc_shard *r)
 	s->reset_tokens = H2_RESETS_BURST;
 	s->reset_ns = s->useless_ns = s->start_ns = r->shard->now_ns;
 	s->timer.fire = on_timer;
+	s->access_gen = r->access_gen - 1;
 	c->session = s;
 	c->ops = &h2_ops;
 	count_add(&r->sessions_h2, 1);

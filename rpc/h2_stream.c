@@ -198,6 +198,8 @@ static bool inflate_message(struct h2_stream *st, struct span in, struct span *r
 			 r->opts->message_max);
 	else
 		snprintf(text, sizeof text, "no memory to inflate a message");
+	if (rc == -EMSGSIZE)
+		call_note_refusal(r, st->call.conn, REFUSAL_MESSAGE);
 	fail(st, rc == -EBADMSG ? GRPC_INVALID_ARGUMENT : GRPC_RESOURCE_EXHAUSTED, text);
 	return false;
 }
@@ -238,6 +240,7 @@ static bool begin_message(struct h2_stream *st)
 	}
 	st->want = load_be32(st->prefix + 1);
 	if (st->want > o->message_max) {
+		call_note_refusal(st->call.rpc, st->call.conn, REFUSAL_MESSAGE);
 		snprintf(text, sizeof text, "a message of %u bytes is above MESSAGE_MAX, %u", st->want, o->message_max);
 		fail(st, GRPC_RESOURCE_EXHAUSTED, text);
 		return false;
@@ -254,6 +257,7 @@ static bool keep(struct h2_stream *st, const uint8_t *p, size_t n)
 	count_add(&r->assembly, st->msg.cap - before);
 	if (ok && r->assembly <= r->opts->assembly_max)
 		return true;
+	call_note_refusal(r, st->call.conn, REFUSAL_MESSAGE);
 	fail(st, GRPC_RESOURCE_EXHAUSTED, "the memory for partly received messages, ASSEMBLY_MAX, is used up");
 	return false;
 }
@@ -457,6 +461,8 @@ static void on_call_timer(struct timer *t, void *ctx)
 static void refuse(struct h2_session *s, uint32_t id, const struct h2_head *head, bool end)
 {
 	struct h2_stream st = {.session = s, .id = id};
+	if (head->too_large)
+		call_note_refusal(s->rpc, s->conn, REFUSAL_HEADERS);
 	if (head->http_status && !head->too_large) {
 		call_count_refused(s->rpc, GRPC_INVALID_ARGUMENT);
 		h2_put_http_status(s, id, head->http_status);
@@ -483,12 +489,28 @@ static void refuse(struct h2_session *s, uint32_t id, const struct h2_head *head
 		h2_reset(s, id, H2_NO_ERROR, false);
 }
 
+/* Access says no. */
+static void refuse_access(struct h2_session *s, uint32_t id, const struct call_refusal *why, bool end)
+{
+	struct h2_stream st = {.session = s, .id = id};
+	call_count_refused(s->rpc, why->status);
+	h2_put_trailers(&st, why->status, (struct span){(const uint8_t *)why->text, strlen(why->text)});
+	if (!end)
+		h2_reset(s, id, H2_NO_ERROR, false);
+}
+
 void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *head, bool end)
 {
 	struct rpc_shard *r = s->rpc;
 	uint32_t slot;
 	if (unlikely(head->too_large || head->http_status || head->bad_timeout || head->method < 0)) {
 		refuse(s, id, head, end);
+		return;
+	}
+	const struct method *m = r->methods->method[head->method];
+	struct call_refusal why;
+	if (unlikely(!call_admits(r, s->conn, m, head->who, &why))) {
+		refuse_access(s, id, &why, end);
 		return;
 	}
 	struct h2_stream *st = table_room(s) ? slab_get(&r->h2_streams, &slot) : NULL;
@@ -515,7 +537,7 @@ void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *hea
 	table_put(s, st);
 	s->open++;
 	h2_watch(s);
-	const struct method *m = r->methods->method[head->method];
+	st->call.who = head->who;
 	st->plain = !m->metadata && !(m->compress && head->takes_gzip);
 	call_begin(&st->call, m, (uint16_t)head->method, head->timeout_ns);
 	if (unlikely(st->call.extra)) {

@@ -12,11 +12,20 @@ struct call;
 
 enum method_kind { METHOD_UNARY, METHOD_CLIENT_STREAM, METHOD_SERVER_STREAM, METHOD_BIDI };
 
+/* Who may open a call, where there are rules of access (rpc/access.h). What is not said is for administrators. */
+enum method_access {
+	METHOD_FOR_ADMINS,
+	METHOD_CHECKS,    /* anybody known: the service asks call_may about what the request names */
+	METHOD_FOR_KNOWN, /* anybody known */
+	METHOD_FOR_ALL,   /* anybody */
+};
+
 struct method {
 	const char *service; /* "ordinal.v1.Ids" */
 	const char *name;    /* "Next" */
 	uint16_t number;     /* in native framing; 0: not reachable there */
 	enum method_kind kind;
+	enum method_access access;
 	bool metadata; /* wants the request's metadata, or adds some to its answers: see call_extra */
 	bool compress; /* offers compressed answers to clients that take them: see call.compress */
 	/* The request's headers are in; messages follow. May be NULL. */

@@ -38,7 +38,10 @@ struct native_session {
 	uint32_t bucket_mask;
 	uint32_t open;    /* calls */
 	uint32_t stopped; /* calls whose service asked to pause */
-	bool draining, eof;
+	bool draining, eof, has_token;
+	uint32_t access_gen; /* of `who` */
+	uint64_t who;        /* its principal: rpc/access.h */
+	uint8_t token[ACCESS_DIGEST];
 	uint8_t *part; /* a frame cut by the end of a buffer */
 	uint32_t part_len, part_cap;
 	struct timer timer; /* a frame that does not get finished; the end of draining */
@@ -281,6 +284,28 @@ static void each_call(struct native_session *ns, void (*fn)(struct native_call *
 	}
 }
 
+/* Access. */
+
+/* Whose calls these are, under the rules in force. */
+static uint64_t who_of(struct native_session *ns)
+{
+	struct rpc_shard *r = ns->rpc;
+	if (ns->access_gen == r->access_gen)
+		return ns->who;
+	ns->access_gen = r->access_gen;
+	ns->who = !r->access       ? ACCESS_WHO_NOBODY
+		  : ns->has_token ? access_who_digest(r->access, ns->token)
+				  : call_who_of(r, ns->conn);
+	return ns->who;
+}
+
+static void on_auth(struct native_session *ns, const struct native_header *h, const uint8_t *payload)
+{
+	access_digest((struct span){payload, h->len}, ns->token);
+	ns->has_token = true;
+	ns->access_gen = ns->rpc->access_gen - 1; /* to be looked up again */
+}
+
 /* Frames. */
 
 static void on_request(struct native_session *ns, const struct native_header *h, const uint8_t *payload)
@@ -301,8 +326,15 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 	}
 	if (unlikely(ns->open >= r->opts->native_inflight_max)) {
 		char text[96];
+		call_note_refusal(r, ns->conn, REFUSAL_CALLS);
 		snprintf(text, sizeof text, "%u calls are in flight on this connection, NATIVE_INFLIGHT_MAX", ns->open);
 		put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, text);
+		return;
+	}
+	uint64_t who = who_of(ns);
+	struct call_refusal why;
+	if (unlikely(!call_admits(r, ns->conn, m, who, &why))) {
+		put_error(ns, h->call, why.status, why.text);
 		return;
 	}
 	uint32_t slot;
@@ -321,6 +353,7 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 	c->rpc = r;
 	c->conn = ns->conn;
 	c->timer.fire = on_call_timer;
+	c->who = who;
 	call_begin(c, m, (uint16_t)index, (uint64_t)h->arg * NS_PER_MS);
 	ns->open++;
 	if (ns->open > 2 * ns->bucket_mask && ns->bucket_mask + 1 < BUCKETS_MAX)
@@ -377,6 +410,9 @@ static void on_frame(struct native_session *ns, const struct native_header *h, c
 	case NATIVE_PING:
 		put_frame(ns, NATIVE_PONG, 0, h->call, payload, h->len);
 		break;
+	case NATIVE_AUTH:
+		on_auth(ns, h, payload);
+		break;
 	default:
 		protocol_error(ns, "a frame of a kind that only servers send");
 	}
@@ -392,6 +428,7 @@ static bool header_ok(struct native_session *ns, const uint8_t *p, struct native
 	}
 	uint32_t max = h->kind == NATIVE_REQUEST || h->kind == NATIVE_MESSAGE ? ns->rpc->opts->message_max
 		       : h->kind == NATIVE_PING                               ? NATIVE_PING_MAX
+		       : h->kind == NATIVE_AUTH                               ? NATIVE_TOKEN_MAX
 									      : 0;
 	if (unlikely((h->flags & NATIVE_F_EMPTY) && h->len)) {
 		protocol_error(ns, "a frame with the flag EMPTY that is not empty");
@@ -403,6 +440,7 @@ static bool header_ok(struct native_session *ns, const uint8_t *p, struct native
 		char text[128];
 		struct native_call *nc = h->kind == NATIVE_MESSAGE ? find(ns, h->call) : NULL;
 		int n = snprintf(text, sizeof text, "a message of %u bytes is above MESSAGE_MAX, %u", h->len, max);
+		call_note_refusal(ns->rpc, ns->conn, REFUSAL_MESSAGE);
 		if (nc) {
 			call_cancel_service(&nc->call);
 			native_finish(&nc->call, GRPC_RESOURCE_EXHAUSTED, (struct span){(uint8_t *)text, (size_t)n});
@@ -573,6 +611,7 @@ static void on_timer(struct timer *t, void *ctx)
 static void native_closed(struct conn *c)
 {
 	struct native_session *ns = c->session;
+	call_note_end(ns->rpc, c);
 	each_call(ns, cancel_call);
 	if (ns->bucket != ns->few)
 		free(ns->bucket);
@@ -596,6 +635,7 @@ bool native_session_start(struct conn *c, struct rpc_shard *r)
 	ns->rpc = r;
 	ns->conn = c;
 	ns->timer.fire = on_timer;
+	ns->access_gen = r->access_gen - 1;
 	ns->bucket = ns->few;
 	ns->bucket_mask = BUCKETS_FEW - 1;
 	c->session = ns;

@@ -6,6 +6,7 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "rpc/daemon.h"
+#include "rpc/refusals.h"
 #include "rpc/report.h"
 #include "rpc/statsock.h"
 
@@ -42,7 +43,7 @@ static void usage(FILE *f)
 	      "  -V, --version\n"
 	      "\n"
 	      "SIGTERM and SIGINT drain and stop, a second one at once; SIGHUP reopens the log and reads\n"
-	      "certificates again.\n"
+	      "certificates and rules of access again.\n"
 	      "Exit codes: 0 stopped cleanly, 1 could not start or the journal failed, 2 usage or configuration.\n"
 	      "\n",
 	      f);
@@ -139,6 +140,10 @@ static void reload(struct supervisor *s)
 	else
 		log_info("SIGHUP: the log was reopened%s",
 			 *s->d.cfg.tls_cert ? ", the certificates were read again" : "");
+	if (daemon_load_access(&s->d, &why))
+		log_error("SIGHUP: the rules of access in force stay: %s", why);
+	else if (*s->d.cfg.access_file)
+		log_info("SIGHUP: the rules of access were read again: %u of them", access_count(s->d.access.now));
 }
 
 static void on_signals(struct supervisor *s)
@@ -245,6 +250,8 @@ static int start(struct supervisor *s, struct config *cfg, const char **ret_why)
 		if (rc) {
 			*ret_why = "no memory for the stats";
 			daemon_stop(&s->d);
+		} else {
+			refusals_report(s->report, &s->d);
 		}
 	}
 	if (rc)

@@ -97,6 +97,8 @@ static void sniffer_drain(struct conn *c)
 static void sniffer_closed(struct conn *c)
 {
 	if (c->session)
+		call_note_end(((struct sniffer *)c->session)->rpc, c);
+	if (c->session)
 		sniffer_free(c->session);
 }
 

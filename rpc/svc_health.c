@@ -102,8 +102,9 @@ void svc_health_drain(struct rpc_shard *r)
 }
 
 const struct typed_method svc_health_methods[SVC_HEALTH_METHODS] = {
-	{TYPED("grpc.health.v1.Health", "Check", METHOD_UNARY), &grpc__health__v1__health_check_request__descriptor,
-	 check},
-	{TYPED("grpc.health.v1.Health", "Watch", METHOD_SERVER_STREAM, .cancel = watch_cancel),
+	{TYPED("grpc.health.v1.Health", "Check", METHOD_UNARY, .access = METHOD_FOR_ALL),
+	 &grpc__health__v1__health_check_request__descriptor, check},
+	{TYPED("grpc.health.v1.Health", "Watch", METHOD_SERVER_STREAM, .access = METHOD_FOR_ALL,
+	       .cancel = watch_cancel),
 	 &grpc__health__v1__health_check_request__descriptor, watch},
 };

@@ -86,6 +86,10 @@ static void next_message(struct call *c, struct span msg)
 	struct pb_next_request m;
 	if (!parse(c, msg, &m))
 		return;
+	if (unlikely(!call_may(c, ACCESS_IDS, m.sequence))) {
+		call_deny(c, ACCESS_IDS, m.sequence);
+		return;
+	}
 	struct req *r = req_of(c);
 	r->call = c;
 	r->item = SLAB_NONE;
@@ -242,6 +246,11 @@ static void take_message(struct call *c, struct span msg)
 		take_end(c, GRPC_INVALID_ARGUMENT, "the message is not an ordinal.v1.NextRequest");
 		return;
 	}
+	if (unlikely(!call_may(c, ACCESS_IDS, m.sequence))) {
+		take_free(c->rpc->ids, c);
+		call_deny(c, ACCESS_IDS, m.sequence);
+		return;
+	}
 	if (t->held || t->waiting >= TAKE_WAITING || !take_may_submit(t, &m))
 		take_hold(c, msg);
 	else
@@ -307,12 +316,14 @@ const struct method svc_ids_methods[SVC_IDS_METHODS] = {
 	 .name = "Next",
 	 .number = METHOD_IDS_NEXT,
 	 .kind = METHOD_UNARY,
+	 .access = METHOD_CHECKS,
 	 .message = next_message,
 	 .cancel = next_cancel},
 	{.service = "ordinal.v1.Ids",
 	 .name = "Take",
 	 .number = METHOD_IDS_TAKE,
 	 .kind = METHOD_BIDI,
+	 .access = METHOD_CHECKS,
 	 .open = take_open,
 	 .message = take_message,
 	 .half_close = take_half_close,

@@ -154,10 +154,10 @@ static void info_end(struct call *c)
 }
 
 const struct typed_method svc_reflection_methods[SVC_REFLECTION_METHODS] = {
-	{TYPED("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", METHOD_BIDI, .half_close = info_end,
-	       .writable = info_writable),
+	{TYPED("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", METHOD_BIDI, .access = METHOD_FOR_KNOWN,
+	       .half_close = info_end, .writable = info_writable),
 	 &grpc__reflection__v1__server_reflection_request__descriptor, info},
-	{TYPED("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", METHOD_BIDI, .half_close = info_end,
-	       .writable = info_writable),
+	{TYPED("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", METHOD_BIDI,
+	       .access = METHOD_FOR_KNOWN, .half_close = info_end, .writable = info_writable),
 	 &grpc__reflection__v1__server_reflection_request__descriptor, info},
 };

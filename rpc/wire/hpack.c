@@ -205,6 +205,12 @@ void hpack_memo_free(struct hpack_memo *m)
 	free(m);
 }
 
+void hpack_memo_clear(struct hpack_memo *m)
+{
+	for (unsigned i = 0; i < HPACK_MEMO_ENTRIES; i++)
+		m->entry[i].key = 0;
+}
+
 /* Both at least n bytes, n from 1 to HPACK_MEMO_BLOCK. Whole words, then the last word again, overlapping. */
 static inline bool bytes_equal(const uint8_t *a, const uint8_t *b, size_t n)
 {

@@ -36,6 +36,8 @@ uint32_t hpack_generation(const struct hpack_decoder *d);
 struct hpack_memo;
 struct hpack_memo *hpack_memo_new(size_t size);
 void hpack_memo_free(struct hpack_memo *m);
+/* Forgets all: what blocks mean has changed for another reason than blocks. */
+void hpack_memo_clear(struct hpack_memo *m);
 const void *hpack_memo_find(struct hpack_memo *m, uint32_t generation, const uint8_t *block, size_t n);
 /* Only for pure blocks (checked: returns false and keeps nothing otherwise). */
 bool hpack_memo_put(struct hpack_memo *m, uint32_t generation, const uint8_t *block, size_t n, const void *result);

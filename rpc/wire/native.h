@@ -12,6 +12,8 @@
  *    MESSAGE    a further message of a streaming call; NATIVE_F_LAST as above (with len 0 and NATIVE_F_EMPTY: only the end, no message)
  *    CANCEL     the client has lost interest; the server answers with END (CANCELLED) unless it has ended already
  *    PING       answered by PONG with the same payload (at most 64 bytes)
+ *    AUTH       the payload is a bearer token (at most 512 bytes), which counts for the requests after it; another one takes its place. Not
+ *               answered: requests are, with UNAUTHENTICATED, if the token is none that the server knows
  *  server -> client
  *    MESSAGE    a message of the call's answer; NATIVE_F_LAST: the call has ended with OK (unary: exactly one of these)
  *    END        the call has ended with this status; payload is the UTF-8 text of the error (may be empty)
@@ -28,6 +30,7 @@
 #define NATIVE_HEADER 16
 #define NATIVE_MAGIC 0x81
 #define NATIVE_PING_MAX 64
+#define NATIVE_TOKEN_MAX 512
 
 enum native_kind {
 	NATIVE_REQUEST = 1,
@@ -37,6 +40,7 @@ enum native_kind {
 	NATIVE_PING = 5,
 	NATIVE_PONG = 6,
 	NATIVE_GOAWAY = 7,
+	NATIVE_AUTH = 8,
 };
 #define NATIVE_KIND_MASK 0x0f
 #define NATIVE_F_LAST 0x10
@@ -56,7 +60,7 @@ static inline int native_get(const uint8_t *p, struct native_header *ret)
 {
 	uint64_t lo = load_le64(p), hi = load_le64(p + 8);
 	uint8_t kind = (uint8_t)(lo >> 8) & NATIVE_KIND_MASK, flags = (uint8_t)(lo >> 8) & 0xf0;
-	if ((lo & 0xff) != NATIVE_MAGIC || kind < NATIVE_REQUEST || kind > NATIVE_GOAWAY || (flags & 0xc0))
+	if ((lo & 0xff) != NATIVE_MAGIC || kind < NATIVE_REQUEST || kind > NATIVE_AUTH || (flags & 0xc0))
 		return -71 /* EPROTO */;
 	*ret = (struct native_header){
 		kind, flags, (uint16_t)(lo >> 16), (uint32_t)(lo >> 32), (uint32_t)hi, (uint32_t)(hi >> 32)};

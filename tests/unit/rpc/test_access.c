@@ -1,0 +1,236 @@
+/* The rules of access: their file, line by line, and what they answer. */
+#include "rpc/access.h"
+#include "core/base/check.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* Of "secret" and "other". */
+#define SECRET "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
+#define OTHER "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa"
+
+static struct span text(const char *s)
+{
+	return (struct span){(const uint8_t *)s, strlen(s)};
+}
+
+static struct access *parse(const char *s)
+{
+	struct access *a = NULL;
+	const char *why = "";
+	int rc = access_parse(text(s), "rules", &a, &why);
+	if (rc)
+		fail_msg("%s", why);
+	return a;
+}
+
+static void refused(const char *s, const char *word)
+{
+	struct access *a = NULL;
+	const char *why = "";
+	assert_int_not_equal(access_parse(text(s), "rules", &a, &why), 0);
+	assert_null(a);
+	if (!strstr(why, word))
+		fail_msg("\"%s\" does not say %s", why, word);
+}
+
+static void test_a_token_has_its_rights_and_no_others(void **state)
+{
+	struct access *a = parse("# a comment\n\n"
+				 "one sha256:" SECRET " ids:a.* ids:b publish:t\r\n"
+				 "two\tsha256:" OTHER "\tsubscribe:* stats # the rest\n");
+	assert_int_equal(access_count(a), 2);
+	uint64_t one = access_who_token(a, text("secret")), two = access_who_token(a, text("other"));
+	assert_string_equal(access_name(a, one), "one");
+	assert_string_equal(access_name(a, two), "two");
+	assert_int_equal(access_check(a, one, ACCESS_IDS, text("a.x")), ACCESS_OK);
+	assert_int_equal(access_check(a, one, ACCESS_IDS, text("a.")), ACCESS_OK);
+	assert_int_equal(access_check(a, one, ACCESS_IDS, text("b")), ACCESS_OK);
+	assert_int_equal(access_check(a, one, ACCESS_IDS, text("bb")), ACCESS_DENIED);
+	assert_int_equal(access_check(a, one, ACCESS_IDS, text("")), ACCESS_DENIED);
+	assert_int_equal(access_check(a, one, ACCESS_IDS, text("A.x")), ACCESS_DENIED);
+	assert_int_equal(access_check(a, one, ACCESS_PUBLISH, text("t")), ACCESS_OK);
+	assert_int_equal(access_check(a, one, ACCESS_SUBSCRIBE, text("t")), ACCESS_DENIED);
+	assert_int_equal(access_check(a, one, ACCESS_STATS, text("")), ACCESS_DENIED);
+	assert_int_equal(access_check(a, one, ACCESS_ADMIN, text("")), ACCESS_DENIED);
+	assert_int_equal(access_check(a, two, ACCESS_SUBSCRIBE, text("")), ACCESS_OK);
+	assert_int_equal(access_check(a, two, ACCESS_STATS, text("")), ACCESS_OK);
+	assert_int_equal(access_check(a, two, ACCESS_PUBLISH, text("t")), ACCESS_DENIED);
+	access_put(a);
+}
+
+static void test_wrong_tokens_are_nobodys(void **state)
+{
+	struct access *a = parse("one sha256:" SECRET " admin");
+	static const char *const wrong[] = {"", "Secret", "secret ", "secre", "secrets", SECRET};
+	for (unsigned i = 0; i < ARRAY_SIZE(wrong); i++) {
+		uint64_t who = access_who_token(a, text(wrong[i]));
+		assert_int_equal(who, ACCESS_WHO_UNKNOWN);
+		assert_int_equal(access_check(a, who, ACCESS_IDS, text("")), ACCESS_UNKNOWN);
+	}
+	assert_int_equal(access_check(a, ACCESS_WHO_NOBODY, ACCESS_IDS, text("")), ACCESS_ANONYMOUS);
+	assert_int_equal(access_check_known(a, ACCESS_WHO_NOBODY), ACCESS_ANONYMOUS);
+	assert_int_equal(access_check(a, access_who_token(a, text("secret")), ACCESS_IDS, text("x")), ACCESS_OK);
+	access_put(a);
+}
+
+/* A certificate's name does not make a token, and a token's text no certificate. */
+static void test_certificates_and_tokens_are_apart(void **state)
+{
+	struct access *a = parse("c cert:alice ids:*\nd \"cert:Bob B. Smith\" ids:*\nt sha256:" SECRET " ids:*");
+	assert_string_equal(access_name(a, access_who_certificate(a, "alice")), "c");
+	assert_string_equal(access_name(a, access_who_certificate(a, "Bob B. Smith")), "d");
+	assert_int_equal(access_who_certificate(a, "Alice"), ACCESS_WHO_UNKNOWN);
+	assert_int_equal(access_who_certificate(a, "secret"), ACCESS_WHO_UNKNOWN);
+	assert_int_equal(access_who_certificate(a, ""), ACCESS_WHO_NOBODY);
+	assert_int_equal(access_who_token(a, text("cert:alice")), ACCESS_WHO_UNKNOWN);
+	assert_int_equal(access_who_token(a, text("alice")), ACCESS_WHO_UNKNOWN);
+	access_put(a);
+}
+
+static void test_a_principal_ends(void **state)
+{
+	struct access *a = parse("old sha256:" SECRET " until:2020-01-01 admin\nnew sha256:" OTHER
+				 " until:2999-12-31T23:59:59Z admin");
+	assert_int_equal(access_check(a, access_who_token(a, text("secret")), ACCESS_IDS, text("")), ACCESS_EXPIRED);
+	assert_int_equal(access_check_known(a, access_who_token(a, text("secret"))), ACCESS_EXPIRED);
+	assert_int_equal(access_check(a, access_who_token(a, text("other")), ACCESS_IDS, text("")), ACCESS_OK);
+	access_put(a);
+}
+
+/* Whoever was let in under one set of rules is who he was under the next, or nobody. */
+static void test_numbers_outlive_a_reload(void **state)
+{
+	struct access *a = parse("one sha256:" SECRET " ids:*\ntwo sha256:" OTHER " ids:*");
+	struct access *b = parse("zwei sha256:" OTHER " ids:x");
+	uint64_t one = access_who_token(a, text("secret")), two = access_who_token(a, text("other"));
+	assert_int_equal(access_check(b, one, ACCESS_IDS, text("x")), ACCESS_UNKNOWN);
+	assert_int_equal(access_check(b, two, ACCESS_IDS, text("x")), ACCESS_OK);
+	assert_int_equal(access_check(b, two, ACCESS_IDS, text("y")), ACCESS_DENIED);
+	assert_string_equal(access_name(b, two), "zwei");
+	access_put(a);
+	access_put(b);
+}
+
+static void test_files_that_are_refused(void **state)
+{
+	refused("", "no rule");
+	refused("# nothing\n\n", "no rule");
+	refused("a", "rules:1: \"a\" has no credential");
+	refused("a password ids:*", "no credential");
+	refused("a cert: ids:*", "no credential");
+	refused("\na sha256:abcd ids:*", "rules:2: sha256:");
+	refused("a sha256:" SECRET "00 ids:*", "64 hexadecimal digits");
+	refused("a sha256:g" SECRET " ids:*", "64 hexadecimal digits");
+	refused("a sha256:" SECRET " read:*", "\"read:*\" is no right");
+	refused("a sha256:" SECRET " ids", "\"ids\" is no right");
+	refused("a sha256:" SECRET " statsx", "no right");
+	refused("a sha256:" SECRET " until:tomorrow", "until:");
+	refused("a sha256:" SECRET " until:2027-13-01", "until:");
+	refused("a sha256:" SECRET " until:2027-01-31T12:00:00", "until:");
+	refused("a \"sha256:" SECRET " ids:*", "quote");
+	refused("a sha256:" SECRET " ids:\x01", "control character");
+	refused("a sha256:" SECRET " ids:*\nb sha256:" SECRET " ids:*", "the same credential");
+	char many[16384] = "a sha256:" SECRET;
+	for (int i = 0; i <= ACCESS_RIGHTS_MAX; i++)
+		strcat(many, " ids:x");
+	refused(many, "more than 64 rights");
+	memset(many, 'x', ACCESS_WORD_MAX + 1);
+	many[ACCESS_WORD_MAX + 1] = 0;
+	refused(many, "more than 512 bytes");
+}
+
+static void test_files_that_cannot_be_read(void **state)
+{
+	struct access *a = NULL;
+	const char *why = "";
+	assert_int_not_equal(access_load("/nonexistent/rules", &a, &why), 0);
+	assert_non_null(strstr(why, "/nonexistent/rules"));
+	assert_int_not_equal(access_load("/", &a, &why), 0);
+}
+
+static void test_patterns(void **state)
+{
+	static const struct {
+		const char *pattern, *name;
+		bool matches;
+	} cases[] = {
+		{"", "", true},       {"", "a", false},      {"a", "", false},           {"*", "", true},
+		{"*", "abc", true},   {"a*", "a", true},     {"a*", "ba", false},        {"*a", "ba", true},
+		{"*a", "ab", false},  {"a*c", "abbc", true}, {"a*c", "abbcd", false},    {"?", "", false},
+		{"?", "a", true},     {"?", "ab", false},    {"a?c", "abc", true},       {"**", "x", true},
+		{"*.*", "a.b", true}, {"*.*", "ab", false},  {"a*b*c", "a1b2b3c", true}, {"[a]", "a", false},
+		{"[a]", "[a]", true}, {"a.*", "axb", false}, {"*b", "abab", true},
+	};
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		if (access_matches(text(cases[i].pattern), text(cases[i].name)) != cases[i].matches)
+			fail_msg("%s, %s", cases[i].pattern, cases[i].name);
+	}
+	/* No more than pattern times name, whatever they are. */
+	char pattern[257], name[257];
+	for (unsigned i = 0; i < 256; i++) {
+		pattern[i] = i % 2 ? 'a' : '*';
+		name[i] = 'a';
+	}
+	pattern[255] = 'b';
+	pattern[256] = name[256] = 0;
+	assert_false(access_matches(text(pattern), text(name)));
+}
+
+static void test_bearer(void **state)
+{
+	struct span t;
+	assert_true(access_bearer(text("Bearer abc"), &t) && span_eq(t, text("abc")));
+	assert_true(access_bearer(text("bearer  a b"), &t) && span_eq(t, text("a b")));
+	static const char *const none[] = {"", "Bearer", "Bearer ", "Basic abc", "Bearerabc", "abc"};
+	for (unsigned i = 0; i < ARRAY_SIZE(none); i++)
+		assert_false(access_bearer(text(none[i]), &t));
+	char longest[ACCESS_TOKEN_MAX + 9];
+	memset(longest, 'x', sizeof longest);
+	memcpy(longest, "Bearer ", 7);
+	longest[ACCESS_TOKEN_MAX + 8] = 0;
+	assert_false(access_bearer(text(longest), &t));
+	longest[ACCESS_TOKEN_MAX + 7] = 0;
+	assert_true(access_bearer(text(longest), &t));
+}
+
+static void test_a_source_hands_out_what_is_in_force(void **state)
+{
+	struct access_source s = ACCESS_SOURCE_INIT;
+	uint32_t before, after;
+	assert_null(access_source_get(&s, &before));
+	struct access *a = parse("one sha256:" SECRET " ids:*");
+	access_source_set(&s, a);
+	struct access *mine = access_source_get(&s, &after);
+	assert_ptr_equal(mine, a);
+	assert_int_not_equal(before, after);
+	access_source_set(&s, parse("two sha256:" OTHER " ids:*"));
+	assert_int_equal(access_count(mine), 1); /* the reference keeps it */
+	access_put(mine);
+	access_source_set(&s, NULL);
+	assert_null(access_source_get(&s, &after));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_a_token_has_its_rights_and_no_others),
+		cmocka_unit_test(test_wrong_tokens_are_nobodys),
+		cmocka_unit_test(test_certificates_and_tokens_are_apart),
+		cmocka_unit_test(test_a_principal_ends),
+		cmocka_unit_test(test_numbers_outlive_a_reload),
+		cmocka_unit_test(test_files_that_are_refused),
+		cmocka_unit_test(test_files_that_cannot_be_read),
+		cmocka_unit_test(test_patterns),
+		cmocka_unit_test(test_bearer),
+		cmocka_unit_test(test_a_source_hands_out_what_is_in_force),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -219,7 +219,10 @@ def machine(rig, cpus):
                 model = line.split(":", 1)[1].strip()
                 break
     commit = first_line(["git", "describe", "--always", "--dirty"]) or ""
-    others = ", ".join(f"CPU {c} {busy:.0f}%" + (f" (stolen {steal:.0f}%)" if steal >= 1 else "") for c, busy, steal in busy_percent(cpus))
+    busy = busy_percent(cpus)
+    others = ", ".join(f"CPU {c} {b:.0f}%" + (f" (stolen {steal:.0f}%)" if steal >= 1 else "") for c, b, steal in busy)
+    if any(b > 10 for _, b, _ in busy):
+        others += ": OTHERS ARE AT WORK HERE, so do not believe the figures"
     data = filesystem_of(rig.dir)
     return [
         ("date", time.strftime("%Y-%m-%d %H:%M %Z")),

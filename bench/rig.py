@@ -79,6 +79,8 @@ class Rig:
         return self
 
     def __exit__(self, *_):
+        for sig in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(sig, signal.SIG_IGN)  # a second one must not cut this short
         for child in reversed(self.children):
             stop(child)
         if self.dir:

@@ -10,6 +10,7 @@
 #include "core/mesh.h"
 #include "core/ring.h"
 #include "rpc/session.h"
+#include "rpc/svc_feed.h"
 #include "rpc/svc_health.h"
 #include "rpc/svc_ids.h"
 #include "rpc/svc_reflection.h"
@@ -38,6 +39,7 @@ static uint64_t ms_or_never(int64_t v)
 static void add_services(struct method_table *t)
 {
 	method_table_add(t, svc_ids_methods, SVC_IDS_METHODS);
+	method_table_add(t, svc_feed_methods, SVC_FEED_METHODS);
 	typed_table_add(t, svc_health_methods, SVC_HEALTH_METHODS);
 	typed_table_add(t, svc_reflection_methods, SVC_REFLECTION_METHODS);
 }
@@ -48,17 +50,24 @@ static void turn(struct shard *s, void *ctx)
 {
 	struct rpc_shard *r = s->services;
 	svc_ids_turn(r);
+	svc_feed_turn(r);
 	rpc_shard_turn(r);
 }
 
 static bool pending(struct shard *s, void *ctx)
 {
-	return svc_ids_pending(s->services);
+	return svc_ids_pending(s->services) || svc_feed_pending(s->services);
 }
 
 static void drain(struct shard *s, void *ctx)
 {
 	svc_health_drain(s->services);
+	svc_feed_drain(s->services);
+}
+
+static bool needed(struct shard *s, void *ctx)
+{
+	return svc_feed_needed(s->services);
 }
 
 static int shard_begin(struct shard *s, void *ctx)
@@ -73,8 +82,15 @@ static int shard_begin(struct shard *s, void *ctx)
 		rpc_shard_done(r);
 		return rc;
 	}
+	rc = svc_feed_start(r, d->feed);
+	if (rc) {
+		svc_ids_stop(r);
+		rpc_shard_done(r);
+		return rc;
+	}
 	s->services = r;
-	shard_add_hook(s, &(struct shard_hook){.turn = turn, .pending = pending, .drain = drain});
+	shard_add_hook(s,
+		       &(struct shard_hook){.turn = turn, .pending = pending, .drain = drain, .needed = needed});
 	return 0;
 }
 
@@ -232,6 +248,39 @@ static void raise_descriptor_limit(const struct config *c)
 			 (unsigned long)r.rlim_max, (long)c->connections_max);
 }
 
+static int make_feed(struct daemon *d, const char **ret_why)
+{
+	const struct config *c = &d->cfg;
+	struct streams_opts so = {
+		.shards = d->topo.shards,
+		.durability = (enum stream_durability)c->feed_durability, /* both are ordinal.v1.Durability's numbers */
+		.durability_rules = c->feed_durability_rules,
+		.streams_max = (uint32_t)c->feed_streams_max,
+		.create = c->feed_stream_create,
+		.segment_bytes = (uint32_t)c->feed_segment_bytes,
+		.memory_bytes = (uint64_t)c->feed_memory_bytes,
+		.retain_bytes = (uint64_t)c->feed_retain_bytes,
+		.retain_frames = (uint64_t)c->feed_retain_frames,
+		.retain_seconds = (uint32_t)c->feed_retain_seconds,
+		.payload_max = (uint32_t)c->feed_frame_max,
+		.held_max = (uint64_t)c->feed_held_max,
+	};
+	struct feed_opts fo = {
+		.shards = d->topo.shards,
+		.streams_max = so.streams_max,
+		.pipeline = (uint32_t)c->feed_pipeline,
+		.held_max = so.held_max,
+		.lag_max = (uint64_t)c->feed_lag_max_bytes,
+		.reorder_ms = (uint32_t)c->feed_reorder_ms,
+		.reorder_bytes = (uint64_t)c->feed_reorder_bytes,
+	};
+	int rc = streams_open(&so, d->journal, &d->streams, ret_why);
+	if (rc)
+		return rc;
+	d->feed = feed_new(d->streams, &fo);
+	return d->feed ? 0 : -ENOMEM;
+}
+
 static int make_data(struct daemon *d, const char **ret_why)
 {
 	const struct config *c = &d->cfg;
@@ -252,7 +301,8 @@ static int make_data(struct daemon *d, const char **ret_why)
 		.create = c->sequence_create,
 		.count_max = (uint32_t)c->count_max,
 	};
-	return ids_open(&io, d->journal, &d->ids, ret_why);
+	rc = ids_open(&io, d->journal, &d->ids, ret_why);
+	return rc ? rc : make_feed(d, ret_why);
 }
 
 static int make_shards(struct daemon *d, const char **ret_why)
@@ -285,6 +335,8 @@ static int start_threads(struct daemon *d, const char **ret_why)
 	if (rc)
 		return rc;
 	rc = ids_start(d->ids, d->topo.producer_cpu);
+	if (rc == 0)
+		rc = streams_start(d->streams);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < d->topo.shards; i++) {
@@ -386,6 +438,7 @@ static void free_shards(struct daemon *d)
 			close(d->shards[i].listeners[k]);
 		struct rpc_shard *r = d->shards[i].services;
 		if (r) {
+			svc_feed_stop(r);
 			svc_ids_stop(r);
 			rpc_shard_done(r);
 		}
@@ -400,9 +453,14 @@ int daemon_stop(struct daemon *d)
 	join_shards(d);
 	if (d->ids)
 		ids_stop(d->ids);
+	if (d->streams)
+		streams_stop(d->streams);
 	if (d->journal)
 		rc = journal_close(d->journal);
 	free_shards(d); /* only now: the producer and the journal ring their bells */
+	feed_free(d->feed);
+	if (d->streams)
+		streams_free(d->streams);
 	if (d->ids)
 		ids_free(d->ids);
 	mesh_free(d->mesh);

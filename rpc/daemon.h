@@ -10,6 +10,7 @@
 #include "core/tls.h"
 #include "core/topo.h"
 #include "queue/ids.h"
+#include "queue/stream.h"
 #include "rpc/call.h"
 
 struct daemon {
@@ -20,6 +21,8 @@ struct daemon {
 	struct method_table methods;
 	struct journal *journal;
 	struct ids *ids;
+	struct streams *streams;
+	struct feed *feed;
 	struct mesh *mesh;
 	struct shard *shards; /* topo.shards of them */
 	struct rpc_shard *rpc;

@@ -72,7 +72,7 @@ struct feed_many {
 	bool half_closed, paused, dirty, blocked;
 	bool ending; /* no more is taken; the end follows the last answer */
 	enum grpc_status status;
-	char text[160];
+	char text[320];
 };
 
 /* As ordinal.v1.SlowPolicy. */

@@ -9,6 +9,7 @@
 #include "rpc/refusals.h"
 #include "rpc/report.h"
 #include "rpc/statsock.h"
+#include "rpc/svc_feed.h"
 
 #include <getopt.h>
 #include <poll.h>
@@ -252,6 +253,7 @@ static int start(struct supervisor *s, struct config *cfg, const char **ret_why)
 			daemon_stop(&s->d);
 		} else {
 			refusals_report(s->report, &s->d);
+			feed_join_report(s->d.feed, s->report);
 		}
 	}
 	if (rc)
@@ -304,6 +306,13 @@ int main(int argc, char **argv)
 		return code;
 	if (config_load(&cfg, a.file, a.overrides, a.override_count, &why)) {
 		fprintf(stderr, "ordinald: %s\n", why.text);
+		return 2;
+	}
+	const char *rules_why;
+	if (streams_rules_check(cfg.feed_durability_rules, &rules_why)) {
+		fprintf(stderr, "ordinald: CONFIG_FEED_DURABILITY_RULES is \"%.100s\": %s\n", cfg.feed_durability_rules,
+			rules_why);
+		config_done(&cfg);
 		return 2;
 	}
 	if (a.dump)

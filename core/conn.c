@@ -104,6 +104,7 @@ struct conn *conn_open(struct shard *s, int fd)
 	c->state = CONN_OPEN;
 	c->active_ns = s->now_ns;
 	c->timer.fire = on_timer;
+	c->stall_mark = UINT64_MAX; /* a first send that is under way when the idle timer fires has not stalled */
 	atomic_store_explicit(&s->conn_count, s->conns.used, memory_order_relaxed);
 	count_add(&s->stats.accepted, 1);
 	if (!s->opts->attach(c, s->opts->ctx)) {
@@ -600,7 +601,8 @@ static void on_timer(struct timer *t, void *ctx)
 		return;
 	}
 	if (s->opts->idle_ns && c->state == CONN_OPEN) {
-		if (s->now_ns - c->active_ns >= s->opts->idle_ns) {
+		bool busy = c->ops->busy && c->ops->busy(c);
+		if (!busy && s->now_ns - c->active_ns >= s->opts->idle_ns) {
 			c->reason = CONN_R_IDLE;
 			conn_drain(c);
 		}

@@ -30,6 +30,8 @@ struct conn_ops {
 	/* The output queue, having been above CONN_HIGH_WATER or waited for with conn_want_writable, is below CONN_LOW_WATER
 	 * again. May be NULL. */
 	void (*writable)(struct conn *c);
+	/* Whether calls are in flight: such a connection is not idle, however silent. May be NULL. */
+	bool (*busy)(const struct conn *c);
 	/* Finish politely: end when what is in flight has been answered. */
 	void (*drain)(struct conn *c);
 	/* The connection is gone; free the session. May be NULL. */

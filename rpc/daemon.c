@@ -147,7 +147,7 @@ static void set_options(struct daemon *d)
 		.cq_entries = (uint32_t)c->cq_entries,
 		.recv_bufs = (uint32_t)c->recv_buffers,
 		.recv_buf_size = (uint32_t)c->recv_buffer_size,
-		.conns_max = (uint32_t)((c->connections_max + d->topo.shards - 1) / d->topo.shards),
+		.conns_max = (uint32_t)c->connections_max,
 		.conn_queue_max = (uint32_t)c->conn_queue_max,
 		.stall_ns = ms_or_never(c->stall_timeout_ms),
 		.idle_ns = ms(c->idle_timeout_ms),

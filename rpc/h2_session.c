@@ -194,7 +194,8 @@ static const struct h2_head *decode(struct h2_session *s, const uint8_t *p, size
 			return known;
 	}
 	metadata_free(&s->metadata);
-	rd = (struct h2_head_reader){.rpc = s->rpc, .trailers = trailers, .head = {.method = -1, .content_length = -1, .who = s->who}};
+	rd = (struct h2_head_reader){
+		.rpc = s->rpc, .trailers = trailers, .head = {.method = -1, .content_length = -1, .who = s->who}};
 	int rc = hpack_decode(s->hpack, p, n, h2_head_field, &rd);
 	if (rc) {
 		h2_conn_error(s, rc == -ENOMEM ? H2_INTERNAL_ERROR : H2_COMPRESSION_ERROR,
@@ -766,6 +767,12 @@ static void h2_writable(struct conn *c)
 	h2_streams_pump(s);
 }
 
+static bool h2_busy(const struct conn *c)
+{
+	const struct h2_session *s = c->session;
+	return s->open > 0;
+}
+
 static void h2_drain(struct conn *c)
 {
 	struct h2_session *s = c->session;
@@ -801,8 +808,12 @@ static void h2_closed(struct conn *c)
 	free(s);
 }
 
-static const struct conn_ops h2_ops = {
-	.data = h2_data, .eof = h2_eof, .writable = h2_writable, .drain = h2_drain, .closed = h2_closed};
+static const struct conn_ops h2_ops = {.data = h2_data,
+				       .eof = h2_eof,
+				       .writable = h2_writable,
+				       .busy = h2_busy,
+				       .drain = h2_drain,
+				       .closed = h2_closed};
 
 bool h2_session_start(struct conn *c, struct rpc_shard *r)
 {

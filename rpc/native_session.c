@@ -28,6 +28,7 @@ enum {
 	BUCKETS_MAX = 4096,
 	SLICE_MIN = 2048,      /* shorter messages are copied */
 	PART_PROGRESS = 16384, /* bytes of a frame that have to come within body_ns */
+	PART_FREE = 4096,      /* a frame that fits here is kept even when others use all of assembly_max */
 };
 
 struct native_session {
@@ -293,7 +294,7 @@ static uint64_t who_of(struct native_session *ns)
 	if (ns->access_gen == r->access_gen)
 		return ns->who;
 	ns->access_gen = r->access_gen;
-	ns->who = !r->access       ? ACCESS_WHO_NOBODY
+	ns->who = !r->access      ? ACCESS_WHO_NOBODY
 		  : ns->has_token ? access_who_digest(r->access, ns->token)
 				  : call_who_of(r, ns->conn);
 	return ns->who;
@@ -477,21 +478,51 @@ static size_t part_wants(const struct native_session *ns)
 	return ns->part_len < NATIVE_HEADER ? NATIVE_HEADER : NATIVE_HEADER + load_le32(ns->part + 4);
 }
 
+/* A long message for which the shard has no room: a clear error, and the end, because its bytes cannot be skipped. */
+static void part_refuse(struct native_session *ns)
+{
+	struct native_header h = {0};
+	native_get(ns->part, &h); /* it was well-formed when it came */
+	struct native_call *nc = h.kind == NATIVE_MESSAGE ? find(ns, h.call) : NULL;
+	struct span text = SPAN_LIT("the memory for partly received messages, ASSEMBLY_MAX, is used up");
+	if (nc) {
+		call_cancel_service(&nc->call);
+		native_finish(&nc->call, GRPC_RESOURCE_EXHAUSTED, text);
+	} else {
+		put_error(ns, h.call, GRPC_RESOURCE_EXHAUSTED, (const char *)text.p);
+	}
+	conn_close(ns->conn);
+}
+
+/* Room for n more bytes. false: the connection has ended. */
+static bool part_reserve(struct native_session *ns, size_t n)
+{
+	struct rpc_shard *r = ns->rpc;
+	size_t need = ns->part_len + n;
+	uint32_t cap, before = ns->part_cap;
+	if (before - ns->part_len >= n)
+		return true;
+	uint8_t *more = bufpool_get(&r->shard->pool, need > 2 * (size_t)before ? need : 2 * (size_t)before, &cap);
+	if (!more) {
+		conn_abort(ns->conn, CONN_R_MEMORY);
+		return false;
+	}
+	if (ns->part_len)
+		memcpy(more, ns->part, ns->part_len);
+	bufpool_put(&r->shard->pool, ns->part, before);
+	ns->part = more;
+	ns->part_cap = cap;
+	r->assembly += cap - before;
+	if (likely(r->assembly <= r->opts->assembly_max || cap <= PART_FREE || ns->part_len < NATIVE_HEADER))
+		return true;
+	part_refuse(ns);
+	return false;
+}
+
 static bool part_add(struct native_session *ns, const uint8_t *p, size_t n)
 {
-	if (ns->part_cap - ns->part_len < n) {
-		uint32_t cap;
-		uint8_t *more = bufpool_get(&ns->rpc->shard->pool, ns->part_len + n, &cap);
-		if (!more) {
-			conn_abort(ns->conn, CONN_R_MEMORY);
-			return false;
-		}
-		if (ns->part_len)
-			memcpy(more, ns->part, ns->part_len);
-		bufpool_put(&ns->rpc->shard->pool, ns->part, ns->part_cap);
-		ns->part = more;
-		ns->part_cap = cap;
-	}
+	if (!part_reserve(ns, n))
+		return false;
 	/* A long message may take its time as long as it moves. */
 	bool moved = ns->part_len / PART_PROGRESS != (ns->part_len + n) / PART_PROGRESS;
 	memcpy(ns->part + ns->part_len, p, n);
@@ -504,6 +535,7 @@ static bool part_add(struct native_session *ns, const uint8_t *p, size_t n)
 static void part_done(struct native_session *ns)
 {
 	bufpool_put(&ns->rpc->shard->pool, ns->part, ns->part_cap);
+	ns->rpc->assembly -= ns->part_cap;
 	ns->part = NULL;
 	ns->part_len = ns->part_cap = 0;
 	if (!ns->draining)
@@ -578,6 +610,12 @@ static void native_writable(struct conn *c)
 	each_call(c->session, tell_writable);
 }
 
+static bool native_busy(const struct conn *c)
+{
+	const struct native_session *ns = c->session;
+	return ns->open > 0;
+}
+
 static void native_drain(struct conn *c)
 {
 	struct native_session *ns = c->session;
@@ -624,6 +662,7 @@ static void native_closed(struct conn *c)
 static const struct conn_ops native_ops = {.data = native_data,
 					   .eof = native_eof,
 					   .writable = native_writable,
+					   .busy = native_busy,
 					   .drain = native_drain,
 					   .closed = native_closed};
 

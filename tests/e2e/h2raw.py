@@ -113,6 +113,10 @@ def fields_of(p):
     return out
 
 
+class Cut(OSError):
+    """The connection ended within a frame."""
+
+
 class Frame:
     def __init__(self, header, payload):
         self.kind, self.flags = header[3], header[4]
@@ -235,12 +239,12 @@ class Connection:
     def get(self):
         """The next frame, noted; None at the end of the connection."""
         header = self.read(9)
-        if len(header) < 9:
-            assert header == b"", header
+        if not header:
             return None
-        n = struct.unpack(">I", b"\0" + header[:3])[0]
+        n = int.from_bytes(header[:3], "big") if len(header) == 9 else 0
         payload = self.read(n)
-        assert len(payload) == n
+        if len(header) < 9 or len(payload) < n:
+            raise Cut("the connection ended within a frame")
         f = Frame(header, payload)
         self.note(f)
         return f

@@ -55,6 +55,10 @@ def request(call, payload=b"", *, method=NEXT, flags=LAST, timeout_ms=0):
     return frame(REQUEST, call, payload, flags=flags, code=method, arg=timeout_ms)
 
 
+class Cut(OSError):
+    """The connection ended within a frame."""
+
+
 class Frame:
     def __init__(self, header, payload):
         magic, kind, self.code, self.length, self.call, self.arg = HEADER.unpack(header)
@@ -121,10 +125,10 @@ class Client:
         header = self.read(HEADER.size)
         if not header:
             return None
-        assert len(header) == HEADER.size, header
-        length = HEADER.unpack(header)[3]
+        length = HEADER.unpack(header)[3] if len(header) == HEADER.size else 0
         payload = self.read(length)
-        assert len(payload) == length
+        if len(header) < HEADER.size or len(payload) < length:
+            raise Cut("the connection ended within a frame")
         return Frame(header, payload)
 
     def call(self, payload=b"", **kw):

@@ -265,7 +265,7 @@ def test_message_of_a_call_that_is_over_is_ignored(client):
 HEADER_FAULTS = {
     "magic": b"\x82" + frame(PING)[1:],
     "kind 0": frame(0),
-    "kind 8": frame(8),
+    "kind 9": frame(9),
     "kind 15": frame(15),
     "flag 0x40": frame(PING, flags=0x40),
     "flag 0x80": frame(PING, flags=0x80),

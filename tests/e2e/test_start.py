@@ -1,0 +1,262 @@
+"""Starting: what it needs, what it refuses, and how it says so. And what it does with its log."""
+
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+import appliance
+import native
+
+
+def is_root():
+    return os.geteuid() == 0
+
+
+def test_the_port_in_use(daemon):
+    d = daemon(SHARDS=2)
+    other = daemon.prepare(LISTEN=d.address)
+    code, said = other.start_refused()
+    assert code == 1 and d.address in said and "LISTEN" in said
+
+
+def test_the_data_directory_in_use(daemon):
+    d = daemon(SHARDS=1)
+    other = daemon.prepare(DATA_DIR=d.data)
+    code, said = other.start_refused()
+    assert code == 1 and str(d.data) in said
+    with native.Client(d) as c:
+        assert c.next() == range(1, 2)
+    d.stop()
+    other.start()
+    with native.Client(other) as c:
+        assert c.next() == range(2, 3)
+
+
+def test_a_stale_lock_is_none(daemon):
+    d = daemon(SHARDS=1)
+    d.kill()
+    d.start()
+
+
+@pytest.mark.skipif(is_root(), reason="root may write anywhere")
+def test_a_read_only_data_directory(daemon):
+    d = daemon.prepare(SHARDS=1)
+    d.data.mkdir(mode=0o500)
+    code, said = d.start_refused()
+    assert code == 1 and str(d.data) in said
+
+
+def test_a_data_directory_that_cannot_be(daemon):
+    d = daemon.prepare(SHARDS=1)
+    d.directory.joinpath("file").write_text("not a directory")
+    d.options["DATA_DIR"] = d.directory / "file" / "data"
+    code, said = d.start_refused()
+    assert code == 1 and str(d.directory / "file") in said
+    d.options["DATA_DIR"] = d.directory / "file"
+    code, said = d.start_refused()
+    assert code == 1 and str(d.directory / "file") in said
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MB."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    if not is_root() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", where], check=False,
+                                       capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system here")
+    yield where
+    subprocess.run(["umount", "-l", where], check=True)
+
+
+def read_only(where, on):
+    return subprocess.run(["mount", "-o", f"remount,{'ro' if on else 'rw'}", where], check=False, capture_output=True).returncode == 0
+
+
+def test_a_read_only_file_system(daemon, small_disk):
+    assert read_only(small_disk, True)
+    d = daemon.prepare(DATA_DIR=small_disk / "data")
+    code, said = d.start_refused()
+    assert code == 1 and "Read-only file system" in said
+
+
+def fill_disk(where):
+    with open(where / "filling", "wb", buffering=0) as f:
+        try:
+            while True:
+                f.write(bytes(1 << 16))
+        except OSError:
+            pass
+        try:
+            while True:
+                f.write(b"x")
+        except OSError:
+            pass
+
+
+def test_a_full_disk_at_start(daemon, small_disk):
+    fill_disk(small_disk)
+    d = daemon.prepare(DATA_DIR=small_disk / "data")
+    code, said = d.start_refused()
+    assert code == 1 and "No space left on device" in said
+    (small_disk / "filling").unlink()
+    d.start()
+    with native.Client(d) as c:
+        assert c.next() == range(1, 2)
+
+
+def test_a_full_disk_while_running(daemon, small_disk):
+    """It stops rather than acknowledge what is not durable: nobody gets an ID twice, before or after."""
+    d = daemon.prepare(DATA_DIR=small_disk / "data", SHARDS=2, WINDOW_MIN=1, WINDOW_MAX=1, COUNT_MAX=1, SEQUENCES_MAX=65536)
+    d.start()
+    fill_disk(small_disk)
+    got, asked = {}, 0
+    with native.Client(d) as c:
+        try:
+            while asked < 60_000:  # each name is a record of its own
+                names = [f"{'x' * 100}-{asked + i}" for i in range(500)]
+                c.send(b"".join(native.request(i, native.next_request(n)) for i, n in enumerate(names)))
+                for _ in names:
+                    f = c.get()
+                    if f is None:
+                        raise OSError
+                    if f.kind == native.MESSAGE:
+                        assert names[f.call] not in got
+                        got[names[f.call]] = f.ids()
+                asked += 500
+        except OSError:
+            pass
+    if d.is_running():
+        assert len(got) == asked, "every call was answered"
+        pytest.skip("the journal had prepared enough room for all of this")
+    assert d.process.returncode == 1
+    assert "journal has failed" in d.log()
+    (small_disk / "filling").unlink()
+    d.start()
+    with native.Client(d) as c:
+        for name in list(got)[::100]:
+            assert c.next(name).start > got[name].start
+
+
+def test_other_machines_are_kept_out_by_default(daemon):
+    d = daemon.prepare(LISTEN="0.0.0.0:0", SHARDS=1)
+    code, said = d.start_refused()
+    assert code in (1, 2) and "ALLOW_CLEARTEXT" in said and "loopback" in said
+    d.options["ALLOW_CLEARTEXT"] = "y"
+    d.start()
+    d.host = "127.0.0.1"
+    with native.Client(d) as c:
+        assert c.next() == range(1, 2)
+
+
+@pytest.mark.parametrize("listen", ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000", "nowhere.invalid:1", "::1:50051x",
+                                    "256.0.0.1:1"])
+def test_addresses_that_are_none(daemon, listen):
+    d = daemon.prepare(LISTEN=listen, SHARDS=1)
+    code, said = d.start_refused()
+    assert code in (1, 2) and "LISTEN" in said
+
+
+@pytest.mark.parametrize("option, words", [
+    ("SHARDS=65", ["SHARDS", "64"]), ("SHARDS=x", ["SHARDS"]), ("NO_SUCH=1", ["NO_SUCH"]), ("ID_ORDER=random", ["ID_ORDER", "strict", "sharded"]),
+    ("QUEUE_DEPTH=1000", ["QUEUE_DEPTH", "power of two"]), ("SEQUENCE_CREATE=maybe", ["SEQUENCE_CREATE"]), ("SHARDS", ["SHARDS"]),
+    ("WINDOW_MIN=0", ["WINDOW_MIN"]), ("COUNT_MAX=5000000", ["COUNT_MAX", "WINDOW_MAX"])])
+def test_bad_configuration(daemon, option, words):
+    d = daemon.prepare()
+    done = subprocess.run([*d.command(), "-o", option], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert all(w in done.stderr for w in words), done.stderr
+    assert not d.data.exists(), "nothing was touched"
+
+
+def test_wrong_arguments(tmp_path):
+    for args in (["--nope"], ["extra"], ["-c", str(tmp_path / "missing")], ["-o"]):
+        done = subprocess.run([appliance.ORDINALD, *args], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        assert done.returncode == 2 and done.stderr, args
+
+
+def test_check_and_dump(tmp_path):
+    done = subprocess.run([appliance.ORDINALD, "--dump-config", "-o", "SHARDS=3"], capture_output=True, text=True, check=True)
+    assert "CONFIG_SHARDS=3" in done.stdout
+    conf = tmp_path / "ordinal.conf"
+    conf.write_text(done.stdout)
+    assert subprocess.run([appliance.ORDINALD, "-c", conf, "--check"], check=False, capture_output=True).returncode == 0
+    again = subprocess.run([appliance.ORDINALD, "-c", conf, "--dump-config"], capture_output=True, text=True, check=True)
+    assert again.stdout == done.stdout
+
+
+def test_a_file_and_what_overrides_it(daemon, tmp_path):
+    conf = tmp_path / "ordinal.conf"
+    conf.write_text('CONFIG_COUNT_MAX=7\nCONFIG_ID_ORDER="sharded"\n')
+    d = daemon.prepare(SHARDS=1, ID_ORDER="strict")
+    d.wrapper = ["env"]
+    command = d.command()
+    d.command = lambda: [*command, "-c", str(conf)]
+    d.start()
+    with native.Client(d) as c:
+        assert native.next_reply(c.call(native.next_request(count=7)).payload) == (1, 7, 0)
+        assert c.call(native.next_request(count=8)).code == native.RESOURCE_EXHAUSTED
+
+
+def test_sighup_reopens_the_log(daemon, tmp_path):
+    log = tmp_path / "ordinald.log"
+    d = daemon.prepare(SHARDS=1, LOG_TARGET=f"file:{log}")
+    d.launch()
+    appliance.wait_until(lambda: log.exists() and "listens on" in log.read_text(), "the log")
+    os.rename(log, tmp_path / "ordinald.log.1")
+    d.signal(signal.SIGHUP)
+    appliance.wait_until(lambda: log.exists() and "SIGHUP" in log.read_text(), "the new log")
+    d.stop()
+    assert "stopped" in log.read_text()
+    assert "stopped" not in (tmp_path / "ordinald.log.1").read_text()
+
+
+def test_sighup_without_a_log_file_is_harmless(daemon):
+    d = daemon(SHARDS=1)
+    for _ in range(3):
+        d.signal(signal.SIGHUP)
+    with native.Client(d) as c:
+        assert c.next() == range(1, 2)
+
+
+def test_no_stats_socket(daemon):
+    d = daemon(SHARDS=1, STATS_SOCKET="")
+    with native.Client(d) as c:
+        assert c.next() == range(1, 2)
+
+
+def test_a_stale_stats_socket_is_replaced(daemon):
+    d = daemon(SHARDS=1)
+    d.kill()
+    assert d.stats_socket.exists()
+    d.start()
+    assert d.stats()["pid"] == d.pid
+
+
+def test_a_stats_socket_that_is_a_file(daemon):
+    """Something else's file is not deleted."""
+    d = daemon.prepare(SHARDS=1)
+    d.stats_socket.write_text("precious")
+    code, said = d.start_refused()
+    assert code == 1 and str(d.stats_socket) in said
+    assert d.stats_socket.read_text() == "precious"
+
+
+def test_memory_that_is_short(daemon):
+    """Too little memory for the rings is one sentence, not a crash."""
+    if appliance.is_sanitized():
+        pytest.skip("sanitizers need address space without end")
+    d = daemon.prepare(SHARDS=2, RECV_BUFFERS=32768, RECV_BUFFER_SIZE=65536)
+    if not shutil.which("prlimit"):
+        pytest.skip("prlimit (util-linux) is not installed")
+    d.wrapper = ["prlimit", "--as=400000000"]
+    code, said = d.start_refused()
+    assert code == 1 and "memory" in said
+
+
+def test_both_names_of_an_option(daemon):
+    done = subprocess.run([appliance.ORDINALD, "--dump-config", "-o", "CONFIG_COUNT_MAX=9"], capture_output=True, text=True, check=True)
+    assert "CONFIG_COUNT_MAX=9" in done.stdout

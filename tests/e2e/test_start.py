@@ -110,7 +110,8 @@ def test_a_full_disk_at_start(daemon, small_disk):
 
 def test_a_full_disk_while_running(daemon, small_disk):
     """It stops rather than acknowledge what is not durable: nobody gets an ID twice, before or after."""
-    d = daemon.prepare(DATA_DIR=small_disk / "data", SHARDS=2, WINDOW_MIN=1, WINDOW_MAX=1, COUNT_MAX=1, SEQUENCES_MAX=65536)
+    d = daemon.prepare(DATA_DIR=small_disk / "data", SHARDS=2, WINDOW_MIN=1, WINDOW_MAX=1, COUNT_MAX=1, SEQUENCES_MAX=65536,
+                       DRAIN_TIMEOUT_MS=500)
     d.start()
     fill_disk(small_disk)
     got, asked = {}, 0
@@ -121,7 +122,7 @@ def test_a_full_disk_while_running(daemon, small_disk):
                 c.send(b"".join(native.request(i, native.next_request(n)) for i, n in enumerate(names)))
                 for _ in names:
                     f = c.get()
-                    if f is None:
+                    if f is None or f.kind == native.GOAWAY:
                         raise OSError
                     if f.kind == native.MESSAGE:
                         assert names[f.call] not in got
@@ -129,10 +130,8 @@ def test_a_full_disk_while_running(daemon, small_disk):
                 asked += 500
         except OSError:
             pass
-    if d.is_running():
-        assert len(got) == asked, "every call was answered"
-        pytest.skip("the journal had prepared enough room for all of this")
-    assert d.process.returncode == 1
+    assert asked < 60_000, "the disk was full"
+    assert d.process.wait(appliance.PATIENCE_S) == 1
     assert "journal has failed" in d.log()
     (small_disk / "filling").unlink()
     d.start()

@@ -54,7 +54,7 @@ comma := ,
 # ---- flags -------------------------------------------------------------------------------------------------------------------
 
 # Goals that compile read the build options; the others must work where nothing is installed yet.
-BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-idle uninstall
+BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-idle uninstall deb
 GOALS := $(or $(MAKECMDGOALS),all)
 ifneq ($(filter-out $(BARE_GOALS),$(GOALS)),)
 include $(G)/config.mk
@@ -330,27 +330,50 @@ compile_commands.json: $(G)/config_gen.h $(PB_HDR)
 
 # ---- installing --------------------------------------------------------------------------------------------------------------
 
+# Debian's package has its units in /lib (make deb says so); by hand they go under PREFIX.
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 BINDIR := $(PREFIX)/bin
+SBINDIR := $(PREFIX)/sbin
 LIBDIR := $(PREFIX)/lib
+MANDIR := $(PREFIX)/share/man
+COMPDIR := $(PREFIX)/share/bash-completion/completions
 CONF := $(SYSCONFDIR)/ordinal/ordinal.conf
-.PHONY: install uninstall
-install: programs
-	install -D -m 755 $(B)/ordinald $(DESTDIR)$(BINDIR)/ordinald
-	install -D -m 755 $(B)/ordinal $(DESTDIR)$(BINDIR)/ordinal
-	install -d $(DESTDIR)$(LIBDIR)/systemd/system $(DESTDIR)$(LIBDIR)/sysusers.d $(DESTDIR)$(LIBDIR)/sysctl.d $(DESTDIR)$(dir $(CONF))
-	sed 's,@BINDIR@,$(BINDIR),g; s,@CONF@,$(CONF),g' systemd/ordinald.service.in > $(B)/ordinald.service
-	install -m 644 $(B)/ordinald.service $(DESTDIR)$(LIBDIR)/systemd/system/ordinald.service
-	install -m 644 systemd/sysusers.conf $(DESTDIR)$(LIBDIR)/sysusers.d/ordinal.conf
-	install -m 644 systemd/sysctl.conf $(DESTDIR)$(LIBDIR)/sysctl.d/60-ordinal.conf
-	$(PYTHON) tools/kconfig/gen.py conf Kconfig .config > $(B)/ordinal.conf
-	[ -e $(DESTDIR)$(CONF) ] || install -m 644 $(B)/ordinal.conf $(DESTDIR)$(CONF)
+# mode:what:where, for install and uninstall alike. The configuration is apart: an existing one stays.
+INSTALLS := 755:$(B)/ordinald:$(SBINDIR)/ordinald 755:$(B)/ordinal:$(BINDIR)/ordinal \
+	644:$(B)/ordinald.service:$(UNITDIR)/ordinald.service \
+	644:systemd/sysusers.conf:$(LIBDIR)/sysusers.d/ordinal.conf 644:systemd/sysctl.conf:$(LIBDIR)/sysctl.d/60-ordinal.conf \
+	644:tools/man/ordinald.8:$(MANDIR)/man8/ordinald.8 644:$(B)/ordinal.1:$(MANDIR)/man1/ordinal.1 \
+	644:$(B)/ordinal.conf.5:$(MANDIR)/man5/ordinal.conf.5 644:tools/completion/ordinal:$(COMPDIR)/ordinal
+.PHONY: install uninstall man deb deb-package
+man: $(B)/ordinal.1 $(B)/ordinal.conf.5
+$(B)/ordinal.1: tools/man/ordinal.1 tools/build/man_commands.py $(B)/ordinal
+	$(say) GEN $@
+	$(Q)$(PYTHON) tools/build/man_commands.py $< $(B)/ordinal > $@
+$(B)/ordinal.conf.5: Kconfig tools/kconfig/gen.py
+	$(say) GEN $@
+	$(Q)$(PYTHON) tools/kconfig/gen.py man Kconfig /dev/null > $@
+
+install: programs man
+	$(Q)sed 's,@SBINDIR@,$(SBINDIR),g; s,@CONF@,$(CONF),g' systemd/ordinald.service.in > $(B)/ordinald.service
+	$(Q)$(PYTHON) tools/kconfig/gen.py conf Kconfig .config > $(B)/ordinal.conf
+	$(Q)for i in $(INSTALLS); do rest=$${i#*:}; to="$(DESTDIR)$${rest#*:}"; \
+		install -D -m "$${i%%:*}" "$${rest%%:*}" "$$to" && echo "  INSTALL $$to" || exit 1; done
+	$(Q)[ -e $(DESTDIR)$(CONF) ] || install -D -m 644 $(B)/ordinal.conf $(DESTDIR)$(CONF)
 	@[ -n "$(DESTDIR)" ] || echo "Next, as root: systemd-sysusers && systemctl daemon-reload && systemctl enable --now ordinald"
 
 # Leaves the configuration and the data.
 uninstall:
-	rm -f $(DESTDIR)$(BINDIR)/ordinald $(DESTDIR)$(BINDIR)/ordinal $(DESTDIR)$(LIBDIR)/systemd/system/ordinald.service \
-		$(DESTDIR)$(LIBDIR)/sysusers.d/ordinal.conf $(DESTDIR)$(LIBDIR)/sysctl.d/60-ordinal.conf
+	$(Q)for i in $(INSTALLS); do rest=$${i#*:}; rm -f "$(DESTDIR)$${rest#*:}"; done
 	@echo "Left in place: $(CONF) and the data directory"
+
+# build/ordinal_VERSION_ARCH.deb
+deb:
+	$(Q)tools/build/packages.sh run deb
+	$(Q)$(MAKE) deb-package
+deb-package: programs
+	$(Q)rm -rf $(B)/deb
+	$(Q)$(MAKE) install DESTDIR=$(abspath $(B))/deb PREFIX=/usr SYSCONFDIR=/etc UNITDIR=/lib/systemd/system > $(B)/deb.log
+	$(Q)tools/deb/build.sh $(B)/deb $(VERSION) $(B)
 
 # ---- the rest ----------------------------------------------------------------------------------------------------------------
 
@@ -380,6 +403,7 @@ help:
 	@echo
 	@echo "  install      to PREFIX ($(PREFIX)), under DESTDIR; keeps an existing $(CONF)"
 	@echo "  uninstall    remove what install put there; keeps configuration and data"
+	@echo "  deb          a Debian package: $(B)/ordinal_$(VERSION)_*.deb"
 	@echo "  compile_commands.json   for editors"
 	@echo "  clean        remove build/"
 	@echo

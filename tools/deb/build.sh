@@ -9,6 +9,7 @@ doc=$stage/usr/share/doc/ordinal
 install -d -m 755 "$doc" "$stage/DEBIAN"
 install -m 644 "$here/copyright" "$doc/copyright"
 gzip -9n < "$here/changelog" > "$doc/changelog.gz"
+find "$stage/usr/share/man" -type f -exec gzip -9n {} +
 find "$stage" -type d -exec chmod 755 {} +
 strip --strip-unneeded --remove-section=.comment --remove-section=.note "$stage/usr/bin/ordinal" "$stage/usr/sbin/ordinald"
 

@@ -89,8 +89,7 @@ static int shard_begin(struct shard *s, void *ctx)
 		return rc;
 	}
 	s->services = r;
-	shard_add_hook(s,
-		       &(struct shard_hook){.turn = turn, .pending = pending, .drain = drain, .needed = needed});
+	shard_add_hook(s, &(struct shard_hook){.turn = turn, .pending = pending, .drain = drain, .needed = needed});
 	return 0;
 }
 
@@ -244,8 +243,9 @@ static void raise_descriptor_limit(const struct config *c)
 	r.rlim_cur = r.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &r);
 	if (r.rlim_max < (rlim_t)c->connections_max + 256)
-		log_warn("the limit of open files, %lu, is below CONNECTIONS_MAX=%ld: raise LimitNOFILE= (ulimit -n)",
-			 (unsigned long)r.rlim_max, (long)c->connections_max);
+		log_warn(
+			"the limit of open files, %lu, has no room for CONNECTIONS_MAX=%ld connections: raise LimitNOFILE= (ulimit -n)",
+			(unsigned long)r.rlim_max, (long)c->connections_max);
 }
 
 static int make_feed(struct daemon *d, const char **ret_why)

@@ -448,6 +448,7 @@ int cmd_load(int argc, char **argv)
 	static struct load load;
 	struct load_opts *o = &load.opts;
 	*o = (struct load_opts){.server = tool_server(),
+				.token = tool_token(),
 				.protocol = CHANNEL_NATIVE,
 				.method = METHOD_IDS_NEXT,
 				.count = 1,

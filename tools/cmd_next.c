@@ -151,7 +151,7 @@ int cmd_next(int argc, char **argv)
 	}
 	struct sync_channel *s;
 	char why[256];
-	if (sync_connect(n.server, n.protocol, n.timeout_ns, &s, why, sizeof why))
+	if (sync_connect(n.server, n.protocol, tool_token(), n.timeout_ns, &s, why, sizeof why))
 		return tool_unreachable(n.server, why);
 	int r = run(&n, s);
 	sync_close(s);

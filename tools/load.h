@@ -19,7 +19,7 @@
 #define LOAD_CPUS_MAX 1024
 
 struct load_opts {
-	const char *server;
+	const char *server, *token;
 	struct address address;
 	enum channel_protocol protocol;
 	unsigned method; /* METHOD_IDS_NEXT or METHOD_IDS_TAKE */

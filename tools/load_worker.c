@@ -373,7 +373,8 @@ static const struct channel_events conn_events = {.opened = on_opened, .draining
 static int conn_connect(struct worker *w, struct load_conn *conn)
 {
 	const struct load_opts *o = w->o;
-	struct channel_opts opts = {.protocol = o->protocol, .authority = o->server, .calls_max = o->depth};
+	struct channel_opts opts = {
+		.protocol = o->protocol, .authority = o->server, .token = o->token, .calls_max = o->depth};
 	conn->state = CONN_CONNECTING;
 	return channel_connect(w->client, &opts, (const struct sockaddr *)&o->address.addr, o->address.len,
 			       &conn_events, conn, &conn->channel);

@@ -9,6 +9,7 @@ static const struct tool_command commands[] = {
 	{"next", "ask for IDs, one a line", cmd_next},
 	{"load", "generate load, measure it, and check the IDs", cmd_load},
 	{"stats", "what the daemon on this machine is doing", cmd_stats},
+	{"token", "make a token, and the line that gives it rights", cmd_token},
 };
 
 static void help(FILE *f)
@@ -18,7 +19,7 @@ static void help(FILE *f)
 		fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].summary);
 	fprintf(f,
 		"\n`ordinal COMMAND --help` explains each. The server is --server HOST:PORT, else $ORDINAL_SERVER, else\n" TOOL_SERVER_DEFAULT
-		".\n" TOOL_EXIT_CODES);
+		". Where it asks for a token: --token-file FILE, else $ORDINAL_TOKEN.\n" TOOL_EXIT_CODES);
 }
 
 int main(int argc, char **argv)
@@ -33,6 +34,8 @@ int main(int argc, char **argv)
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
 		if (strcmp(argv[1], commands[i].name) == 0) {
+			if (commands[i].run != cmd_token && tool_take_token(&argc, argv))
+				return tool_usage(argv[1]);
 			int r = commands[i].run(argc - 1, argv + 1);
 			/* A full disk or a closed pipe must not look like success. */
 			if (fflush(stdout) || ferror(stdout)) {

@@ -22,10 +22,15 @@ struct tool_command {
 int cmd_next(int argc, char **argv);
 int cmd_load(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
+int cmd_token(int argc, char **argv);
 
 #define TOOL_SERVER_DEFAULT "127.0.0.1:50051"
 /* $ORDINAL_SERVER, or TOOL_SERVER_DEFAULT. */
 const char *tool_server(void);
+/* Takes `--token-file FILE` out of the arguments, wherever it stands. 0, or -EINVAL after a line on standard error. */
+int tool_take_token(int *argc, char **argv);
+/* The token of --token-file, else $ORDINAL_TOKEN, else NULL. */
+const char *tool_token(void);
 
 /* Option values. 0, or -EINVAL after one line on standard error that names the option and what it takes. */
 int tool_u64(const char *option, const char *text, uint64_t min, uint64_t max, uint64_t *ret);

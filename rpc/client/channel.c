@@ -128,6 +128,19 @@ static void sweep_fire(struct timer *t, void *ctx)
 	close_if_drained(ch);
 }
 
+static int set_token(struct channel *ch, const char *token)
+{
+	size_t n = strlen(token);
+	if (n == 0 || n > CHANNEL_TOKEN_MAX)
+		return -EINVAL;
+	ch->bearer = malloc(CHANNEL_BEARER + n + 1);
+	if (!ch->bearer)
+		return -ENOMEM;
+	memcpy(ch->bearer, "Bearer ", CHANNEL_BEARER);
+	memcpy(ch->bearer + CHANNEL_BEARER, token, n + 1);
+	return 0;
+}
+
 static int channel_new(struct client *c, const struct channel_opts *o, const struct channel_events *events, void *ctx,
 		       int fd, struct channel **ret)
 {
@@ -152,6 +165,8 @@ static int channel_new(struct client *c, const struct channel_opts *o, const str
 	};
 	ch->calls_limit = ch->calls_max;
 	int r = -ENOMEM;
+	if (o->token && (r = set_token(ch, o->token)))
+		goto out_free;
 	if (!ch->authority || slab_init(&ch->calls, sizeof(struct call), ch->calls_max))
 		goto out_free;
 	r = ch->ops->init(ch);
@@ -167,7 +182,8 @@ out_calls:
 	slab_done(&ch->calls);
 out_free:
 	free(ch->authority);
-	ch->authority = NULL;
+	free(ch->bearer);
+	ch->authority = ch->bearer = NULL;
 	slab_put(&c->channels, index);
 	return r;
 }
@@ -286,6 +302,7 @@ void channel_bury(struct channel *ch)
 	channel_buf_free(&ch->wire);
 	channel_buf_free(&ch->part);
 	free(ch->authority);
+	free(ch->bearer);
 	ch->client = NULL;
 	slab_put(&c->channels, ch->index);
 }

@@ -26,6 +26,7 @@ enum channel_protocol { CHANNEL_NATIVE, CHANNEL_GRPC };
 struct channel_opts {
 	enum channel_protocol protocol;
 	const char *authority;       /* HTTP/2's :authority, "host:port"; copied; NULL: "localhost" */
+	const char *token;           /* a bearer token (rpc/access.h), sent with every call; copied; NULL: none */
 	uint32_t calls_max;          /* in flight; 0: 1024 */
 	uint32_t message_max;        /* bytes of one received message; 0: 4 MiB */
 	uint32_t queue_max;          /* bytes queued for sending above which new messages are refused; 0: 4 MiB */

@@ -13,6 +13,9 @@
 
 #include <sys/types.h>
 
+#define CHANNEL_TOKEN_MAX 512 /* bytes, as servers take them */
+#define CHANNEL_BEARER 7      /* bytes of "Bearer " */
+
 struct channel_buf {
 	uint8_t *p;
 	size_t n, cap;
@@ -81,6 +84,7 @@ struct channel {
 	struct timer sweep;
 	uint32_t calls_max;
 	char *authority;
+	char *bearer; /* "Bearer TOKEN", or NULL */
 	struct sockaddr_storage addr;
 	int err;
 	char why[160];

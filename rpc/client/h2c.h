@@ -19,7 +19,7 @@
 struct h2c_encoder {
 	uint32_t inserted, bytes, limit; /* limit: what the server's SETTINGS allow, at most 4096 */
 	bool resize;                     /* begin the next block with size updates: clears the table */
-	uint32_t authority, te, content_type, user_agent, path[METHOD_COUNT];
+	uint32_t authority, te, content_type, user_agent, authorization, path[METHOD_COUNT];
 	struct {
 		uint64_t ns;
 		uint32_t entry;
@@ -33,11 +33,11 @@ struct h2c_encoder {
 void h2c_encoder_init(struct h2c_encoder *e);
 /* The server's HEADER_TABLE_SIZE. */
 void h2c_encoder_resize(struct h2c_encoder *e, uint32_t size);
-/* The header block of a request, in `scratch` (H2_HEAD_MAX bytes) or elsewhere, valid until the next call; *ret_n bytes. */
-#define H2_HEAD_MAX 1024
+/* The header block of a request (`bearer`: the value of its authorization field, or NULL), in `scratch` (H2_HEAD_MAX bytes) or elsewhere, valid until the next call; *ret_n bytes. */
+#define H2_HEAD_MAX 2048
 #define H2_AUTHORITY_MAX 300 /* bytes; so that every block fits */
-const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const char *authority, uint64_t timeout_ns,
-				uint8_t *scratch, size_t *ret_n);
+const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const char *authority, const char *bearer,
+				uint64_t timeout_ns, uint8_t *scratch, size_t *ret_n);
 
 /* What we use of an answer's header block. */
 struct h2c_head {

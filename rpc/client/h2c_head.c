@@ -98,8 +98,8 @@ static void put_resize(struct h2c_encoder *e, struct writer *w)
 	w->impure = true;
 }
 
-const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const char *authority, uint64_t timeout_ns,
-				uint8_t *scratch, size_t *ret_n)
+const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const char *authority, const char *bearer,
+				uint64_t timeout_ns, uint8_t *scratch, size_t *ret_n)
 {
 	struct h2c_block *known = &e->block[method];
 	if (likely(known->n && known->timeout_ns == timeout_ns)) {
@@ -117,6 +117,9 @@ const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const ch
 	put_field(e, &w, &e->te, SPAN_LIT("te"), SPAN_LIT("trailers"));
 	put_field(e, &w, &e->content_type, SPAN_LIT("content-type"), SPAN_LIT("application/grpc"));
 	put_field(e, &w, &e->user_agent, SPAN_LIT("user-agent"), SPAN_LIT("ordinal"));
+	if (bearer)
+		put_field(e, &w, &e->authorization, SPAN_LIT("authorization"),
+			  (struct span){(const uint8_t *)bearer, strlen(bearer)});
 	if (timeout_ns)
 		put_timeout(e, &w, timeout_ns);
 	CHECK(!w.full);

@@ -116,7 +116,8 @@ int h2c_call(struct channel *ch, struct call *call, uint32_t index, unsigned met
 	call->stream = h->stream_next;
 	call->send_window = h->stream_window;
 	h->stream_next += 2;
-	const uint8_t *block = h2c_encoder_head(&h->encoder, method, ch->authority, timeout_ns, scratch, &n);
+	const uint8_t *block = h2c_encoder_head(&h->encoder, method, ch->authority, ch->bearer, timeout_ns, scratch,
+						&n);
 	h2_frame_put(p, (uint32_t)n, H2_HEADERS, H2_F_END_HEADERS, call->stream);
 	memcpy(p + H2_FRAME_HEADER, block, n);
 	channel_commit(ch, H2_FRAME_HEADER + n);

@@ -39,7 +39,12 @@ static int put(struct channel *ch, uint8_t kind_flags, uint16_t code, struct spa
 
 static void native_start(struct channel *ch)
 {
-	if (put(ch, NATIVE_PING, 0, (struct span){0, 0}, 0, 0))
+	int r = 0;
+	if (ch->bearer) {
+		const char *token = ch->bearer + CHANNEL_BEARER;
+		r = put(ch, NATIVE_AUTH, 0, (struct span){(const uint8_t *)token, strlen(token)}, 0, 0);
+	}
+	if (r || put(ch, NATIVE_PING, 0, (struct span){0, 0}, 0, 0))
 		channel_fail(ch, -ENOMEM, "no memory for a connection");
 }
 

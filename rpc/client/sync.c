@@ -58,8 +58,8 @@ static void on_done(void *ctx, const struct channel_status *st)
 
 static const struct channel_call_ops call_ops = {.message = on_message, .done = on_done};
 
-int sync_connect(const char *server, enum channel_protocol protocol, uint64_t timeout_ns, struct sync_channel **ret,
-		 char *why, size_t cap)
+int sync_connect(const char *server, enum channel_protocol protocol, const char *token, uint64_t timeout_ns,
+		 struct sync_channel **ret, char *why, size_t cap)
 {
 	struct address a;
 	const char *text;
@@ -81,6 +81,7 @@ int sync_connect(const char *server, enum channel_protocol protocol, uint64_t ti
 		r = channel_connect(s->client,
 				    &(struct channel_opts){.protocol = protocol,
 							   .authority = server,
+							   .token = token,
 							   .calls_max = 4,
 							   .connect_timeout_ns = timeout_ns},
 				    (struct sockaddr *)&a.addr, a.len, &events, s, &s->channel);

@@ -6,9 +6,9 @@
 
 struct sync_channel;
 
-/* Resolves "host:port", connects, waits until open. 0, or -errno with a sentence in why (at most cap bytes, terminated). */
-int sync_connect(const char *server, enum channel_protocol protocol, uint64_t timeout_ns, struct sync_channel **ret,
-		 char *why, size_t cap);
+/* Resolves "host:port", connects, waits until open. `token`: as channel_opts has it. 0, or -errno with a sentence in why (at most cap bytes, terminated). */
+int sync_connect(const char *server, enum channel_protocol protocol, const char *token, uint64_t timeout_ns,
+		 struct sync_channel **ret, char *why, size_t cap);
 void sync_close(struct sync_channel *s);
 
 #define SYNC_TEXT_MAX 512

@@ -7,7 +7,10 @@
 
 static const struct tool_command commands[] = {
 	{"next", "ask for IDs, one a line", cmd_next},
-	{"load", "generate load, measure it, and check the IDs", cmd_load},
+	{"publish", "send frames to a stream: arguments, or lines of standard input", cmd_publish},
+	{"subscribe", "print a stream's frames, past and future", cmd_subscribe},
+	{"load", "generate load, measure it, and check the answers", cmd_load},
+	{"top", "watch the daemon on this machine", cmd_top},
 	{"stats", "what the daemon on this machine is doing", cmd_stats},
 	{"token", "make a token, and the line that gives it rights", cmd_token},
 };

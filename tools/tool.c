@@ -4,6 +4,7 @@
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "rpc/wire/pb.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -63,6 +64,19 @@ int tool_protocol(const char *option, const char *text, enum channel_protocol *r
 	return 0;
 }
 
+int tool_slow(const char *option, const char *text, enum feed_slow *ret)
+{
+	static const char *const names[] = {"wait", "drop", "disconnect"};
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		if (strcmp(text, names[i]) == 0) {
+			*ret = (enum feed_slow)i;
+			return 0;
+		}
+	}
+	fprintf(stderr, "ordinal: %s takes wait, drop or disconnect, not \"%s\"\n", option, text);
+	return -EINVAL;
+}
+
 int tool_usage(const char *name)
 {
 	fprintf(stderr, "Try `ordinal %s --help`.\n", name);
@@ -118,4 +132,44 @@ void tool_json_string(FILE *f, struct span s)
 		i += len;
 	}
 	fputc('"', f);
+}
+
+static void json_base64(FILE *f, struct span s)
+{
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	fputc('"', f);
+	for (size_t i = 0; i < s.n; i += 3) {
+		size_t n = s.n - i < 3 ? s.n - i : 3;
+		uint32_t v = (uint32_t)s.p[i] << 16 | (n > 1 ? (uint32_t)s.p[i + 1] << 8 : 0) |
+			     (n > 2 ? s.p[i + 2] : 0);
+		char out[4] = {digits[v >> 18], digits[v >> 12 & 63], '=', '='};
+		if (n > 1)
+			out[2] = digits[v >> 6 & 63];
+		if (n > 2)
+			out[3] = digits[v & 63];
+		fwrite(out, 1, sizeof out, f);
+	}
+	fputc('"', f);
+}
+
+void tool_json_payload(FILE *f, struct span s)
+{
+	if (pb_is_utf8(s)) {
+		fputs("\"payload\":", f);
+		tool_json_string(f, s);
+	} else {
+		fputs("\"payload_base64\":", f);
+		json_base64(f, s);
+	}
+}
+
+int tool_name(const char *option, const char *text, struct span *ret)
+{
+	struct span s = {(const uint8_t *)text, strlen(text)};
+	if (s.n > TOOL_NAME_MAX) {
+		fprintf(stderr, "ordinal: %s is longer than any name may be\n", option);
+		return -EINVAL;
+	}
+	*ret = s;
+	return 0;
 }

@@ -4,6 +4,7 @@
 
 #include "core/base/bytes.h"
 #include "rpc/client/channel.h"
+#include "tools/feed_codec.h"
 
 #include <stdio.h>
 
@@ -23,6 +24,9 @@ int cmd_next(int argc, char **argv);
 int cmd_load(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
 int cmd_token(int argc, char **argv);
+int cmd_publish(int argc, char **argv);
+int cmd_subscribe(int argc, char **argv);
+int cmd_top(int argc, char **argv);
 
 #define TOOL_SERVER_DEFAULT "127.0.0.1:50051"
 /* $ORDINAL_SERVER, or TOOL_SERVER_DEFAULT. */
@@ -37,6 +41,7 @@ int tool_u64(const char *option, const char *text, uint64_t min, uint64_t max, u
 /* "10", "10s", "1.5s", "500ms", "20us", "2m": seconds unless a unit is given. */
 int tool_duration(const char *option, const char *text, uint64_t *ret_ns);
 int tool_protocol(const char *option, const char *text, enum channel_protocol *ret);
+int tool_slow(const char *option, const char *text, enum feed_slow *ret);
 /* "Try `ordinal NAME --help`." Returns TOOL_USAGE. */
 int tool_usage(const char *name);
 /* The sentence for an operator who cannot reach a server, on standard error. Returns TOOL_UNREACHABLE. */
@@ -44,5 +49,12 @@ int tool_unreachable(const char *server, const char *why);
 
 /* A JSON string with its quotes; bytes that are no UTF-8 become U+FFFD. */
 void tool_json_string(FILE *f, struct span s);
+/* "payload":"…" where the bytes are UTF-8, else "payload_base64":"…". */
+void tool_json_payload(FILE *f, struct span s);
+
+/* Names of streams and publishers longer than this are not sent at all. */
+#define TOOL_NAME_MAX 4096u
+/* 0, or -EINVAL as above. */
+int tool_name(const char *option, const char *text, struct span *ret);
 
 #endif

@@ -88,12 +88,48 @@ static void test_json_strings(void **state)
 	}
 }
 
+static void test_json_payloads(void **state)
+{
+	static const struct {
+		struct span in;
+		const char *out;
+	} cases[] = {
+		{SPAN_LIT(""), "\"payload\":\"\""},
+		{SPAN_LIT("a\n"), "\"payload\":\"a\\u000a\""},
+		{SPAN_LIT("\xff"), "\"payload_base64\":\"/w==\""},
+		{SPAN_LIT("\xff\x00"), "\"payload_base64\":\"/wA=\""},
+		{SPAN_LIT("\xff\x00\x01"), "\"payload_base64\":\"/wAB\""},
+		{SPAN_LIT("\xfb\xef\xbe\xfb"), "\"payload_base64\":\"++++"
+					       "+w==\""},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char *text;
+		size_t n;
+		FILE *f = open_memstream(&text, &n);
+		tool_json_payload(f, cases[i].in);
+		fclose(f);
+		assert_string_equal(text, cases[i].out);
+		free(text);
+	}
+}
+
+static void test_slow_policies(void **state)
+{
+	enum feed_slow s = FEED_SLOW_WAIT;
+	assert_int_equal(tool_slow("--slow", "disconnect", &s), 0);
+	assert_int_equal(s, FEED_SLOW_DISCONNECT);
+	assert_int_equal(tool_slow("--slow", "drop", &s), 0);
+	assert_int_equal(s, FEED_SLOW_DROP);
+	assert_int_equal(tool_slow("--slow", "never", &s), -EINVAL);
+	assert_int_equal(s, FEED_SLOW_DROP);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_durations),
-		cmocka_unit_test(test_numbers),
-		cmocka_unit_test(test_json_strings),
+		cmocka_unit_test(test_durations),     cmocka_unit_test(test_numbers),
+		cmocka_unit_test(test_json_strings),  cmocka_unit_test(test_json_payloads),
+		cmocka_unit_test(test_slow_policies),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,403 @@
+/* `ordinal publish`: payloads from the arguments, or lines of standard input, over one PublishMany.
+ *
+ * Frames wait in a queue, in order, from being read until they are answered: the first `sent` of them are under way. Answers come in order, so
+ * each is for the first of the queue. When a connection is lost or drains, what is unanswered is sent again on the next one, if that
+ * is harmless: with --publisher, each frame has a number, and a number that was there before gets its first answer. Without, frames that were under
+ * way are in doubt, and that is the end. Main thread. */
+#include "tools/dial.h"
+#include "tools/feed_codec.h"
+#include "tools/lines.h"
+#include "tools/tool.h"
+
+#include "core/base/clock.h"
+#include "rpc/methods.h"
+#include "rpc/wire/grpc.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define QUEUE_MAX 512u              /* frames; less than the numbers that a server remembers of a publisher */
+#define QUEUE_BYTES_MAX (16u << 20) /* more than that is not read ahead */
+#define PAYLOAD_MAX (64u << 20)     /* the server's limit is lower, and it says so better */
+#define INPUT_NAP_MIN_NS NS_PER_MS  /* how often quiet input is looked at */
+#define INPUT_NAP_MAX_NS (20 * NS_PER_MS)
+
+struct item {
+	uint64_t number; /* of payloads, from 0 */
+	uint8_t *p;
+	size_t n;
+};
+
+struct publish {
+	struct feed_publish base; /* stream, publisher, timestamp */
+	uint64_t seq_first, publisher_seq_first;
+	bool seq_same, json, quiet;
+	struct dial_opts dial_opts;
+	char **args; /* payloads; NULL: lines */
+	int args_n;
+
+	struct dial dial;
+	struct lines lines;
+	uint64_t read, answered;
+	bool input_ended;
+	uint64_t nap_ns;
+	struct item queue[QUEUE_MAX]; /* a ring */
+	uint32_t head, queued, sent;  /* sent: of the queued, on the call at hand */
+	size_t queued_bytes;
+	uint8_t *message;
+	size_t message_cap;
+	bool calling, ended;
+	uint32_t call;
+	int exit_code; /* -1: go on */
+};
+
+static const char usage[] =
+	"usage: ordinal publish --stream S [OPTION]... [PAYLOAD]...\n\n"
+	"Sends frames to a stream and prints, for each, its offset and how durable it is once the server has said so. Without PAYLOAD, each line\n"
+	"of standard input is one, as it comes.\n\n"
+	"  --stream S             where to\n"
+	"  --seq N                the seq_no of every frame\n"
+	"  --seq-start N          the seq_no of the first; each next is one higher (the default, with 1)\n"
+	"  --timestamp NS         of every frame, in Unix nanoseconds (default: the server's clock)\n"
+	"  --publisher ID         makes it safe to send again after a lost connection, and then does so. Frames are numbered, and a number\n"
+	"                         that this ID has used before in this stream adds nothing: running the same command again is harmless\n"
+	"  --publisher-seq N      the number of the first frame (default 1)\n"
+	"  --server HOST:PORT     where ordinald listens (default: $ORDINAL_SERVER, else " TOOL_SERVER_DEFAULT ")\n"
+	"  --protocol native|grpc what to speak (default native)\n"
+	"  --patience DURATION    how long a lost connection may stay away (default 30s)\n"
+	"  --quiet                print nothing\n"
+	"  --json                 one object a frame: seq_no, offset, timestamp, durability, duplicate\n\n" TOOL_EXIT_CODES;
+
+enum {
+	OPT_STREAM = 256,
+	OPT_SEQ,
+	OPT_SEQ_START,
+	OPT_TIMESTAMP,
+	OPT_PUBLISHER,
+	OPT_PUBLISHER_SEQ,
+	OPT_SERVER,
+	OPT_PROTOCOL,
+	OPT_PATIENCE,
+	OPT_QUIET,
+	OPT_JSON,
+	OPT_HELP
+};
+static const struct option options[] = {
+	{"stream", required_argument, NULL, OPT_STREAM},
+	{"seq", required_argument, NULL, OPT_SEQ},
+	{"seq-start", required_argument, NULL, OPT_SEQ_START},
+	{"timestamp", required_argument, NULL, OPT_TIMESTAMP},
+	{"publisher", required_argument, NULL, OPT_PUBLISHER},
+	{"publisher-seq", required_argument, NULL, OPT_PUBLISHER_SEQ},
+	{"server", required_argument, NULL, OPT_SERVER},
+	{"protocol", required_argument, NULL, OPT_PROTOCOL},
+	{"patience", required_argument, NULL, OPT_PATIENCE},
+	{"quiet", no_argument, NULL, OPT_QUIET},
+	{"json", no_argument, NULL, OPT_JSON},
+	{"help", no_argument, NULL, OPT_HELP},
+	{NULL, 0, NULL, 0},
+};
+
+static int take_option(struct publish *p, int opt)
+{
+	uint64_t v;
+	int r;
+	switch (opt) {
+	case OPT_STREAM:
+		return tool_name("--stream", optarg, &p->base.stream);
+	case OPT_SEQ:
+		p->seq_same = true;
+		return tool_u64("--seq", optarg, 0, UINT64_MAX, &p->seq_first);
+	case OPT_SEQ_START:
+		p->seq_same = false;
+		return tool_u64("--seq-start", optarg, 0, UINT64_MAX, &p->seq_first);
+	case OPT_TIMESTAMP:
+		r = tool_u64("--timestamp", optarg, 0, INT64_MAX, &v);
+		if (r == 0)
+			p->base.timestamp = (int64_t)v;
+		return r;
+	case OPT_PUBLISHER:
+		return tool_name("--publisher", optarg, &p->base.publisher);
+	case OPT_PUBLISHER_SEQ:
+		return tool_u64("--publisher-seq", optarg, 1, UINT64_MAX, &p->publisher_seq_first);
+	case OPT_SERVER:
+		p->dial_opts.server = optarg;
+		return 0;
+	case OPT_PROTOCOL:
+		return tool_protocol("--protocol", optarg, &p->dial_opts.protocol);
+	case OPT_PATIENCE:
+		return tool_duration("--patience", optarg, &p->dial_opts.patience_ns);
+	case OPT_QUIET:
+		p->quiet = true;
+		return 0;
+	case OPT_JSON:
+		p->json = true;
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static void fail(struct publish *p, int code)
+{
+	if (p->exit_code < 0)
+		p->exit_code = code;
+}
+
+/* ---- input ---- */
+
+static struct item *item_at(struct publish *p, uint32_t i)
+{
+	return &p->queue[(p->head + i) % QUEUE_MAX];
+}
+
+static int queue_payload(struct publish *p, struct span payload)
+{
+	struct item *it = item_at(p, p->queued);
+	uint8_t *copy = malloc(payload.n + 1);
+	if (!copy)
+		return -ENOMEM;
+	if (payload.n)
+		memcpy(copy, payload.p, payload.n);
+	*it = (struct item){p->read++, copy, payload.n};
+	p->queued++;
+	p->queued_bytes += payload.n;
+	return 0;
+}
+
+/* The next payload: an enum lines_state or -errno. */
+static int next_payload(struct publish *p, struct span *ret)
+{
+	if (!p->args)
+		return lines_next(&p->lines, ret);
+	if (p->read == (uint64_t)p->args_n)
+		return LINES_END;
+	const char *text = p->args[p->read];
+	*ret = (struct span){(const uint8_t *)text, strlen(text)};
+	return LINES_LINE;
+}
+
+/* Reads ahead as far as the queue allows and input is there. */
+static void take_input(struct publish *p)
+{
+	bool quiet = true;
+	while (!p->input_ended && p->queued < QUEUE_MAX && p->queued_bytes < QUEUE_BYTES_MAX) {
+		struct span payload;
+		int r = next_payload(p, &payload);
+		if (r == LINES_WAIT)
+			break;
+		if (r == LINES_LINE) {
+			quiet = false;
+			r = queue_payload(p, payload);
+		} else if (r == LINES_END) {
+			p->input_ended = true;
+			r = 0;
+		}
+		if (r < 0) {
+			fprintf(stderr, "ordinal: cannot read payload %" PRIu64 ": %s\n", p->read + 1,
+				r == -EMSGSIZE ? "the line is too long" : strerror(-r));
+			p->input_ended = true;
+			fail(p, TOOL_FAILED);
+		}
+	}
+	if (!quiet || p->nap_ns < INPUT_NAP_MIN_NS)
+		p->nap_ns = INPUT_NAP_MIN_NS;
+	else if (p->nap_ns < INPUT_NAP_MAX_NS)
+		p->nap_ns += p->nap_ns / 16;
+}
+
+/* ---- answers ---- */
+
+static void print_answer(const struct publish *p, uint64_t number, const struct feed_publish_reply *r)
+{
+	const char *durability = feed_durability_name(r->durability);
+	if (p->quiet)
+		return;
+	if (p->json)
+		printf("{\"seq_no\":%" PRIu64 ",\"offset\":%" PRIu64 ",\"timestamp\":%" PRId64
+		       ",\"durability\":\"%s\",\"duplicate\":%s}\n",
+		       p->seq_first + (p->seq_same ? 0 : number), r->offset, r->timestamp, durability,
+		       r->duplicate ? "true" : "false");
+	else
+		printf("%" PRIu64 " %s%s\n", r->offset, durability, r->duplicate ? " duplicate" : "");
+}
+
+static void on_answer(void *ctx, struct span msg)
+{
+	struct publish *p = ctx;
+	struct feed_publish_reply r;
+	if (p->exit_code >= 0)
+		return;
+	if (p->sent == 0 || feed_publish_reply_get(msg, &r) || r.offset == 0) {
+		fprintf(stderr, "ordinal: the server's answer is no PublishReply, or an answer to nothing\n");
+		fail(p, TOOL_FAILED);
+		return;
+	}
+	struct item *it = item_at(p, 0);
+	print_answer(p, it->number, &r);
+	p->queued_bytes -= it->n;
+	free(it->p);
+	p->head = (p->head + 1) % QUEUE_MAX;
+	p->queued--;
+	p->sent--;
+	p->answered++;
+	dial_well(&p->dial);
+}
+
+static void print_refusal(const struct publish *p, const struct channel_status *st)
+{
+	fprintf(stderr, "ordinal: %s: %.*s\n", grpc_status_name(st->code), (int)st->text.n,
+		st->text.n ? (const char *)st->text.p : "");
+	fprintf(stderr, "%" PRIu64 " frames were acknowledged", p->answered);
+	if (p->sent == 0)
+		fprintf(stderr, ".\n");
+	else if (st->code == GRPC_UNAVAILABLE || st->code == GRPC_CANCELLED || st->code == GRPC_OK)
+		fprintf(stderr,
+			"; the next %" PRIu32 " were sent, and whether they are kept is not known. With --publisher ID "
+			"they could be sent again safely.\n",
+			p->sent);
+	else
+		fprintf(stderr, "; this is about payload %" PRIu64 ".\n", p->answered + 1);
+}
+
+static void on_done(void *ctx, const struct channel_status *st)
+{
+	struct publish *p = ctx;
+	bool gone = st->code == GRPC_UNAVAILABLE || st->code == GRPC_OK;
+	p->calling = false;
+	if (p->exit_code >= 0 || (gone && p->queued == 0 && p->input_ended))
+		return;
+	if (gone && (p->sent == 0 || st->unprocessed || p->base.publisher.n)) {
+		if (p->sent > 0)
+			dial_pause(&p->dial, "the server has ended the call");
+		p->sent = 0;
+		return;
+	}
+	print_refusal(p, st);
+	fail(p, TOOL_FAILED);
+}
+
+static const struct channel_call_ops call_ops = {.message = on_answer, .done = on_done};
+
+/* The server answers what it has got, and then the call ends. */
+static void on_draining(void *ctx, struct channel *ch)
+{
+	struct publish *p = ctx;
+	if (p->calling && !p->ended)
+		channel_call_end(ch, p->call);
+	p->ended = true;
+}
+
+/* ---- requests ---- */
+
+static int encode(struct publish *p, const struct item *it, struct span *ret)
+{
+	struct feed_publish m = p->base;
+	size_t room = it->n + m.stream.n + m.publisher.n + FEED_PUBLISH_OVERHEAD;
+	if (room > p->message_cap) {
+		uint8_t *grown = realloc(p->message, room);
+		if (!grown)
+			return -ENOMEM;
+		p->message = grown;
+		p->message_cap = room;
+	}
+	m.payload = (struct span){it->p, it->n};
+	m.seq_no = p->seq_first + (p->seq_same ? 0 : it->number);
+	m.publisher_seq = m.publisher.n ? p->publisher_seq_first + it->number : 0;
+	*ret = (struct span){p->message, feed_publish_put(p->message, &m)};
+	return 0;
+}
+
+/* Sends what waits, as far as it goes. */
+static void send_queued(struct publish *p)
+{
+	struct channel *ch = dial_channel(&p->dial);
+	while (ch && p->sent < p->queued && p->exit_code < 0) {
+		struct span msg;
+		if (p->calling && p->ended)
+			return;
+		int r = encode(p, item_at(p, p->sent), &msg);
+		if (r == 0 && p->calling) {
+			r = channel_call_send(ch, p->call, msg, CHANNEL_MORE);
+		} else if (r == 0) {
+			p->ended = false;
+			r = channel_call(ch, METHOD_FEED_PUBLISH_MANY, msg, 0, CHANNEL_MORE, &call_ops, p, &p->call);
+			p->calling = r == 0;
+		}
+		if (r == -EMSGSIZE || r == -ENOMEM) {
+			fprintf(stderr, "ordinal: cannot send payload %" PRIu64 ": %s\n",
+				item_at(p, p->sent)->number + 1, strerror(-r));
+			fail(p, TOOL_FAILED);
+		}
+		if (r)
+			return; /* after a turn */
+		p->sent++;
+	}
+	if (ch && p->calling && !p->ended && p->input_ended && p->sent == p->queued) {
+		channel_call_end(ch, p->call);
+		p->ended = true;
+	}
+}
+
+static int run(struct publish *p)
+{
+	while (p->exit_code < 0) {
+		take_input(p);
+		if (p->exit_code >= 0 || (p->input_ended && p->queued == 0))
+			break;
+		send_queued(p);
+		bool waits = !p->input_ended && p->queued < QUEUE_MAX && p->queued_bytes < QUEUE_BYTES_MAX;
+		int r = dial_turn(&p->dial, waits ? p->nap_ns : NS_PER_S);
+		if (r) {
+			if (p->dial.ever_open && p->queued)
+				fprintf(stderr,
+					"ordinal: %" PRIu64 " frames were acknowledged, %" PRIu32 " are unanswered\n",
+					p->answered, p->queued);
+			return tool_unreachable(p->dial_opts.server, p->dial.why);
+		}
+		if (fflush(stdout))
+			return TOOL_FAILED;
+	}
+	return p->exit_code < 0 ? TOOL_OK : p->exit_code;
+}
+
+int cmd_publish(int argc, char **argv)
+{
+	static struct publish p;
+	int opt;
+	p = (struct publish){.seq_first = 1, .publisher_seq_first = 1, .exit_code = -1};
+	p.dial_opts = (struct dial_opts){.server = tool_server(),
+					 .protocol = CHANNEL_NATIVE,
+					 .patience_ns = 30 * NS_PER_S,
+					 .draining = on_draining,
+					 .ctx = &p};
+	while ((opt = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (opt == OPT_HELP || opt == 'h') {
+			fputs(usage, stdout);
+			return TOOL_OK;
+		}
+		if (take_option(&p, opt))
+			return tool_usage("publish");
+	}
+	if (!p.base.stream.p) {
+		fprintf(stderr, "ordinal: publish needs --stream\n");
+		return tool_usage("publish");
+	}
+	if (optind < argc) {
+		p.args = argv + optind;
+		p.args_n = argc - optind;
+	}
+	lines_init(&p.lines, STDIN_FILENO, PAYLOAD_MAX);
+	int r = dial_init(&p.dial, &p.dial_opts) ? tool_unreachable(p.dial_opts.server, p.dial.why) : run(&p);
+	p.exit_code = r; /* what ends now ends unseen */
+	dial_done(&p.dial);
+	lines_done(&p.lines);
+	for (uint32_t i = 0; i < p.queued; i++)
+		free(item_at(&p, i)->p);
+	free(p.message);
+	return r;
+}

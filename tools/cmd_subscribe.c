@@ -1,0 +1,315 @@
+/* `ordinal subscribe`: a stream's frames on standard output, over as many connections as it takes.
+ *
+ * resume.c says what to ask for and which frames are new; dial.c makes the connections; this file checks each frame (its CRC, its place) and prints. A
+ * damaged frame is never printed: it ends the program. Standard output that blocks stops reading, and what the server does then is the
+ * matter of --slow. Main thread. */
+#include "tools/dial.h"
+#include "tools/feed_codec.h"
+#include "tools/resume.h"
+#include "tools/tool.h"
+
+#include "core/base/clock.h"
+#include "rpc/methods.h"
+#include "rpc/wire/grpc.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MESSAGE_MAX (64u << 20)
+
+struct subscribe {
+	struct span stream;
+	uint64_t since, count;
+	enum feed_slow slow;
+	bool until_caught_up, json;
+	struct dial_opts dial_opts;
+
+	struct dial dial;
+	struct resume resume;
+	uint64_t printed;
+	bool calling;
+	bool ended; /* the call at hand: nothing more of it counts */
+	uint32_t call;
+	int exit_code; /* -1: go on */
+};
+
+static const char usage[] =
+	"usage: ordinal subscribe --stream S [OPTION]...\n\n"
+	"Prints the payloads of a stream's frames, one a line: history in the order of (seq_no, timestamp, offset), then what comes, as it comes. A lost\n"
+	"connection is made again, and goes on where it was: nothing twice, nothing missed. Marks go to standard error (with --json, among the\n"
+	"frames). Each frame's CRC and place is checked; damage ends it.\n\n"
+	"  --stream S             which\n"
+	"  --since SEQ            only frames whose seq_no is this or above (default 0)\n"
+	"  --until-caught-up      end when history has been printed\n"
+	"  --count N              end after N frames\n"
+	"  --slow wait|drop|disconnect   what the server does when this reader is slow: keep its place; leave out the oldest frames, with a\n"
+	"                         GAP; end the subscription (default wait)\n"
+	"  --server HOST:PORT     where ordinald listens (default: $ORDINAL_SERVER, else " TOOL_SERVER_DEFAULT ")\n"
+	"  --protocol native|grpc what to speak (default grpc: frames travel as they are stored)\n"
+	"  --patience DURATION    how long a lost connection may stay away (default 60s)\n"
+	"  --json                 one object a line: offset, seq_no, timestamp, and payload (UTF-8) or payload_base64; or mark\n\n" TOOL_EXIT_CODES;
+
+enum {
+	OPT_STREAM = 256,
+	OPT_SINCE,
+	OPT_UNTIL_CAUGHT_UP,
+	OPT_COUNT,
+	OPT_SLOW,
+	OPT_SERVER,
+	OPT_PROTOCOL,
+	OPT_PATIENCE,
+	OPT_JSON,
+	OPT_HELP
+};
+static const struct option options[] = {
+	{"stream", required_argument, NULL, OPT_STREAM},
+	{"since", required_argument, NULL, OPT_SINCE},
+	{"until-caught-up", no_argument, NULL, OPT_UNTIL_CAUGHT_UP},
+	{"count", required_argument, NULL, OPT_COUNT},
+	{"slow", required_argument, NULL, OPT_SLOW},
+	{"server", required_argument, NULL, OPT_SERVER},
+	{"protocol", required_argument, NULL, OPT_PROTOCOL},
+	{"patience", required_argument, NULL, OPT_PATIENCE},
+	{"json", no_argument, NULL, OPT_JSON},
+	{"help", no_argument, NULL, OPT_HELP},
+	{NULL, 0, NULL, 0},
+};
+
+static int take_option(struct subscribe *s, int opt)
+{
+	switch (opt) {
+	case OPT_STREAM:
+		return tool_name("--stream", optarg, &s->stream);
+	case OPT_SINCE:
+		return tool_u64("--since", optarg, 0, UINT64_MAX, &s->since);
+	case OPT_UNTIL_CAUGHT_UP:
+		s->until_caught_up = true;
+		return 0;
+	case OPT_COUNT:
+		return tool_u64("--count", optarg, 1, UINT64_MAX, &s->count);
+	case OPT_SLOW:
+		return tool_slow("--slow", optarg, &s->slow);
+	case OPT_SERVER:
+		s->dial_opts.server = optarg;
+		return 0;
+	case OPT_PROTOCOL:
+		return tool_protocol("--protocol", optarg, &s->dial_opts.protocol);
+	case OPT_PATIENCE:
+		return tool_duration("--patience", optarg, &s->dial_opts.patience_ns);
+	case OPT_JSON:
+		s->json = true;
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static void end(struct subscribe *s, int code)
+{
+	if (s->exit_code < 0)
+		s->exit_code = code;
+}
+
+static void print_frame(struct subscribe *s, const struct feed_frame *f)
+{
+	if (s->json) {
+		printf("{\"offset\":%" PRIu64 ",\"seq_no\":%" PRIu64 ",\"timestamp\":%" PRId64 ",", f->offset,
+		       f->seq_no, f->timestamp);
+		if (f->publisher.n) {
+			printf("\"publisher\":");
+			tool_json_string(stdout, f->publisher);
+			printf(",\"publisher_seq\":%" PRIu64 ",", f->publisher_seq);
+		}
+		tool_json_payload(stdout, f->payload);
+		printf("}\n");
+	} else {
+		fwrite(f->payload.p, 1, f->payload.n, stdout);
+		putchar('\n');
+	}
+	s->printed++;
+	if (ferror(stdout))
+		end(s, TOOL_FAILED);
+	else if (s->count && s->printed == s->count)
+		end(s, TOOL_OK);
+}
+
+static void print_mark(const struct subscribe *s, const struct feed_frame *f)
+{
+	const char *name = feed_mark_name(f->mark);
+	if (s->json && f->mark == FEED_MARK_GAP)
+		printf("{\"mark\":\"%s\",\"gap_from\":%" PRIu64 ",\"gap_to\":%" PRIu64 "}\n", name, f->gap_from,
+		       f->gap_to);
+	else if (s->json)
+		printf("{\"mark\":\"%s\",\"offset\":%" PRIu64 "}\n", name, f->offset);
+	else if (f->mark == FEED_MARK_GAP)
+		fprintf(stderr, "ordinal: GAP: offsets %" PRIu64 " to %" PRIu64 " are gone\n", f->gap_from, f->gap_to);
+	else
+		fprintf(stderr, "ordinal: %s\n", name);
+}
+
+/* The rest of this call is not wanted: its end (on_done) is followed by another. */
+static void leave_call(struct subscribe *s)
+{
+	s->ended = true;
+	if (dial_channel(&s->dial))
+		channel_call_cancel(s->dial.channel, s->call);
+}
+
+static void on_mark(struct subscribe *s, struct feed_frame *f)
+{
+	switch (f->mark) {
+	case FEED_MARK_CAUGHT_UP:
+		if (!resume_caught_up(&s->resume)) {
+			leave_call(s);
+			return;
+		}
+		print_mark(s, f);
+		if (s->until_caught_up)
+			end(s, TOOL_OK);
+		return;
+	case FEED_MARK_GAP:
+		if (resume_gap(&s->resume, &f->gap_from, f->gap_to))
+			print_mark(s, f);
+		return;
+	case FEED_MARK_GOING_AWAY:
+		resume_going_away(&s->resume, f->offset);
+		print_mark(s, f);
+		return;
+	default:
+		fprintf(stderr, "ordinal: a mark of a later version, %" PRIu32 ", was passed over\n", f->mark);
+	}
+}
+
+static void on_frame(struct subscribe *s, const struct feed_frame *f)
+{
+	int r = resume_frame(&s->resume, f->seq_no, f->timestamp, f->offset);
+	switch (r) {
+	case RESUME_NEW:
+		print_frame(s, f);
+		return;
+	case RESUME_SEEN:
+		return;
+	case RESUME_REPEATED:
+	case RESUME_DISORDERED:
+		fprintf(stderr, "ordinal: the server sent offset %" PRIu64 " %s\n", f->offset,
+			r == RESUME_REPEATED ? "twice" : "out of order");
+		break;
+	default:
+		fprintf(stderr, "ordinal: %s\n", strerror(-r));
+	}
+	end(s, TOOL_FAILED);
+}
+
+static void on_message(void *ctx, struct span msg)
+{
+	struct subscribe *s = ctx;
+	struct feed_frame f;
+	if (s->exit_code >= 0 || s->ended)
+		return;
+	if (feed_frame_get(msg, &f)) {
+		fprintf(stderr, "ordinal: the server sent something that is no Frame\n");
+		end(s, TOOL_FAILED);
+		return;
+	}
+	if (feed_frame_crc(msg) == FEED_CRC_WRONG) {
+		fprintf(stderr,
+			"ordinal: the frame at offset %" PRIu64 " is damaged: its CRC does not match its bytes\n",
+			f.offset);
+		end(s, TOOL_FAILED);
+		return;
+	}
+	dial_well(&s->dial);
+	if (f.mark != FEED_MARK_NONE)
+		on_mark(s, &f);
+	else
+		on_frame(s, &f);
+}
+
+static void on_done(void *ctx, const struct channel_status *st)
+{
+	struct subscribe *s = ctx;
+	bool left = s->ended;
+	s->calling = false;
+	int r = resume_break(&s->resume);
+	if (r && s->exit_code < 0) {
+		fprintf(stderr, "ordinal: %s\n", strerror(-r));
+		end(s, TOOL_FAILED);
+	}
+	if (s->exit_code >= 0 || left)
+		return;
+	if (st->code == GRPC_OK || st->code == GRPC_UNAVAILABLE) {
+		dial_pause(&s->dial, "the server has ended the subscription");
+		return;
+	}
+	fprintf(stderr, "ordinal: %s: %.*s\n", grpc_status_name(st->code), (int)st->text.n,
+		st->text.n ? (const char *)st->text.p : "the server gave no reason");
+	end(s, TOOL_FAILED);
+}
+
+static const struct channel_call_ops call_ops = {.message = on_message, .done = on_done};
+
+static void begin(struct subscribe *s, struct channel *ch)
+{
+	uint8_t request[TOOL_NAME_MAX + FEED_SUBSCRIBE_OVERHEAD];
+	struct feed_subscribe m = {.stream = s->stream, .slow = s->slow};
+	resume_begin(&s->resume, &m.since, &m.resume_offset);
+	s->ended = false;
+	int r = channel_call(ch, METHOD_FEED_SUBSCRIBE, (struct span){request, feed_subscribe_put(request, &m)}, 0, 0,
+			     &call_ops, s, &s->call);
+	s->calling = r == 0;
+	if (r && r != -EAGAIN && r != -ESHUTDOWN) {
+		fprintf(stderr, "ordinal: cannot subscribe: %s\n", strerror(-r));
+		end(s, TOOL_FAILED);
+	}
+}
+
+static int run(struct subscribe *s)
+{
+	while (s->exit_code < 0) {
+		struct channel *ch = dial_channel(&s->dial);
+		if (ch && !s->calling)
+			begin(s, ch);
+		if (dial_turn(&s->dial, NS_PER_S))
+			return tool_unreachable(s->dial_opts.server, s->dial.why);
+		if (fflush(stdout))
+			return TOOL_FAILED;
+	}
+	return s->exit_code;
+}
+
+int cmd_subscribe(int argc, char **argv)
+{
+	static struct subscribe s;
+	int opt;
+	s = (struct subscribe){.exit_code = -1};
+	s.dial_opts = (struct dial_opts){.server = tool_server(),
+					 .protocol = CHANNEL_GRPC,
+					 .patience_ns = 60 * NS_PER_S,
+					 .message_max = MESSAGE_MAX,
+					 .ctx = &s};
+	while ((opt = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (opt == OPT_HELP || opt == 'h') {
+			fputs(usage, stdout);
+			return TOOL_OK;
+		}
+		if (take_option(&s, opt))
+			return tool_usage("subscribe");
+	}
+	if (!s.stream.p) {
+		fprintf(stderr, "ordinal: subscribe needs --stream\n");
+		return tool_usage("subscribe");
+	}
+	if (optind < argc) {
+		fprintf(stderr, "ordinal: subscribe takes no argument \"%s\"\n", argv[optind]);
+		return tool_usage("subscribe");
+	}
+	resume_init(&s.resume, s.since);
+	int r = dial_init(&s.dial, &s.dial_opts) ? tool_unreachable(s.dial_opts.server, s.dial.why) : run(&s);
+	s.exit_code = r; /* what ends now ends unseen */
+	dial_done(&s.dial);
+	resume_done(&s.resume);
+	return r;
+}

@@ -1,0 +1,234 @@
+/* `ordinal top`: the stats socket, read again and again, as a screen (top_view.c draws it).
+ *
+ * On a terminal: the alternate screen, without echo or line mode, given back at the end however it comes (q, SIGINT, SIGTERM, an error). With
+ * --once, or where standard output is no terminal: plain text. Main thread. */
+#include "tools/stats_http.h"
+#include "tools/tool.h"
+#include "tools/top_view.h"
+
+#include "core/base/clock.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+#include <unistd.h>
+
+static const char usage[] =
+	"usage: ordinal top [OPTION]...\n\n"
+	"Shows what the daemon on this machine is doing, read from its stats socket: rates are of the last interval, latencies since the daemon's\n"
+	"start. q or Ctrl-C ends it.\n\n"
+	"  --interval DURATION  between two readings (default 1s)\n"
+	"  --once               one interval, as plain text, and end\n"
+	"  --socket PATH        the socket (default: $ORDINAL_STATS_SOCKET, else /run/ordinal/stats.sock, else build/run/stats.sock)\n\n" TOOL_EXIT_CODES;
+
+enum { OPT_INTERVAL = 256, OPT_ONCE, OPT_SOCKET, OPT_HELP };
+static const struct option options[] = {
+	{"interval", required_argument, NULL, OPT_INTERVAL},
+	{"once", no_argument, NULL, OPT_ONCE},
+	{"socket", required_argument, NULL, OPT_SOCKET},
+	{"help", no_argument, NULL, OPT_HELP},
+	{NULL, 0, NULL, 0},
+};
+
+enum { ROWS_PLAIN = 1000, ROWS_HEAD = 22 /* lines that are not rows of streams and sequences, about */ };
+
+struct reading {
+	struct top_reading top;
+	char *text;
+};
+
+static volatile sig_atomic_t stopped;
+
+static void on_signal(int number)
+{
+	(void)number;
+	stopped = 1;
+}
+
+static void reading_done(struct reading *r)
+{
+	jread_done(&r->top.json);
+	free(r->text);
+	r->text = NULL;
+}
+
+static int take_reading(const char *socket_path, struct reading *ret)
+{
+	char why[512];
+	size_t n;
+	*ret = (struct reading){0};
+	if (stats_http_get(socket_path, "/stats.json", &ret->text, &n, why, sizeof why)) {
+		fprintf(stderr,
+			"ordinal: cannot read the stats socket %s: %s\n"
+			"Is ordinald running on this machine? Name its STATS_SOCKET with --socket PATH or ORDINAL_STATS_SOCKET.\n",
+			socket_path, why);
+		return TOOL_UNREACHABLE;
+	}
+	ret->top.mono_ns = clock_mono_ns();
+	int r = jread_parse((struct span){(const uint8_t *)ret->text, n}, &ret->top.json);
+	if (r == 0)
+		return TOOL_OK;
+	fprintf(stderr, "ordinal: what %s answers is no JSON: %s\n", socket_path, strerror(-r));
+	free(ret->text);
+	ret->text = NULL;
+	return TOOL_FAILED;
+}
+
+/* Waits for the interval. True: the end is wanted. */
+static bool wait_interval(uint64_t ns, bool keys)
+{
+	uint64_t until = clock_mono_ns() + ns;
+	for (uint64_t now = clock_mono_ns(); now < until && !stopped; now = clock_mono_ns()) {
+		struct pollfd p = {.fd = keys ? STDIN_FILENO : -1, .events = POLLIN};
+		int r = poll(&p, 1, (int)((until - now) / NS_PER_MS) + 1);
+		char c;
+		if (r <= 0 || !(p.revents & POLLIN))
+			continue;
+		if (read(STDIN_FILENO, &c, 1) != 1 || c == 'q' || c == 'Q' || c == 3)
+			return true;
+	}
+	return stopped;
+}
+
+/* The text, each line cut at `columns`, from the top left corner. */
+static void draw(const char *text, unsigned rows, unsigned columns)
+{
+	fputs("\033[H", stdout);
+	for (unsigned row = 0; row + 1 < rows && *text; row++) {
+		unsigned column = 0;
+		const char *p = text;
+		for (; *p && *p != '\n'; p++) {
+			bool begins = ((unsigned char)*p & 0xc0) != 0x80; /* a UTF-8 character */
+			if (begins && column == columns)
+				break;
+			column += begins;
+		}
+		fwrite(text, 1, (size_t)(p - text), stdout);
+		fputs("\033[K\r\n", stdout);
+		text = p + strcspn(p, "\n");
+		text += *text == '\n';
+	}
+	fputs("\033[J", stdout);
+	fflush(stdout);
+}
+
+static int show(const struct reading *now, const struct reading *before, bool screen)
+{
+	struct winsize w = {0};
+	char *text = NULL;
+	size_t n;
+	if (!screen) {
+		top_view(stdout, &now->top, &before->top, ROWS_PLAIN);
+		return fflush(stdout) ? TOOL_FAILED : TOOL_OK;
+	}
+	ioctl(STDOUT_FILENO, TIOCGWINSZ, &w);
+	if (w.ws_row == 0 || w.ws_col == 0) /* a terminal that does not know its size */
+		w = (struct winsize){.ws_row = 24, .ws_col = 80};
+	FILE *f = open_memstream(&text, &n);
+	if (!f)
+		return TOOL_FAILED;
+	top_view(f, &now->top, &before->top, w.ws_row > ROWS_HEAD + 6 ? (w.ws_row - ROWS_HEAD) / 2u : 3);
+	if (fclose(f) == 0)
+		draw(text, w.ws_row, w.ws_col);
+	free(text);
+	return TOOL_OK;
+}
+
+static int loop(const char *socket_path, uint64_t interval_ns, bool once, bool screen, bool keys)
+{
+	struct reading before, now;
+	int r = take_reading(socket_path, &before);
+	if (r)
+		return r;
+	if (screen)
+		r = show(&before, &before, screen);
+	while (r == TOOL_OK && !wait_interval(interval_ns, keys)) {
+		r = take_reading(socket_path, &now);
+		if (r)
+			break;
+		r = show(&now, &before, screen);
+		reading_done(&before);
+		before = now;
+		if (once)
+			break;
+	}
+	reading_done(&before);
+	return r;
+}
+
+static int run(const char *socket_path, uint64_t interval_ns, bool once)
+{
+	struct termios was, raw;
+	bool screen = !once && isatty(STDOUT_FILENO), keys = screen && tcgetattr(STDIN_FILENO, &was) == 0;
+	struct sigaction sa = {.sa_handler = on_signal};
+	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGTERM, &sa, NULL);
+	if (keys) {
+		raw = was;
+		raw.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+		tcsetattr(STDIN_FILENO, TCSANOW, &raw);
+	}
+	/* What goes wrong on the alternate screen would vanish with it: standard error is written after it is left. */
+	char *errors = NULL;
+	size_t errors_n;
+	FILE *real = stderr, *kept = screen ? open_memstream(&errors, &errors_n) : NULL;
+	if (kept)
+		stderr = kept;
+	if (screen)
+		fputs("\033[?1049h\033[?25l", stdout);
+	int r = loop(socket_path, interval_ns, once, screen, keys);
+	if (screen)
+		fputs("\033[?25h\033[?1049l", stdout);
+	fflush(stdout);
+	if (keys)
+		tcsetattr(STDIN_FILENO, TCSANOW, &was);
+	if (kept) {
+		stderr = real;
+		fclose(kept);
+		fwrite(errors, 1, errors_n, stderr);
+		free(errors);
+	}
+	return r;
+}
+
+int cmd_top(int argc, char **argv)
+{
+	const char *socket_path = stats_http_socket();
+	uint64_t interval_ns = NS_PER_S;
+	bool once = false;
+	int opt;
+	while ((opt = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		switch (opt) {
+		case OPT_INTERVAL:
+			if (tool_duration("--interval", optarg, &interval_ns))
+				return tool_usage("top");
+			break;
+		case OPT_ONCE:
+			once = true;
+			break;
+		case OPT_SOCKET:
+			socket_path = optarg;
+			break;
+		case OPT_HELP:
+		case 'h':
+			fputs(usage, stdout);
+			return TOOL_OK;
+		default:
+			return tool_usage("top");
+		}
+	}
+	if (optind < argc) {
+		fprintf(stderr, "ordinal: top takes no argument \"%s\"\n", argv[optind]);
+		return tool_usage("top");
+	}
+	if (interval_ns < 50 * NS_PER_MS || interval_ns > 3600 * NS_PER_S) {
+		fprintf(stderr, "ordinal: --interval is from 50ms to 1h\n");
+		return tool_usage("top");
+	}
+	return run(socket_path, interval_ns, once);
+}

@@ -89,8 +89,7 @@ struct conn *conn_open(struct shard *s, int fd)
 	uint32_t slot;
 	struct conn *c = slab_get(&s->conns, &slot);
 	if (!c) {
-		count_add(&s->stats.ended[CONN_R_LIMIT], 1);
-		close(fd);
+		shard_refuse(s, fd);
 		return NULL;
 	}
 	uint32_t gen = c->gen;

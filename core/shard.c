@@ -63,6 +63,14 @@ static void on_accept_timer(struct timer *t, void *ctx)
 		accept_arm(s, s->accepts_armed);
 }
 
+void shard_refuse(struct shard *s, int fd)
+{
+	count_add(&s->stats.ended[CONN_R_LIMIT], 1);
+	if (s->opts->refused)
+		s->opts->refused(s, fd, s->opts->ctx);
+	close(fd);
+}
+
 /* SO_REUSEPORT spreads few connections unevenly: one goes to the shard that has the fewest, those on their way to it counted. */
 static void place(struct shard *s, int fd)
 {
@@ -79,8 +87,7 @@ static void place(struct shard *s, int fd)
 		}
 	}
 	if (total >= s->opts->conns_max) {
-		count_add(&s->stats.ended[CONN_R_LIMIT], 1);
-		close(fd);
+		shard_refuse(s, fd);
 		return;
 	}
 	if (best != s->index) {

@@ -39,6 +39,8 @@ struct shard_opts {
 	void (*stop)(struct shard *s, void *ctx);
 	/* Gives a new connection its ops and session; false: refuse it. */
 	bool (*attach)(struct conn *c, void *ctx);
+	/* A socket is about to be closed for conns_max. May be NULL. */
+	void (*refused)(struct shard *s, int fd, void *ctx);
 	void *ctx;
 };
 
@@ -119,6 +121,8 @@ void shard_done(struct shard *s);
 void shard_add_hook(struct shard *s, const struct shard_hook *h);
 /* Shard thread: a socket that another shard has accepted, from its mail. */
 void shard_adopt(struct shard *s, int fd);
+/* Shard thread: closes a socket for conns_max. */
+void shard_refuse(struct shard *s, int fd);
 /* Shard thread: conn_settle(c), when nothing has come on it for a while. */
 void shard_unsettle(struct shard *s, struct conn *c);
 /* The number of connections that still live. */

@@ -112,6 +112,12 @@ static bool attach(struct conn *c, void *ctx)
 	return session_attach(c, c->shard->services);
 }
 
+static void refused(struct shard *s, int fd, void *ctx)
+{
+	struct rpc_shard *r = s->services;
+	refusals_note(r->refusals, fd, REFUSAL_CONNECTIONS);
+}
+
 static void on_conn_mail(struct shard *to, const struct mesh_msg *m, void *ctx)
 {
 	shard_adopt(to, (int)m->arg);
@@ -156,6 +162,7 @@ static void set_options(struct daemon *d)
 		.start = shard_begin,
 		.stop = shard_end,
 		.attach = attach,
+		.refused = refused,
 		.ctx = d,
 	};
 	d->rpc_opts = (struct rpc_opts){

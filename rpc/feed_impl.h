@@ -196,4 +196,9 @@ uint64_t feed_reorder_next_ns(const struct feed_reorder *r);
 /* Counts of frames since the last call, for the figures: later than their window; sent early for lack of room. */
 void feed_reorder_counts(struct feed_reorder *r, uint64_t *ret_late, uint64_t *ret_early);
 
+/* feed_report.c: the members of the section's object, as a report_section's json. */
+
+struct json;
+void feed_report_json(void *ctx, struct json *to);
+
 #endif

@@ -246,7 +246,7 @@ static void put_json_lag(struct json *j, const char *key, const uint64_t lag[4])
 	json_close(j, '}');
 }
 
-static void put_json(void *ctx, struct json *j)
+void feed_report_json(void *ctx, struct json *j)
 {
 	struct reading r;
 
@@ -404,7 +404,7 @@ void feed_join_report(struct feed *f, struct report *r)
 	report_add_section(r, &(struct report_section){.key = "streams",
 						       .title = "Streams",
 						       .text = put_text,
-						       .json = put_json,
+						       .json = feed_report_json,
 						       .metrics = put_metrics,
 						       .ctx = f});
 	report_add_rate(r, "frames_published", sum_published, f);

@@ -5,6 +5,7 @@
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/base/text.h"
 #include "rpc/feed_impl.h"
 #include "rpc/methods.h"
 #include "rpc/session.h"
@@ -123,7 +124,7 @@ uint64_t streams_view_held(const struct streams_view *v)
 }
 
 /* The n-th publish under way. */
-static struct stream_publish *fake_publish(unsigned n)
+static inline struct stream_publish *fake_publish(unsigned n)
 {
 	struct stream_publish *p = fake.first;
 	while (p && n--)
@@ -132,13 +133,13 @@ static struct stream_publish *fake_publish(unsigned n)
 	return p;
 }
 
-static void fake_answer(struct stream_publish *p, uint64_t offset)
+static inline void fake_answer(struct stream_publish *p, uint64_t offset)
 {
 	p->due = true;
 	p->answer = (struct stream_answer){.offset = offset, .timestamp = p->timestamp ? p->timestamp : 77};
 }
 
-static void fake_refuse(struct stream_publish *p, enum stream_error e)
+static inline void fake_refuse(struct stream_publish *p, enum stream_error e)
 {
 	p->due = true;
 	p->error = e;
@@ -181,7 +182,7 @@ void stream_cursor_close(struct stream_cursor *c)
 	free(c);
 }
 
-static struct fake_step *fake_add(struct stream_cursor *c, enum cursor_state state)
+static inline struct fake_step *fake_add(struct stream_cursor *c, enum cursor_state state)
 {
 	assert_true(c->steps < ARRAY_SIZE(c->step));
 	struct fake_step *s = &c->step[c->steps++];
@@ -195,8 +196,8 @@ struct fake_key {
 	int64_t timestamp;
 };
 
-static void fake_add_frames(struct stream_cursor *c, uint64_t offset, unsigned count, const struct fake_key *keys,
-			    size_t payload)
+static inline void fake_add_frames(struct stream_cursor *c, uint64_t offset, unsigned count,
+				   const struct fake_key *keys, size_t payload)
 {
 	char text[8192];
 	struct fake_step *s = fake_add(c, CURSOR_SLICE);
@@ -449,7 +450,7 @@ static const struct call_ops fake_ops = {.reply = fake_reply,
 					 .resume = fake_resume};
 
 /* The output has left the connection, or the connection is gone. The bytes must be readable until here. */
-static void fake_flush(struct fake_call *fc)
+static inline void fake_flush(struct fake_call *fc)
 {
 	static volatile uint8_t sink;
 	for (unsigned i = 0; i < fc->helds; i++) {
@@ -461,7 +462,7 @@ static void fake_flush(struct fake_call *fc)
 	fc->helds = 0;
 }
 
-static struct fake_call *fake_begin(unsigned number)
+static inline struct fake_call *fake_begin(unsigned number)
 {
 	struct fake_call *fc = calloc(1, sizeof *fc);
 	int index = method_find_number(&rig.table, (uint16_t)number);
@@ -494,7 +495,7 @@ static void fake_cancel(struct fake_call *fc)
 	fake_end(&fc->call, GRPC_CANCELLED);
 }
 
-static void fake_free(struct fake_call *fc)
+static inline void fake_free(struct fake_call *fc)
 {
 	fake_cancel(fc);
 	fake_flush(fc);
@@ -503,7 +504,7 @@ static void fake_free(struct fake_call *fc)
 }
 
 /* One turn of the shard, `ms` later. */
-static void rig_turn(unsigned ms)
+static inline void rig_turn(unsigned ms)
 {
 	rig.shard.now_ns += ms * NS_PER_MS;
 	wheel_advance(&rig.shard.wheel, rig.shard.now_ns);
@@ -511,7 +512,7 @@ static void rig_turn(unsigned ms)
 	rpc_shard_turn(&rig.rpc);
 }
 
-static void rig_room(struct fake_call *fc, size_t room)
+static inline void rig_room(struct fake_call *fc, size_t room)
 {
 	fc->room = room;
 	if (!fc->ended)
@@ -519,13 +520,13 @@ static void rig_room(struct fake_call *fc, size_t room)
 }
 
 /* The end as the shard's loop tells it. */
-static void rig_drain(void)
+static inline void rig_drain(void)
 {
 	rig.shard.draining = true;
 	svc_feed_drain(&rig.rpc);
 }
 
-static int rig_begin_with(const struct feed_opts *o)
+static inline int rig_begin_with(const struct feed_opts *o)
 {
 	memset(&rig, 0, sizeof rig);
 	rig.shard_opts = (struct shard_opts){.drain_ns = 10 * NS_PER_S};
@@ -541,7 +542,7 @@ static int rig_begin_with(const struct feed_opts *o)
 	return 0;
 }
 
-static int rig_begin(void **state)
+static inline int rig_begin(void **state)
 {
 	return rig_begin_with(&(struct feed_opts){.shards = 1,
 						  .streams_max = 26,
@@ -551,7 +552,7 @@ static int rig_begin(void **state)
 						  .reorder_bytes = 100000});
 }
 
-static int rig_end(void **state)
+static inline int rig_end(void **state)
 {
 	assert_int_equal(rig.rpc.calls, 0);
 	while (fake.first) {
@@ -572,7 +573,7 @@ static int rig_end(void **state)
 
 /* ---- requests and answers ---- */
 
-static void send_publish(struct fake_call *fc, const char *stream, uint64_t seq_no, const char *payload)
+static inline void send_publish(struct fake_call *fc, const char *stream, uint64_t seq_no, const char *payload)
 {
 	uint8_t msg[1024];
 	struct pb_publish_request r = {.stream = {(const uint8_t *)stream, strlen(stream)},
@@ -582,7 +583,7 @@ static void send_publish(struct fake_call *fc, const char *stream, uint64_t seq_
 	fake_message(fc, msg, pb_publish_request_put(msg, &r));
 }
 
-static struct stream_cursor *send_subscribe(struct fake_call *fc, struct pb_subscribe_request r)
+static inline struct stream_cursor *send_subscribe(struct fake_call *fc, struct pb_subscribe_request r)
 {
 	uint8_t msg[256];
 	r.stream = SPAN_LIT("b");
@@ -591,7 +592,7 @@ static struct stream_cursor *send_subscribe(struct fake_call *fc, struct pb_subs
 }
 
 /* The next frame that the call has got, from *at on; false: there is none. */
-static bool next_frame(const struct fake_call *fc, size_t *at, struct frame *ret)
+static inline bool next_frame(const struct fake_call *fc, size_t *at, struct frame *ret)
 {
 	size_t n;
 	if (*at == fc->n)
@@ -604,7 +605,7 @@ static bool next_frame(const struct fake_call *fc, size_t *at, struct frame *ret
 	return true;
 }
 
-static bool next_reply(const struct fake_call *fc, size_t *at, struct pb_publish_reply *ret)
+static inline bool next_reply(const struct fake_call *fc, size_t *at, struct pb_publish_reply *ret)
 {
 	if (*at == fc->n)
 		return false;

@@ -128,8 +128,9 @@ static void test_publish_request(void **state)
 
 static void test_publish_request_takes_the_last_and_skips_the_unknown(void **state)
 {
-	static const uint8_t msg[] = {0x10, 5, 0x0a, 1, 'x', 0x7a, 2, 1, 2, 0x0a, 2, 'a', 'b', 0x10, 0x80, 0x01, 0x45, 1, 2, 3, 4,
-				      0x18, 9 /* the payload's number as a varint */};
+	static const uint8_t msg[] = {
+		0x10, 5,    0x0a, 1,    'x',  0x7a, 2, 1, 2, 0x0a, 2, 'a',
+		'b',  0x10, 0x80, 0x01, 0x45, 1,    2, 3, 4, 0x18, 9 /* the payload's number as a varint */};
 	struct pb_publish_request r;
 
 	assert_int_equal(pb_publish_request_get((struct span){msg, sizeof msg}, &r), 0);
@@ -140,7 +141,8 @@ static void test_publish_request_takes_the_last_and_skips_the_unknown(void **sta
 
 static void test_texts_have_to_be_utf8(void **state)
 {
-	static const uint8_t stream[] = {0x0a, 2, 0xc3, 0x28}, publisher[] = {0x2a, 1, 0xff}, payload[] = {0x1a, 1, 0xff};
+	static const uint8_t stream[] = {0x0a, 2, 0xc3, 0x28}, publisher[] = {0x2a, 1, 0xff},
+			     payload[] = {0x1a, 1, 0xff};
 	struct pb_publish_request r;
 	struct pb_subscribe_request s;
 
@@ -171,8 +173,8 @@ static void test_publish_reply(void **state)
 		assert_int_equal(ordinal__v1__publish_reply__pack(&m, theirs), n);
 		assert_memory_equal(ours, theirs, n);
 		assert_int_equal(pb_publish_reply_get((struct span){ours, n}, &back), 0);
-		assert_true(back.offset == r.offset && back.timestamp == r.timestamp && back.durability == r.durability &&
-			    back.duplicate == r.duplicate);
+		assert_true(back.offset == r.offset && back.timestamp == r.timestamp &&
+			    back.durability == r.durability && back.duplicate == r.duplicate);
 		for (size_t cut = 0; cut < n; cut++) {
 			uint8_t *copy = exact_copy(ours, cut);
 			Ordinal__V1__PublishReply *want = ordinal__v1__publish_reply__unpack(NULL, cut, copy);
@@ -214,7 +216,8 @@ static void test_subscribe_request(void **state)
 		for (size_t cut = 0; cut < n; cut++) {
 			uint8_t *copy = exact_copy(ours, cut);
 			Ordinal__V1__SubscribeRequest *want = ordinal__v1__subscribe_request__unpack(NULL, cut, copy);
-			assert_int_equal(pb_subscribe_request_get((struct span){copy, cut}, &back), want ? 0 : -EBADMSG);
+			assert_int_equal(pb_subscribe_request_get((struct span){copy, cut}, &back),
+					 want ? 0 : -EBADMSG);
 			if (want)
 				ordinal__v1__subscribe_request__free_unpacked(want, NULL);
 			free(copy);

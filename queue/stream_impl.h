@@ -486,8 +486,8 @@ struct fetch {
 int reader_new(struct streams *ss);
 void reader_free(struct streams *ss);
 void *reader_main(void *ss);
-/* One fetch, by the reader thread (or a test). */
-void reader_fetch(struct reader *r, struct fetch *f);
+/* What has come; for the thread, or a test that has none. False: nothing had. */
+bool reader_turn(struct streams *ss);
 
 /* ---- stream_keeper.c ---- */
 
@@ -506,7 +506,9 @@ struct creation {
 };
 
 void *keeper_main(void *ss);
-/* What the keeper does about a stream now and then: the offset below which segments are to go, or 0. */
-uint64_t keeper_retention(const struct streams *ss, const struct stream *s, int64_t wall_ns);
+/* As reader_turn. */
+bool keeper_turn(struct streams *ss);
+/* Looks at every stream for what retention drops, and tells the owners. */
+void keeper_round(struct streams *ss, int64_t wall_ns);
 
 #endif

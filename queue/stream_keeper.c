@@ -44,7 +44,7 @@ static void create(struct streams *ss, struct creation *c)
 	c->stream = s;
 }
 
-uint64_t keeper_retention(const struct streams *ss, const struct stream *s, int64_t wall_ns)
+static uint64_t retention(const struct streams *ss, const struct stream *s, int64_t wall_ns)
 {
 	const struct streams_opts *o = &ss->opts;
 	uint32_t n = jlog_segments(s->log, NULL, 0), room = n + 4;
@@ -75,10 +75,8 @@ uint64_t keeper_retention(const struct streams *ss, const struct stream *s, int6
 	return below;
 }
 
-static void round_all(struct streams *ss)
+void keeper_round(struct streams *ss, int64_t wall_ns)
 {
-	int64_t now = clock_wall_ns();
-
 	for (uint32_t i = 0; i < streams_published(ss); i++) {
 		struct stream *s = streams_at(ss, i);
 		uint64_t below;
@@ -86,13 +84,28 @@ static void round_all(struct streams *ss)
 		if (s->log == NULL ||
 		    atomic_load_explicit(&s->trim_sent, memory_order_acquire)) /* pairs with the owner's */
 			continue;
-		below = keeper_retention(ss, s, now);
+		below = retention(ss, s, wall_ns);
 		if (below <= s->trim_to)
 			continue;
 		s->trim_to = below;
 		atomic_store_explicit(&s->trim_sent, true, memory_order_relaxed); /* the inbox orders it */
 		inbox_push(&ss->ports[s->owner].inbox, &s->trim, NOTE_TRIM);
 	}
+}
+
+bool keeper_turn(struct streams *ss)
+{
+	struct note *n = inbox_take(&ss->keeper.inbox);
+	bool worked = n != NULL;
+
+	while (n != NULL) {
+		struct creation *c = container_of(n, struct creation, note);
+
+		n = n->next;
+		create(ss, c);
+		inbox_push(c->reply, &c->note, NOTE_CREATED);
+	}
+	return worked;
 }
 
 void *keeper_main(void *arg)
@@ -104,27 +117,19 @@ void *keeper_main(void *arg)
 
 	log_thread_register("keeper");
 	while (!atomic_load_explicit(&w->stop, memory_order_acquire)) { /* pairs with streams_stop */
-		struct note *n = inbox_take(&w->inbox);
 		uint64_t now = clock_mono_ns();
 
 		if (retains && now >= due) {
-			round_all(ss);
+			keeper_round(ss, clock_wall_ns());
 			due = now + ROUND_NS;
 		}
-		if (n == NULL) {
-			doorbell_arm(&w->bell);
-			if (inbox_is_empty(&w->inbox) && !atomic_load_explicit(&w->stop, memory_order_acquire))
-				doorbell_wait(&w->bell, retains ? due - now : UINT64_MAX);
-			else
-				doorbell_disarm(&w->bell);
-		}
-		while (n != NULL) {
-			struct creation *c = container_of(n, struct creation, note);
-
-			n = n->next;
-			create(ss, c);
-			inbox_push(c->reply, &c->note, NOTE_CREATED);
-		}
+		if (keeper_turn(ss))
+			continue;
+		doorbell_arm(&w->bell);
+		if (inbox_is_empty(&w->inbox) && !atomic_load_explicit(&w->stop, memory_order_acquire))
+			doorbell_wait(&w->bell, retains ? due - now : UINT64_MAX);
+		else
+			doorbell_disarm(&w->bell);
 	}
 	log_thread_unregister();
 	return NULL;

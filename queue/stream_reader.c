@@ -352,7 +352,7 @@ static int fetch_range(struct reader *r, struct fetch *f)
 	return 0;
 }
 
-void reader_fetch(struct reader *r, struct fetch *f)
+static void fetch(struct reader *r, struct fetch *f)
 {
 	r->source.bytes = disk_bytes;
 	r->f = f;
@@ -380,6 +380,21 @@ void reader_fetch(struct reader *r, struct fetch *f)
 		log_error("stream \"%s\": %s", f->stream->name, f->why);
 }
 
+bool reader_turn(struct streams *ss)
+{
+	struct note *n = inbox_take(&ss->reader.inbox);
+	bool worked = n != NULL;
+
+	while (n != NULL) {
+		struct fetch *f = container_of(n, struct fetch, note);
+
+		n = n->next;
+		fetch(ss->reading, f);
+		inbox_push(f->reply, &f->note, NOTE_FETCHED);
+	}
+	return worked;
+}
+
 void *reader_main(void *arg)
 {
 	struct streams *ss = arg;
@@ -387,22 +402,13 @@ void *reader_main(void *arg)
 
 	log_thread_register("reader");
 	while (!atomic_load_explicit(&w->stop, memory_order_acquire)) { /* pairs with streams_stop */
-		struct note *n = inbox_take(&w->inbox);
-
-		if (n == NULL) {
-			doorbell_arm(&w->bell);
-			if (inbox_is_empty(&w->inbox) && !atomic_load_explicit(&w->stop, memory_order_acquire))
-				doorbell_wait(&w->bell, UINT64_MAX);
-			else
-				doorbell_disarm(&w->bell);
-		}
-		while (n != NULL) {
-			struct fetch *f = container_of(n, struct fetch, note);
-
-			n = n->next;
-			reader_fetch(ss->reading, f);
-			inbox_push(f->reply, &f->note, NOTE_FETCHED);
-		}
+		if (reader_turn(ss))
+			continue;
+		doorbell_arm(&w->bell);
+		if (inbox_is_empty(&w->inbox) && !atomic_load_explicit(&w->stop, memory_order_acquire))
+			doorbell_wait(&w->bell, UINT64_MAX);
+		else
+			doorbell_disarm(&w->bell);
 	}
 	log_thread_unregister();
 	return NULL;

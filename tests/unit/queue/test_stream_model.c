@@ -1,0 +1,223 @@
+/* Streams against a model: random interleavings of publishes (out of order, equal keys, large and small), subscribes, disconnects, retention and restarts.
+ * Every subscriber gets each frame once, in the promised order, byte for byte; what is gone is named. */
+#include "tests/unit/queue/stream_rig.h"
+
+#define SUBS 6
+
+enum pattern { RISING, MOSTLY_RISING, ALL_EQUAL, RANDOM, FALLING, LAGGARDS };
+
+static void next_key(enum pattern p, uint32_t i, uint64_t *ret_seq, int64_t *ret_ts)
+{
+	uint64_t d = dice();
+
+	*ret_ts = 1 + (int64_t)(d >> 32) % 5;
+	switch (p) {
+	case RISING:
+		*ret_seq = i;
+		break;
+	case MOSTLY_RISING:
+		*ret_seq = d % 20 == 0 ? i - (i < 300 ? i : dice() % 300) : i;
+		break;
+	case ALL_EQUAL:
+		*ret_seq = 7;
+		*ret_ts = 9;
+		break;
+	case RANDOM:
+		*ret_seq = d % 5000;
+		break;
+	case FALLING:
+		*ret_seq = RIG_FRAMES_MAX - i;
+		break;
+	case LAGGARDS: /* one publisher of three is far behind */
+		*ret_seq = i % 3 == 0 ? i / 2 : i;
+		break;
+	}
+}
+
+static uint32_t next_size(void)
+{
+	uint64_t d = dice();
+
+	if (d % 4000 == 0)
+		return (uint32_t)(dice() % RIG_PAYLOAD_MAX);
+	return (uint32_t)(d >> 20) % 90;
+}
+
+static uint64_t next_start(enum pattern p, uint32_t i)
+{
+	uint64_t seq;
+	int64_t ts;
+
+	if (dice() % 4 == 0)
+		return 0;
+	next_key(p, (uint32_t)(dice() % (i + 100)), &seq, &ts);
+	return seq;
+}
+
+static void open_one(struct sub *s, enum pattern p, uint32_t i)
+{
+	uint64_t resume = dice() % 3 == 0 && rig.top > 0 ? 1 + dice() % rig.top : 0;
+
+	sub_open(s, (unsigned)(dice() % rig.opts.shards), "a", next_start(p, i), resume);
+}
+
+static void restart(struct sub *subs, bool clean)
+{
+	rig_settle(subs, SUBS);
+	for (unsigned k = 0; k < SUBS; k++) {
+		if (subs[k].cursor != NULL)
+			sub_check(&subs[k], rig.top);
+		sub_close(&subs[k]);
+	}
+	rig_turn();
+	rig_close(clean);
+	if (!clean) {
+		rig.sim.dead = true;
+		sim_crash(&rig.sim, SIM_KEEP_RANDOM, 0);
+	}
+	rig_open();
+}
+
+/* The run was about what it should have been about. */
+static void check_figures(bool retention)
+{
+	struct stream_stats st;
+
+	streams_info(rig.ss, 0, &st);
+	assert_string_equal(st.name, "a");
+	assert_int_equal(st.durable_offset, rig.top);
+	assert_int_equal(st.next_offset, rig.top + 1);
+	assert_int_equal(st.frames, rig.top - st.first_offset + 1);
+	assert_int_equal(st.cursors, SUBS);
+	assert_int_equal(st.live_cursors, SUBS);
+	assert_true(st.reads_memory > 0);
+	assert_true(st.reads_disk > 0);
+	assert_true(st.memory_bytes <= rig.opts.memory_bytes);
+	assert_int_equal(st.damaged, 0);
+	if (retention) {
+		assert_true(st.first_offset > 1);
+		assert_true(st.bytes < 6u << 20);
+	} else {
+		assert_int_equal(st.first_offset, 1);
+		assert_int_equal(st.gaps, 0);
+	}
+}
+
+static void live(enum pattern p, uint32_t frames, unsigned restarts, unsigned shards, bool retention)
+{
+	static struct sub subs[SUBS];
+	uint32_t every = frames / (restarts + 1) + 1;
+
+	rig_init(p * 1000 + frames, shards);
+	if (retention)
+		rig.opts.retain_bytes = 3u << 20;
+	rig_open();
+	for (uint32_t i = 0; i < frames; i++) {
+		uint64_t seq;
+		int64_t ts;
+		uint64_t d = dice();
+
+		next_key(p, i, &seq, &ts);
+		if (publish(shards == 1 ? 0 : (unsigned)(d % shards), "a", seq, ts, next_size()) == STREAM_E_BUSY)
+			rig_settle(subs, SUBS);
+		if (d % 64 == 0)
+			rig_turn();
+		if (d % 4096 == 1) {
+			struct sub *s = &subs[(d >> 20) % SUBS];
+
+			if (s->cursor != NULL && dice() % 2 == 0) { /* in the midst of it */
+				sub_close(s);
+			} else if (s->cursor != NULL) {
+				rig_settle(subs, SUBS);
+				sub_check(s, rig.top);
+				sub_close(s);
+			}
+			open_one(s, p, i);
+		}
+		if (d % 256 == 2)
+			for (unsigned k = 0; k < SUBS; k++)
+				if (subs[k].cursor != NULL && dice() % 2 == 0)
+					sub_pull(&subs[k], (unsigned)(dice() % 4), 1 + dice() % 300000);
+		if (retention && d % 8192 == 3)
+			keeper_round(rig.ss, 0);
+		if (i % every == every - 1)
+			restart(subs, dice() % 2 == 0);
+	}
+	for (unsigned k = 0; k < SUBS; k++)
+		if (subs[k].cursor == NULL)
+			open_one(&subs[k], p, frames);
+	rig_settle(subs, SUBS);
+	assert_int_equal(rig.top, rig.published);
+	check_figures(retention);
+	for (unsigned k = 0; k < SUBS; k++) {
+		sub_check(&subs[k], rig.top);
+		assert_true(subs[k].caught_up);
+		if (!retention)
+			assert_int_equal(subs[k].gaps, 0);
+		sub_close(&subs[k]);
+		free(subs[k].seen);
+		subs[k].seen = NULL;
+	}
+	rig_close(true);
+}
+
+static void test_rising(void **state)
+{
+	(void)state;
+	live(RISING, 200000, 2, 1, false);
+}
+
+static void test_mostly_rising(void **state)
+{
+	(void)state;
+	live(MOSTLY_RISING, 150000, 3, 3, false);
+}
+
+static void test_equal_keys_keep_the_order_of_offsets(void **state)
+{
+	(void)state;
+	live(ALL_EQUAL, 60000, 1, 2, false);
+}
+
+static void test_random_keys(void **state)
+{
+	(void)state;
+	live(RANDOM, 100000, 2, 3, false);
+}
+
+static void test_falling_keys(void **state)
+{
+	(void)state;
+	live(FALLING, 60000, 1, 1, false);
+}
+
+static void test_laggards(void **state)
+{
+	(void)state;
+	live(LAGGARDS, 100000, 2, 2, false);
+}
+
+static void test_what_retention_drops_is_named(void **state)
+{
+	(void)state;
+	live(MOSTLY_RISING, 150000, 1, 2, true);
+	live(RANDOM, 150000, 1, 2, true);
+	live(RISING, 150000, 1, 1, true);
+	live(FALLING, 100000, 1, 3, true);
+}
+
+int main(void)
+{
+	log_set_level(LOG_LEVEL_ERROR);
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_rising),
+		cmocka_unit_test(test_mostly_rising),
+		cmocka_unit_test(test_equal_keys_keep_the_order_of_offsets),
+		cmocka_unit_test(test_random_keys),
+		cmocka_unit_test(test_falling_keys),
+		cmocka_unit_test(test_laggards),
+		cmocka_unit_test(test_what_retention_drops_is_named),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

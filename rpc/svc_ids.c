@@ -186,7 +186,8 @@ static bool take_submit(struct call *c, const struct pb_next_request *m)
 
 static bool take_may_submit(const struct take *t, const struct pb_next_request *m)
 {
-	return t->waiting == 0 || (m->sequence.n == t->name_len && (t->name_len == 0 || memcmp(m->sequence.p, t->name, t->name_len) == 0));
+	return t->waiting == 0 ||
+	       (m->sequence.n == t->name_len && (t->name_len == 0 || memcmp(m->sequence.p, t->name, t->name_len) == 0));
 }
 
 static void take_hold(struct call *c, struct span msg)

@@ -512,7 +512,7 @@ static bool part_reserve(struct native_session *ns, size_t n)
 	bufpool_put(&r->shard->pool, ns->part, before);
 	ns->part = more;
 	ns->part_cap = cap;
-	r->assembly += cap - before;
+	count_add(&r->assembly, cap - before);
 	if (likely(r->assembly <= r->opts->assembly_max || cap <= PART_FREE || ns->part_len < NATIVE_HEADER))
 		return true;
 	part_refuse(ns);
@@ -535,7 +535,7 @@ static bool part_add(struct native_session *ns, const uint8_t *p, size_t n)
 static void part_done(struct native_session *ns)
 {
 	bufpool_put(&ns->rpc->shard->pool, ns->part, ns->part_cap);
-	ns->rpc->assembly -= ns->part_cap;
+	count_add(&ns->rpc->assembly, -(uint64_t)ns->part_cap);
 	ns->part = NULL;
 	ns->part_len = ns->part_cap = 0;
 	if (!ns->draining)
@@ -583,10 +583,11 @@ static void cancel_call(struct native_call *nc)
 	call_drop(nc, GRPC_CANCELLED);
 }
 
-/* A stream that was not ended before the end of the connection's input never will be. */
+/* A stream that was not ended before the end of the connection's input never will be. Nor may an answer without an end go on: from here, a
+ * client that is gone looks like one that only has nothing more to say. */
 static void cancel_unended(struct native_call *nc)
 {
-	if (!nc->half_closed)
+	if (!nc->half_closed || nc->call.method->kind == METHOD_SERVER_STREAM)
 		cancel_call(nc);
 }
 

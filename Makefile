@@ -122,7 +122,7 @@ LINK = $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LDLIBS)
 
 # ---- sources -----------------------------------------------------------------------------------------------------------------
 
-LIB_SRC := $(filter-out rpc/ordinald.c,$(sort $(wildcard core/base/*.c core/*.c queue/*.c rpc/wire/*.c rpc/client/*.c rpc/*.c)))
+LIB_SRC := $(filter-out rpc/ordinald.c,$(sort $(wildcard core/base/*.c core/*.c queue/*.c queue/family/*.c rpc/wire/*.c rpc/client/*.c rpc/*.c)))
 TOOL_SRC := $(sort $(wildcard tools/*.c))
 PROTO := $(sort $(shell find rpc/proto -name '*.proto'))
 UNIT_SRC := $(sort $(shell find $(wildcard tests/unit tests/wire tests/sim) -name 'test_*.c' 2>/dev/null))
@@ -132,8 +132,8 @@ BENCH_SRC := $(sort $(wildcard bench/*.c bench/micro/*.c bench/macro/*.c))
 FAMILY_SRC := $(sort $(wildcard queue/family/*.c))
 FAMILY_TEST_SRC := $(sort $(wildcard tests/unit/queue/family/conform*.c))
 QUEUES_SRC := $(sort $(wildcard bench/queues/*.c)) $(FAMILY_SRC)
-OUR_SRC := $(LIB_SRC) $(sort $(wildcard tests/interop/*.c)) $(wildcard rpc/ordinald.c) $(TOOL_SRC) $(UNIT_SRC) $(TEST_LIB_SRC) $(FUZZ_SRC) $(wildcard tests/fuzz/replay.c) \
-	$(BENCH_SRC) $(QUEUES_SRC) $(FAMILY_TEST_SRC)
+OUR_SRC := $(sort $(LIB_SRC) $(wildcard tests/interop/*.c) $(wildcard rpc/ordinald.c) $(TOOL_SRC) $(UNIT_SRC) $(TEST_LIB_SRC) $(FUZZ_SRC) $(wildcard tests/fuzz/replay.c) \
+	$(BENCH_SRC) $(QUEUES_SRC) $(FAMILY_TEST_SRC))
 
 PB_SRC := $(PROTO:rpc/proto/%.proto=$(G)/%.pb-c.c)
 PB_HDR := $(PB_SRC:.c=.h)
@@ -149,7 +149,7 @@ BENCH_BIN := $(BENCH_SRC:%.c=$(B)/%) $(if $(wildcard bench/queues/*.c),$(B)/benc
 all: programs
 programs: $(if $(wildcard rpc/ordinald.c),$(B)/ordinald) $(if $(TOOL_SRC),$(B)/ordinal)
 
-$(B)/ordinald: $(O)/rpc/ordinald.o $(B)/libordinal.a
+$(B)/ordinald: $(O)/rpc/ordinald.o $(if $(findstring thread,$(SANITIZE)),$(O)/queue/family/ck_tsan.o) $(B)/libordinal.a
 $(B)/ordinal: $(TOOL_SRC:%.c=$(O)/%.o) $(B)/libordinal.a
 $(B)/bench/queues: $(QUEUES_SRC:%.c=$(O)/%.o) $(B)/libordinal.a
 $(UNIT_BIN) $(REPLAY_BIN) $(BENCH_SRC:%.c=$(B)/%): $(B)/%: $(O)/%.o

@@ -132,6 +132,11 @@ static int ids_open_sequences(struct ids *ids, const struct recovery *r)
 	return 0;
 }
 
+static bool ids_opts_has_ranges(const struct ids_opts *o)
+{
+	return o->queue == NULL || strcmp(o->queue, "ranges") == 0;
+}
+
 static const char *ids_opts_why(const struct ids_opts *o)
 {
 	if (o->shards == 0 || o->shards > IDS_SHARDS_MAX)
@@ -148,6 +153,8 @@ static const char *ids_opts_why(const struct ids_opts *o)
 		return "the number of sequences must be at least 1 and below 2^31";
 	if (o->count_max == 0)
 		return "the most IDs in one request must be at least 1";
+	if (!ids_opts_has_ranges(o) && o->rate != 0)
+		return "PRODUCER_RATE needs ID_QUEUE=ranges";
 	return NULL;
 }
 
@@ -191,6 +198,16 @@ int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, c
 	}
 	why = "out of memory, or of file descriptors";
 	rc = doorbell_init(&ids->bell);
+	if (rc == 0 && !ids_opts_has_ranges(opts)) {
+		struct singles_opts so = {.queue = opts->queue,
+					  .consumers = opts->shards,
+					  .strict = opts->order == IDS_STRICT,
+					  .depth = opts->queue_depth};
+		const char *singles_why = NULL;
+
+		rc = singles_new(&so, &ids->singles, &singles_why);
+		why = singles_why ? singles_why : why;
+	}
 	if (rc == 0)
 		rc = ids_open_sequences(ids, &r);
 	if (rc == 0)
@@ -268,6 +285,7 @@ void ids_free(struct ids *ids)
 			ids_free_port(port);
 	}
 	producer_free(ids->producer);
+	singles_free(ids->singles);
 	if (ids->bell.fd >= 0)
 		doorbell_done(&ids->bell);
 	ids_unmap(ids->sequences, ids->capacity * sizeof *ids->sequences);
@@ -320,6 +338,11 @@ const char *ids_error_text(const struct ids *ids, enum ids_error e, char *buf, s
 		break;
 	case IDS_E_EXHAUSTED:
 		snprintf(buf, cap, "the sequence has come to its end, 2^64-1");
+		break;
+	case IDS_E_SINGLES:
+		snprintf(buf, cap,
+			 "ID_QUEUE=%.32s carries single IDs of the default sequence: count must be 1, and sequence empty",
+			 ids->opts.queue);
 		break;
 	}
 	return buf;

@@ -143,6 +143,8 @@ enum ids_error view_request_named(struct ids_view *v, struct ids_wait *w, struct
 
 	if (name.n > SEQUENCE_NAME_MAX)
 		return IDS_E_NAME;
+	if (v->singles != NULL)
+		return IDS_E_SINGLES;
 	if (v->creating == 0) {
 		slot = *view_cache_line(v, name);
 		if (slot != 0 && span_eq(sequence_name(&v->sequences[slot]), name)) {

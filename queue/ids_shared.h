@@ -13,6 +13,7 @@
 #include "queue/ids.h"
 #include "queue/names.h"
 #include "queue/sequence.h"
+#include "queue/singles.h"
 
 #include <stdatomic.h>
 
@@ -70,6 +71,7 @@ struct ids {
 	struct journal *journal;
 	struct jlog *log;
 	struct producer *producer;
+	struct singles *singles; /* NULL: ranges */
 	struct doorbell bell; /* the producer's */
 	uint64_t hash_key[2]; /* one for all tables, so that a hash can travel */
 	uint32_t capacity;    /* of sequences: sequences_max, or more if more were found on disk */

@@ -20,6 +20,9 @@
  *    has seen.)
  *  - IDs are claimed in strict order only below `end`, which came through the ring after the window was durable.
  *
+ * In the comparison mode (queue/singles.h) there are no claims: requests take IDs out of a queue, and what the producer
+ * answers to a demand says only that it is worth looking again.
+ *
  * The counter is a compare-and-swap, not a fetch-and-add: an ID beyond `end` must not be taken and then wait for its
  * window, because another shard would meanwhile answer higher ones. It also lets a batch that shrinks in its callbacks
  * (a connection closed) give back what it did not use, if nobody has claimed since.
@@ -53,7 +56,13 @@ struct ids_view *ids_view_new(struct ids *ids, unsigned shard, struct doorbell *
 		goto out_free;
 	v->sequences = ids->sequences;
 	v->count_max = ids->opts.count_max;
-	v->sharded = ids->opts.order == IDS_SHARDED;
+	v->mode = ids->opts.order == IDS_SHARDED ? VIEW_SHARDED : VIEW_STRICT;
+	v->who = shard;
+	v->singles = ids->singles;
+	if (v->singles != NULL) {
+		v->mode = VIEW_SINGLES;
+		v->count_max = 1;
+	}
 	v->touched = v->later = SLOT_END;
 	port->bell = bell;
 	port->replies_tail = &port->replies;
@@ -133,7 +142,7 @@ void view_enqueue(struct ids_view *v, struct ids_wait *w, uint32_t slot, uint32_
 enum ids_error ids_view_request(struct ids_view *v, struct ids_wait *w, struct span sequence, uint32_t count)
 {
 	if (unlikely(count - 1 >= v->count_max)) /* 0 too */
-		return IDS_E_COUNT;
+		return v->singles != NULL ? IDS_E_SINGLES : IDS_E_COUNT;
 	if (sequence.n != 0)
 		return view_request_named(v, w, sequence, count);
 	enqueue(v, w, 0, count);
@@ -334,6 +343,39 @@ static void view_serve_sharded(struct ids_view *v, struct view_seq *s, const str
 		view_ask(v, s);
 }
 
+/* Each request takes its ID when its turn comes, so after it was made. */
+static void view_serve_singles(struct ids_view *v, struct view_seq *s, const struct ids_view_ops *ops, void *ctx)
+{
+	for (uint32_t n = s->waits; n > 0 && !view_seq_is_empty(s); n--) {
+		struct ids_wait *w = s->q.next;
+		uint64_t id;
+
+		if (!singles_take(v->singles, v->who, &id)) {
+			v->taken = 0;
+			if (s->final)
+				view_refuse_front(v, s, ops, ctx);
+			else
+				view_park(v, s);
+			return;
+		}
+		wait_unlink(w);
+		s->total--;
+		s->waits--;
+		s->counted -= s->counted != 0;
+		v->waiting--;
+		v->taken++;
+		stat_add(&v->stats.claims, 1);
+		stat_add(&v->stats.ids, 1);
+		ops->answer(ctx, w, id);
+	}
+	if (!view_seq_is_empty(s))
+		view_touch(v, s); /* what was requested in the answers */
+	if (v->taken >= singles_refill(v->singles)) {
+		v->taken = 0;
+		view_ask(v, s);
+	}
+}
+
 /* ---- a turn ---- */
 
 static void view_take_range(struct ids_view *v, const struct feed *f)
@@ -346,7 +388,7 @@ static void view_take_range(struct ids_view *v, const struct feed *f)
 	s->final |= f->final;
 	if (s->total != 0)
 		view_touch(v, s);
-	if (!v->sharded) {
+	if (v->mode != VIEW_SHARDED) {
 		if (end > s->end)
 			s->end = end;
 		return;
@@ -390,10 +432,12 @@ static void view_serve_touched(struct ids_view *v, const struct ids_view_ops *op
 			s->touched_next = SLOT_UNLISTED;
 			if (view_seq_is_empty(s))
 				continue;
-			if (v->sharded)
+			if (likely(v->mode == VIEW_STRICT))
+				view_serve_strict(v, s, ops, ctx);
+			else if (v->mode == VIEW_SHARDED)
 				view_serve_sharded(v, s, ops, ctx);
 			else
-				view_serve_strict(v, s, ops, ctx);
+				view_serve_singles(v, s, ops, ctx);
 		}
 	}
 }

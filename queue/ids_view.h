@@ -34,7 +34,8 @@ struct ids_view {
 	uint32_t waiting;
 	uint32_t touched; /* head of the list */
 	uint32_t later;   /* head of the list */
-	bool sharded, hungry;
+	enum { VIEW_STRICT, VIEW_SHARDED, VIEW_SINGLES } mode;
+	bool hungry;
 	bool ring; /* the producer was sent something in this turn */
 
 	/* Names (queue/ids_create.c). */
@@ -44,6 +45,11 @@ struct ids_view {
 	struct names names;
 	struct creation *bucket[VIEW_BUCKETS];
 	struct creation *later_creations, **later_creations_tail;
+
+	/* Only with ids->singles. */
+	struct singles *singles;
+	unsigned who;   /* its number as a consumer */
+	uint32_t taken; /* IDs since the last demand */
 
 	_Alignas(CACHE_LINE) struct ids_view_stats stats; /* relaxed stores, read by any thread */
 };

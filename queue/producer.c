@@ -145,6 +145,8 @@ bool producer_has_work(const struct producer *p)
 
 	if (p->failed)
 		return false;
+	if (p->singles_due)
+		return true;
 	for (unsigned i = 0; i < p->ids->opts.shards; i++) {
 		struct ids_port *port = atomic_load_explicit(&p->ids->ports[i], memory_order_acquire);
 

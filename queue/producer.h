@@ -82,6 +82,8 @@ struct producer {
 	uint64_t burst;          /* rate cap: IDs that may be released at once */
 	struct snapshot checkpoint, stand;
 	uint64_t records_since_checkpoint;
+	bool singles_due;                             /* ids->singles: there may be something to put */
+	uint64_t singles_asking[IDS_SHARDS_MAX / 64]; /* shards whose demand is not answered yet */
 
 	pthread_t thread;
 	atomic_bool stop; /* pairs: ids_stop and the loop */
@@ -120,6 +122,8 @@ void feed_demand(struct producer *p, unsigned shard, const struct demand *d);
 void feed_window_ready(struct producer *p, uint32_t slot);
 /* Releases what time has earned; tries again what did not fit before. */
 void feed_turn(struct producer *p);
+/* With ids->singles: puts what is durable into the queues, and answers who has asked. */
+void feed_singles(struct producer *p);
 /* A creation is answered. */
 void feed_creation(struct producer *p, struct ids_port *port, struct creation *c);
 /* Wakes the shards that were fed in this turn and wait for it. */

@@ -16,6 +16,8 @@
  * be served. So tokens are held back until they are enough for the shard whose turn it is, and then only that one is
  * told of them; the others cannot claim beyond the end they know, until their turn or until nobody waits.
  *
+ * singles: what is durable goes into the queues of queue/singles.h, and a shard that asks is only told to look again.
+ *
  * A shard's ring may be full (it sleeps, or is slow): then its slot is owed. Nothing is lost, as what is owed is worked
  * out from the present state when there is room. A shard that finds itself waiting while `owed` is set rings us.
  */
@@ -282,6 +284,30 @@ static uint64_t tick_sharded(struct producer *p, uint32_t slot)
 	return tick_next_ns(p, w);
 }
 
+/* ---- singles ---- */
+
+#define SINGLES_TURN 4096 /* IDs put in one turn of the producer's, at most */
+
+/* All durable IDs that the queues have room for. Whoever has asked is told to look again if there is something. */
+void feed_singles(struct producer *p)
+{
+	struct window *w = &p->windows[0];
+	uint64_t left = w->durable_end - w->released_end, n = left < SINGLES_TURN ? left : SINGLES_TURN;
+	uint64_t put = singles_put(p->ids->singles, w->released_end, n);
+	struct feed f = {.kind = FEED_RANGE};
+
+	w->released_end += put;
+	atomic_store_explicit(&p->ids->sequences[0].next, w->released_end, memory_order_relaxed);
+	p->singles_due = put == n && n < left; /* else the queues are full, or all is in them */
+	f.final = w->released_end == SEQUENCE_END;
+	for (unsigned i = 0; (put != 0 || put < n || f.final) && i < ARRAY_SIZE(p->singles_asking); i++) {
+		for (; p->singles_asking[i] != 0; p->singles_asking[i] &= p->singles_asking[i] - 1)
+			feed_push(p, 64 * i + (unsigned)__builtin_ctzll(p->singles_asking[i]), &f);
+	}
+	if (w->durable_end - w->released_end < w->size / 2 + 1)
+		window_reserve(p, 0, w->released_end, 1);
+}
+
 /* ---- what happens ---- */
 
 static void demand_strict(struct producer *p, unsigned shard, uint32_t slot, uint32_t want)
@@ -331,19 +357,25 @@ static void demand_sharded(struct producer *p, unsigned shard, uint32_t slot, ui
 
 void feed_demand(struct producer *p, unsigned shard, const struct demand *d)
 {
-	if (p->ids->opts.order == IDS_SHARDED)
+	if (p->ids->singles != NULL) {
+		bit_set(p->singles_asking, shard);
+		p->singles_due = true;
+	} else if (p->ids->opts.order == IDS_SHARDED) {
 		demand_sharded(p, shard, d->slot, d->want);
-	else if (p->ids->opts.rate)
+	} else if (p->ids->opts.rate) {
 		demand_capped(p, shard, d->slot, d->want);
-	else
+	} else {
 		demand_strict(p, shard, d->slot, d->want);
+	}
 }
 
 void feed_window_ready(struct producer *p, uint32_t slot)
 {
 	struct window *w = &p->windows[slot];
 
-	if (p->ids->opts.rate) {
+	if (p->ids->singles != NULL) {
+		p->singles_due = true;
+	} else if (p->ids->opts.rate) {
 		if (w->ticking)
 			p->tick_due_ns = w->tick_due_ns = p->now_ns;
 	} else if (p->ids->opts.order == IDS_SHARDED) {
@@ -440,6 +472,8 @@ static void feed_pay(struct producer *p, unsigned shard, struct ids_port *port)
 
 void feed_turn(struct producer *p)
 {
+	if (p->singles_due)
+		feed_singles(p);
 	if (p->now_ns >= p->tick_due_ns)
 		feed_tick(p);
 	for (unsigned i = 0; i < p->ids->opts.shards; i++) {

@@ -216,6 +216,12 @@ void producer_finish(struct producer *p)
 		return;
 	/* Windows that are not in the journal yet were not released either, and must not come after the stand. */
 	p->unsent.head = SLOT_NONE;
+	if (p->ids->singles != NULL && p->windows[0].used) {
+		struct sequence *s = &p->ids->sequences[0];
+		uint64_t back = singles_take_back(p->ids->singles, p->windows[0].released_end);
+
+		atomic_store_explicit(&s->next, back, memory_order_relaxed);
+	}
 	if (!snapshot_take(p, &p->stand, true))
 		return; /* no memory: as after an unclean stop */
 	do

@@ -15,11 +15,11 @@ INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')
 ROOMS = {
     "core/base": (),
     "core": ("core/base",),
-    "queue": ("core", "core/base"),
+    "queue": ("queue/family", "core", "core/base"),
     "queue/family": ("core/base",),
     "rpc/wire": ("core/base",),
     "rpc/client": ("rpc", "rpc/wire", "core", "core/base"),
-    "rpc": ("rpc/wire", "queue", "core", "core/base"),
+    "rpc": ("rpc/wire", "queue", "queue/family", "core", "core/base"),
     "rpc/ordinald.c": ("rpc", "rpc/wire", "queue", "core", "core/base"),
 }
 FREE = ("tests", "bench", "tools")

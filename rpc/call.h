@@ -88,6 +88,9 @@ struct rpc_opts {
 	bool tls_only;                /* cleartext is refused */
 	struct access_source *access; /* the rules; NULL: there never are any */
 	uint32_t message_max, streams_max, native_inflight_max, header_list_max, header_fields_max;
+	uint32_t continuations_max;                        /* CONTINUATION frames of a header block */
+	uint32_t resets_burst, resets_per_s;               /* HTTP/2 streams reset by the peer, or for its errors */
+	uint32_t useless_max;                              /* frames that say nothing, in 10 s */
 	uint64_t assembly_max;                             /* bytes of partly received messages on a shard */
 	uint64_t preface_ns, headers_ns, body_ns, call_ns; /* call_ns: cap on calls without a deadline; 0: none */
 };

@@ -11,14 +11,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define H2_STREAM_WINDOW (256u << 10) /* SETTINGS_INITIAL_WINDOW_SIZE that we announce */
-#define H2_CONN_WINDOW (1u << 20)     /* the connection's, raised to this by a first WINDOW_UPDATE */
-#define H2_CONTINUATIONS_MAX 8
-#define H2_USELESS_MAX 1000 /* empty DATA, PRIORITY, unknown frames, in H2_USELESS_NS */
-#define H2_USELESS_NS (10 * UINT64_C(1000000000))
-#define H2_RESETS_BURST 100 /* RST_STREAM received or provoked, and how many a second come back */
-#define H2_RESETS_PER_S 20
-#define H2_RESET_IDS 32 /* streams that we reset and whose late frames are ignored */
+#define H2_STREAM_WINDOW (256u << 10)             /* SETTINGS_INITIAL_WINDOW_SIZE that we announce */
+#define H2_CONN_WINDOW (1u << 20)                 /* the connection's, raised to this by a first WINDOW_UPDATE */
+#define H2_USELESS_NS (10 * UINT64_C(1000000000)) /* in which useless_max frames may come */
+#define H2_PROGRESS (16u << 10)                   /* bytes of a message that have to come within body_ns */
+#define H2_RESET_IDS 32                           /* streams that we reset and whose late frames are ignored */
 
 /* A growing block from the shard's pool. */
 struct h2_bytes {
@@ -84,6 +81,7 @@ struct h2_stream {
 	struct h2_bytes pend; /* DATA payload that waits for window */
 	struct h2_bytes text; /* status message for the trailers */
 	uint64_t progress_ns; /* last time that the request or the answer moved */
+	uint32_t progress;    /* bytes of the request since then */
 };
 
 enum h2_drain { H2_DRAIN_NO, H2_DRAIN_WARNED, H2_DRAIN_FINAL };
@@ -98,13 +96,14 @@ struct h2_session {
 	struct conn *conn;
 	bool preface_done, settings_got, settings_acked, ending, eof, noted;
 	uint8_t draining; /* enum h2_drain */
-	uint8_t continuations;
-	uint8_t block_flags;   /* of the HEADERS frame */
-	uint32_t block_stream; /* CONTINUATION is expected for this stream; 0: no */
-	uint32_t last_id;      /* highest stream opened by the peer */
-	uint32_t goaway_id;    /* what it was at the last GOAWAY of draining */
-	uint32_t open;         /* streams in the table */
-	uint32_t waiting;      /* streams with bytes or a service that waits for window or output room */
+	uint16_t continuations;
+	uint8_t block_flags;               /* of the HEADERS frame */
+	uint32_t block_stream;             /* CONTINUATION is expected for this stream; 0: no */
+	uint32_t last_id;                  /* highest stream opened by the peer */
+	uint32_t skipped_from, skipped_to; /* identifiers that it passed over last */
+	uint32_t goaway_id;                /* what it was at the last GOAWAY of draining */
+	uint32_t open;                     /* streams in the table */
+	uint32_t waiting;                  /* streams with bytes or a service that waits for window or output room */
 	int64_t send_window;
 	int64_t recv_window;
 	uint32_t recv_unacked;
@@ -120,6 +119,7 @@ struct h2_session {
 	struct h2_bytes part;     /* a frame cut by the end of a buffer */
 	struct h2_bytes block;    /* a header block in several frames */
 	uint64_t part_ns, block_ns, start_ns, drain_ns;
+	uint64_t read_ns; /* since when it is read again, after its output was too much */
 	uint32_t reset_tokens, useless;
 	uint64_t reset_ns, useless_ns;
 	uint32_t reset_ids[H2_RESET_IDS], reset_at;

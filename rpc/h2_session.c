@@ -98,9 +98,10 @@ void h2_conn_error(struct h2_session *s, enum h2_error code, enum conn_reason wh
 /* A token bucket: legitimate clients cancel, but not without end. */
 static bool reset_allowed(struct h2_session *s)
 {
-	uint64_t now = s->rpc->shard->now_ns, back = (now - s->reset_ns) / (NS_PER_S / H2_RESETS_PER_S);
+	const struct rpc_opts *o = s->rpc->opts;
+	uint64_t now = s->rpc->shard->now_ns, back = (now - s->reset_ns) / (NS_PER_S / o->resets_per_s);
 	if (back) {
-		s->reset_tokens = back >= H2_RESETS_BURST - s->reset_tokens ? H2_RESETS_BURST
+		s->reset_tokens = back >= o->resets_burst - s->reset_tokens ? o->resets_burst
 									    : s->reset_tokens + (uint32_t)back;
 		s->reset_ns = now;
 	}
@@ -119,7 +120,7 @@ static void useless(struct h2_session *s)
 		s->useless_ns = now;
 		s->useless = 0;
 	}
-	if (++s->useless > H2_USELESS_MAX)
+	if (++s->useless > s->rpc->opts->useless_max)
 		h2_conn_error(s, H2_ENHANCE_YOUR_CALM, CONN_R_FLOOD, "too many frames that say nothing");
 }
 
@@ -211,6 +212,10 @@ static const struct h2_head *decode(struct h2_session *s, const uint8_t *p, size
 
 static void new_stream(struct h2_session *s, uint32_t id, const struct h2_head *head, bool end)
 {
+	if (unlikely(id != s->last_id + 2)) {
+		s->skipped_from = s->last_id + 1;
+		s->skipped_to = id - 1;
+	}
 	s->last_id = id;
 	/* The client knows from GOAWAY that it was not looked at; the rest of it may be on its way. */
 	if (s->draining == H2_DRAIN_FINAL) {
@@ -246,9 +251,11 @@ static void on_block(struct h2_session *s, uint32_t id, const uint8_t *p, size_t
 	if (!head)
 		return;
 	if (!st) {
-		if (!was_reset(s, id))
-			h2_conn_error(s, H2_STREAM_CLOSED, CONN_R_PROTOCOL,
-				      "HEADERS on a closed stream, or a stream identifier that went down");
+		if (!was_reset(s, id)) {
+			bool skipped = id >= s->skipped_from && id <= s->skipped_to;
+			h2_conn_error(s, skipped ? H2_PROTOCOL_ERROR : H2_STREAM_CLOSED, CONN_R_PROTOCOL,
+				      skipped ? "a stream identifier that went down" : "HEADERS on a closed stream");
+		}
 	} else if (st->remote_end) {
 		h2_stream_error(st, H2_STREAM_CLOSED);
 	} else if (!end || head->malformed) {
@@ -316,7 +323,8 @@ static void on_headers(struct h2_session *s, const struct h2_frame *f, const uin
 
 static void on_continuation(struct h2_session *s, const struct h2_frame *f, const uint8_t *p)
 {
-	if (++s->continuations > H2_CONTINUATIONS_MAX || s->block.len + f->len > 2 * s->rpc->opts->header_list_max) {
+	if (++s->continuations > s->rpc->opts->continuations_max ||
+	    s->block.len + f->len > 2 * s->rpc->opts->header_list_max) {
 		h2_conn_error(s, H2_ENHANCE_YOUR_CALM, CONN_R_FLOOD, "a header block in too many pieces, or too long");
 		return;
 	}
@@ -763,7 +771,7 @@ static void h2_eof(struct conn *c)
 static void h2_writable(struct conn *c)
 {
 	struct h2_session *s = c->session;
-	s->block_ns = s->part_ns = s->rpc->shard->now_ns; /* it is read again only now */
+	s->read_ns = s->block_ns = s->part_ns = s->rpc->shard->now_ns; /* it is read again only now */
 	h2_streams_pump(s);
 }
 
@@ -826,7 +834,7 @@ bool h2_session_start(struct conn *c, struct rpc_shard *r)
 	s->recv_window = H2_WINDOW_DEFAULT;
 	s->peer_window = H2_WINDOW_DEFAULT;
 	s->peer_frame = H2_FRAME_SIZE_DEFAULT;
-	s->reset_tokens = H2_RESETS_BURST;
+	s->reset_tokens = r->opts->resets_burst;
 	s->reset_ns = s->useless_ns = s->start_ns = r->shard->now_ns;
 	s->timer.fire = on_timer;
 	s->access_gen = r->access_gen - 1;

@@ -393,13 +393,22 @@ void h2_stream_data(struct h2_stream *st, const uint8_t *p, uint32_t n, bool end
 		st->remote_end |= end;
 		return;
 	}
-	st->progress_ns = s->rpc->shard->now_ns;
+	/* A long message may take its time as long as it moves; a byte now and then is no move. */
+	st->progress += n;
+	if (st->progress >= H2_PROGRESS || (st->prefix_len == 0 && !wants_one_message(st))) {
+		st->progress = 0;
+		st->progress_ns = s->rpc->shard->now_ns;
+	}
 	h2_watch(s);
 	bool gone = false;
 	uint32_t used = st->held.len > st->held.at ? 0 : feed(st, p, n, &gone);
 	h2_credit(s, used);
 	if (gone)
 		return;
+	if (st->prefix_len > 0 && st->msg.len < n) { /* this one has begun with these bytes */
+		st->progress = 0;
+		st->progress_ns = s->rpc->shard->now_ns;
+	}
 	credit_stream(st, used);
 	if (used < n && !h2_bytes_add(s->rpc, &st->held, p + used, n - used)) {
 		conn_abort(s->conn, CONN_R_MEMORY);
@@ -422,6 +431,7 @@ static void h2_resume(struct call *c)
 	if (!st->paused)
 		return;
 	st->paused = false;
+	st->progress_ns = s->rpc->shard->now_ns; /* the rest has its time from here */
 	bool gone = false;
 	if (st->held.len > st->held.at) {
 		/* The bytes are out of the stream's hands while they are handled: the stream may go meanwhile. */
@@ -564,8 +574,10 @@ static bool awaits_request(const struct h2_stream *st)
 static void check_one(struct h2_stream *st, void *ctx)
 {
 	struct h2_session *s = st->session;
-	uint64_t still = s->rpc->shard->now_ns - st->progress_ns;
-	if (awaits_request(st) && still >= s->rpc->opts->body_ns) {
+	uint64_t now = s->rpc->shard->now_ns, still = now - st->progress_ns;
+	/* While we do not read, that nothing comes is no fault of the peer's. */
+	bool read = !s->conn->choked && now - s->read_ns >= s->rpc->opts->body_ns;
+	if (read && awaits_request(st) && still >= s->rpc->opts->body_ns) {
 		fail(st, GRPC_DEADLINE_EXCEEDED, "the request did not come within BODY_TIMEOUT_MS");
 	} else if (st->end_pending && still >= s->rpc->shard->opts->stall_ns) {
 		uint32_t id = st->id;

@@ -37,6 +37,10 @@ static struct rpc_opts rpc_opts = {
 	.header_fields_max = 100,
 	.assembly_max = 256 << 20,
 	.preface_ns = 5 * NS_PER_S,
+	.continuations_max = 8,
+	.resets_burst = 100,
+	.resets_per_s = 20,
+	.useless_max = 1000,
 	.headers_ns = 5 * NS_PER_S,
 	.body_ns = 60 * NS_PER_S,
 };

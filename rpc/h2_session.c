@@ -754,9 +754,10 @@ static void on_timer(struct timer *t, void *ctx)
 
 /* The connection's events. */
 
+/* Requests that will never be complete; and answers without an end, such as subscriptions, whose client can open no window any more. */
 static void kill_unended(struct h2_stream *st, void *ctx)
 {
-	if (!st->remote_end)
+	if (!st->remote_end || st->call.method->kind == METHOD_SERVER_STREAM)
 		h2_stream_kill(st);
 }
 

@@ -2,7 +2,6 @@
  * The very first connection is made once: a wrong address is told immediately. Main thread. */
 #include "tools/dial.h"
 #include "tools/tool.h"
-#include "tools/tool.h"
 
 #include "core/base/clock.h"
 #include "core/ring.h"
@@ -54,7 +53,6 @@ static int connect_now(struct dial *d)
 {
 	struct channel_opts o = {.protocol = d->opts.protocol,
 				 .authority = d->opts.server,
-				 .token = tool_token(),
 				 .token = tool_token(),
 				 .calls_max = 4,
 				 .message_max = d->opts.message_max};

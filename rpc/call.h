@@ -120,6 +120,8 @@ struct rpc_shard {
 	uint32_t access_gen;   /* of the source; read by anybody */
 	void *ids;             /* the services' own state, one field each */
 	void *feed;
+	void *workers; /* NULL: all requests run to completion here */
+	void *bench;
 };
 
 /* Shard thread. 0 or -ENOMEM. Done: after that thread has ended. */

@@ -11,6 +11,7 @@ enum method_number {
 	METHOD_FEED_PUBLISH = 3,
 	METHOD_FEED_PUBLISH_MANY = 4,
 	METHOD_FEED_SUBSCRIBE = 5,
+	METHOD_BENCH_ECHO = 6, /* only with BENCH_SERVICE */
 	METHOD_COUNT /* one above the last; number 0 is no method */
 };
 
@@ -28,6 +29,8 @@ static inline struct span method_path(unsigned method)
 		return SPAN_LIT("/ordinal.v1.Feed/PublishMany");
 	case METHOD_FEED_SUBSCRIBE:
 		return SPAN_LIT("/ordinal.v1.Feed/Subscribe");
+	case METHOD_BENCH_ECHO:
+		return SPAN_LIT("/ordinal.bench.v1.Bench/Echo");
 	default:
 		return (struct span){0, 0};
 	}

@@ -55,16 +55,21 @@ struct svc_ids {
 	uint32_t order;    /* in every reply */
 };
 
-static void refuse(struct call *c, enum ids_error e)
+enum grpc_status svc_ids_status(enum ids_error e)
 {
 	static const enum grpc_status status[] = {
 		[IDS_E_COUNT] = GRPC_RESOURCE_EXHAUSTED,     [IDS_E_NAME] = GRPC_INVALID_ARGUMENT,
 		[IDS_E_LIMIT] = GRPC_RESOURCE_EXHAUSTED,     [IDS_E_UNKNOWN] = GRPC_NOT_FOUND,
-		[IDS_E_EXHAUSTED] = GRPC_RESOURCE_EXHAUSTED,
+		[IDS_E_EXHAUSTED] = GRPC_RESOURCE_EXHAUSTED, [IDS_E_SINGLES] = GRPC_FAILED_PRECONDITION,
 	};
+	return status[e];
+}
+
+static void refuse(struct call *c, enum ids_error e)
+{
 	char text[256];
 	const struct svc_ids *s = c->rpc->ids;
-	call_finish_text(c, status[e], "%s", ids_error_text(s->ids, e, text, sizeof text));
+	call_finish_text(c, svc_ids_status(e), "%s", ids_error_text(s->ids, e, text, sizeof text));
 }
 
 static bool parse(struct call *c, struct span msg, struct pb_next_request *ret)

@@ -16,6 +16,8 @@ void svc_ids_stop(struct rpc_shard *r);
 void svc_ids_turn(struct rpc_shard *r);
 /* Whether another thread has put something there to look at. */
 bool svc_ids_pending(struct rpc_shard *r);
+/* How a call ends that is refused with `e`. Any thread. */
+enum grpc_status svc_ids_status(enum ids_error e);
 const struct ids_view *svc_ids_view(const struct rpc_shard *r);
 
 #endif

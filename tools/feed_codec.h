@@ -67,23 +67,39 @@ enum feed_crc feed_frame_crc(struct span msg);
 
 /* What a fast reader wants to know of a frame. */
 struct feed_lean {
-	uint64_t seq_no, offset;
-	const uint8_t *timestamp; /* its varint; NULL: 0 */
+	const uint8_t *seq_no, *timestamp; /* their varints, whole; NULL: 0 */
+	uint64_t offset;
 	struct span payload;
 };
 
-/* A varint of at most 8 bytes at *p; reads 8 bytes. False: longer. */
-static inline bool feed_varint8(const uint8_t **p, uint64_t *ret)
+/* The 7-bit groups of up to 8 bytes of a varint, joined. */
+static inline uint64_t feed_varint_join(uint64_t x)
 {
-	uint64_t x = load_le64(*p), stop = ~x & UINT64_C(0x8080808080808080);
-	if (unlikely(stop == 0))
-		return false;
-	*p += (__builtin_ctzll(stop) >> 3) + 1;
-	x &= (stop ^ (stop - 1)) & UINT64_C(0x7f7f7f7f7f7f7f7f);
+	x &= UINT64_C(0x7f7f7f7f7f7f7f7f);
 	x = (x & UINT64_C(0x007f007f007f007f)) | (x & UINT64_C(0x7f007f007f007f00)) >> 1;
 	x = (x & UINT64_C(0x00003fff00003fff)) | (x & UINT64_C(0x3fff00003fff0000)) >> 2;
-	*ret = (x & UINT64_C(0x0fffffff)) | (x & UINT64_C(0x0fffffff00000000)) >> 4;
-	return true;
+	return (x & UINT64_C(0x0fffffff)) | (x & UINT64_C(0x0fffffff00000000)) >> 4;
+}
+
+/* A varint at *p, which is moved past it; reads 10 bytes, whatever its length. False: longer than that. */
+static inline bool feed_varint(const uint8_t **p, uint64_t *ret)
+{
+	uint64_t x = load_le64(*p), stop = ~x & UINT64_C(0x8080808080808080);
+	if (likely(stop != 0)) {
+		*p += (__builtin_ctzll(stop) >> 3) + 1;
+		*ret = feed_varint_join(x & (stop ^ (stop - 1)));
+		return true;
+	}
+	uint64_t high = (*p)[8];
+	*ret = feed_varint_join(x) | high << 56;
+	if (high < 0x80) {
+		*p += 9;
+		return true;
+	}
+	high = (*p)[9];
+	*ret = (*ret & ~(UINT64_C(1) << 63)) | high << 63;
+	*p += 10;
+	return high < 0x80;
 }
 
 /* Moves *p past a varint of at most 10 bytes; reads 10 bytes. */
@@ -111,16 +127,20 @@ static inline bool feed_lean_get(const uint8_t *p, size_t n, struct feed_lean *r
 	uint64_t len;
 	if (unlikely(n < FEED_CRC_BYTES + 4))
 		return false;
-	ret->seq_no = 0;
+	ret->seq_no = NULL;
 	if (likely(*p == 0x08)) {
-		p++;
-		if (unlikely(!feed_varint8(&p, &ret->seq_no)))
+		ret->seq_no = ++p;
+		if (unlikely(!feed_varint_skip(&p)))
 			return false;
 	}
 	if (unlikely(p >= end || *p != 0x12))
 		return false;
-	p++;
-	if (unlikely(!feed_varint8(&p, &len) || p > end || len > (uint64_t)(end - p)))
+	len = *++p;
+	if (likely(len < 0x80))
+		p++;
+	else if (unlikely(!feed_varint(&p, &len)))
+		return false;
+	if (unlikely(p > end || len > (uint64_t)(end - p)))
 		return false;
 	ret->payload = (struct span){p, len};
 	p += len;
@@ -133,7 +153,7 @@ static inline bool feed_lean_get(const uint8_t *p, size_t n, struct feed_lean *r
 	if (unlikely(p >= end || *p != 0x20))
 		return false;
 	p++;
-	if (unlikely(!feed_varint8(&p, &ret->offset)))
+	if (unlikely(!feed_varint(&p, &ret->offset)))
 		return false;
 	return p == end && *end == FEED_TAG_CRC;
 }

@@ -1,5 +1,5 @@
-/* What the files of `ordinal load` share: cmd_load.c (options, threads, live line), load_worker.c (the loop of one thread), load_report.c
- * (the end). load_check.c stands alone. */
+/* What the files of `ordinal load` share: load_options.c, cmd_load.c (threads, phases, live line), load_worker.c (the loop of a thread that makes calls),
+ * load_report.c and load_report_feed.c (the end). load_check.c stands alone, as do the subscribers: subs.h. */
 #ifndef ORDINAL_TOOLS_LOAD_H
 #define ORDINAL_TOOLS_LOAD_H
 
@@ -8,7 +8,9 @@
 #include "rpc/client/address.h"
 #include "rpc/client/channel.h"
 #include "rpc/wire/grpc.h"
+#include "tools/feed_codec.h"
 #include "tools/load_check.h"
+#include "tools/subs.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -18,19 +20,37 @@
 #define LOAD_THREADS_MAX 256
 #define LOAD_CPUS_MAX 1024
 
+enum load_kind { LOAD_IDS, LOAD_PUBLISH, LOAD_FANOUT, LOAD_SUBSCRIBE };
+/* seq_no of what is published: the same for all, or each publisher's own, rising. */
+enum load_seq { LOAD_SEQ_AUTO, LOAD_SEQ_SAME, LOAD_SEQ_RISING };
+
 struct load_opts {
 	const char *server, *token;
 	struct address address;
 	enum channel_protocol protocol;
-	unsigned method; /* METHOD_IDS_NEXT or METHOD_IDS_TAKE */
+	enum load_kind kind;
+	unsigned method; /* of the calls that the workers make */
+	bool streaming;  /* that method is one long call a connection */
 	struct span sequence;
-	uint32_t count; /* IDs in a call */
-	uint32_t connections, depth, threads;
-	uint64_t duration_ns; /* of measuring; UINT64_MAX: until `requests` are done */
-	uint64_t requests;    /* calls to measure; 0: no limit */
+	uint32_t count;                       /* IDs in a call */
+	uint32_t connections, depth, threads; /* threads 0: no calls (LOAD_SUBSCRIBE) */
+	uint64_t duration_ns;                 /* of measuring; UINT64_MAX: until `requests` are done */
+	uint64_t requests;                    /* calls to measure; 0: no limit */
 	uint64_t warmup_ns;
 	double rate;         /* calls/s in all, open loop; 0: closed loop */
 	uint64_t timeout_ns; /* of each call; 0: none */
+	/* Frames. */
+	struct span stream;
+	uint32_t size; /* bytes of a payload */
+	enum load_seq seq;
+	uint64_t seq_base; /* the lowest seq_no of this run */
+	uint64_t run;      /* load_stamp.h */
+	uint64_t since;    /* LOAD_SUBSCRIBE */
+	uint32_t subscribers, sub_threads;
+	enum feed_slow slow;
+	enum subs_verify verify;
+	uint32_t lag; /* frames that publishers may be ahead of the slowest subscriber, closed loop; 0: no matter */
+	bool duration_given, protocol_given;
 	bool json, live;
 	int cpus[LOAD_CPUS_MAX]; /* thread i runs on cpus[i % cpus_n] */
 	unsigned cpus_n;         /* 0: not pinned */
@@ -49,6 +69,10 @@ struct load {
 	/* The highest ID in any reply that any worker has received. A worker raises it after the replies of a loop turn, and reads it before the
 	 * requests of the turn are sent: what it reads was received before. Acquire and release are not needed for one number. */
 	_Alignas(CACHE_LINE) atomic_uint_fast64_t highest;
+	/* LOAD_FANOUT: frames that have been started, in all. */
+	_Alignas(CACHE_LINE) atomic_uint_fast64_t issued;
+	struct subs subs;
+	uint64_t *acked; /* of each publisher: written by the worker that has it, read when it has ended */
 };
 
 #define LOAD_STATUS_OTHER GRPC_STATUS_COUNT /* codes beyond gRPC's */
@@ -56,7 +80,7 @@ struct load {
 /* What one worker counts: written by it alone with hist_bump, read by the main thread at any time. */
 struct load_counts {
 	struct hist latency;   /* ns, of every measured call that was answered, whatever the answer */
-	uint64_t calls, items; /* measured calls that ended; IDs that they brought */
+	uint64_t calls, items; /* measured calls that ended; IDs that they brought, or frames */
 	uint64_t by_status[LOAD_STATUS_OTHER + 1];
 	uint64_t unprocessed;     /* calls that a leaving server gave back untouched, and no other took */
 	uint64_t unsent;          /* open loop: calls that were due and never sent */
@@ -69,15 +93,17 @@ struct load_worker {
 	struct load *load;
 	unsigned number;
 	uint32_t connections;
+	uint32_t publisher_first; /* number of its first connection */
 	pthread_t thread;
 	_Alignas(CACHE_LINE) struct load_counts counts;
 	/* Read by the main thread after the worker has ended (or has set load->failed). */
 	uint64_t ended_ns, cpu_ns;
-	uint32_t depth; /* in flight on each connection: less than asked for if the server allows less */
-	uint32_t gone;  /* connections that could not be had again */
-	bool sharded;   /* a reply said so */
-	int err;        /* why it stopped early, if not for lack of connections */
-	char why[256];  /* of the first connection that failed or was lost */
+	uint32_t depth;      /* in flight on each connection: less than asked for if the server allows less */
+	uint32_t gone;       /* connections that could not be had again */
+	bool sharded;        /* a reply said so */
+	unsigned durability; /* as replies said */
+	int err;             /* why it stopped early, if not for lack of connections */
+	char why[256];       /* of the first connection that failed or was lost */
 };
 
 /* Thread body; arg is a struct load_worker. */
@@ -89,9 +115,33 @@ struct load_totals {
 	uint64_t elapsed_ns, cpu_ns;
 	uint32_t depth, gone;
 	bool sharded;
+	unsigned durability;
 	const char *why; /* of the first loss, or NULL */
+	/* LOAD_FANOUT, LOAD_SUBSCRIBE */
+	struct subs_counts subs;
+	struct subs_result subs_result;
+	uint64_t subs_elapsed_ns;
 };
 /* Prints the report on standard output. Returns whether no call failed and the check holds. */
 bool load_report(const struct load_opts *o, const struct load_totals *t);
+
+/* load_options.c: 0; TOOL_USAGE after a line on standard error; or -1 after --help. */
+int load_read_options(struct load_opts *o, int argc, char **argv);
+
+/* load_report_feed.c: likewise, of subscribers. */
+bool load_report_feed(const struct load_opts *o, const struct load_totals *t);
+
+/* Shared by the reports. */
+#define LOAD_QUANTILES 6
+struct load_quantile {
+	const char *json, *text;
+	double q;
+};
+extern const struct load_quantile load_quantiles[LOAD_QUANTILES];
+void load_json_latency(const struct hist *h); /* "latency_us":{…} */
+void load_text_latency(const char *head, const struct hist *h);
+void load_json_statuses(const struct load_counts *c); /* "by_status":{…} */
+uint64_t load_errors(const struct load_counts *c);
+double load_per_second(uint64_t n, uint64_t elapsed_ns);
 
 #endif

@@ -11,7 +11,10 @@
  * take: one long call a connection, `depth` messages on it unanswered; answers come in order, so slots queue up in a ring.
  *
  * A connection that drains (GOAWAY) finishes its calls and is then made again; one that cannot be made again is gone, and the worker ends when all are.
- * A call that the server says it has not looked at is sent again elsewhere, or counted as unprocessed, never as an error. */
+ * A call that the server says it has not looked at is sent again elsewhere, or counted as unprocessed, never as an error.
+ *
+ * Publishing is the same with other messages: an answer's offset is judged as an ID is. Each connection is a publisher, and stamps its
+ * frames (load_stamp.h); in a fan-out, publishers keep to what the subscribers have got. */
 #include "tools/load.h"
 
 #include "core/base/clock.h"
@@ -19,6 +22,7 @@
 #include "rpc/client/client.h"
 #include "rpc/methods.h"
 #include "rpc/wire/pb.h"
+#include "tools/load_stamp.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -27,6 +31,7 @@
 #include <string.h>
 
 #define IDLE_WAIT_NS (20 * NS_PER_MS) /* looks at the phase at least this often */
+#define AHEAD_WAIT_NS (NS_PER_MS / 2) /* likewise, while waiting for subscribers */
 #define GRACE_NS (5 * NS_PER_S)       /* for calls in flight at the end, if they have no timeout */
 enum { STRIKES_MAX = 3 };             /* connections in a row that end without having answered a call */
 
@@ -36,9 +41,10 @@ struct load_call {
 	uint64_t floor_here;
 	struct load_conn *conn;
 	bool measured;
-	bool again;   /* given back unprocessed: due_ns stands */
-	bool bad;     /* the answer was no NextReply */
-	uint32_t got; /* IDs */
+	bool again;      /* given back unprocessed: due_ns stands */
+	bool bad;        /* the answer was no NextReply */
+	uint32_t got;    /* IDs, or 1 for a frame */
+	uint64_t number; /* of its publisher's frames */
 };
 
 enum conn_state { CONN_CONNECTING, CONN_OPEN, CONN_DRAINING, CONN_CLOSED /* to be made again */, CONN_DEAD };
@@ -47,9 +53,11 @@ struct load_conn {
 	struct worker *w;
 	struct channel *channel;
 	enum conn_state state;
-	unsigned strikes;          /* ends since the last answered call */
-	uint64_t highest;          /* ID received on it */
-	struct load_call *calls;   /* depth of them */
+	unsigned strikes;        /* ends since the last answered call */
+	uint64_t highest;        /* ID received on it */
+	struct load_call *calls; /* depth of them */
+	uint32_t publisher;
+	uint64_t published;        /* frames sent */
 	struct load_call **parked; /* slots that wait until the connection can take a call */
 	uint32_t parked_n;
 	/* take */
@@ -80,6 +88,8 @@ struct worker {
 	struct check_seen seen;
 	uint8_t *request;
 	size_t request_n;
+	uint8_t *payload; /* in `request`; NULL: not publishing */
+	uint64_t rounded; /* LOAD_FANOUT: frames started in this turn, not told yet */
 };
 
 static void idle_push(struct worker *w, struct load_call *call)
@@ -137,17 +147,32 @@ static void check_reply(struct worker *w, struct load_call *call, const struct p
 		check_seen_range(&w->seen, r->first, r->count);
 }
 
+/* What was given: IDs, or an offset. */
+static int reply_get(struct worker *w, struct span msg, struct pb_next_reply *ret)
+{
+	struct feed_publish_reply r;
+	if (!w->payload)
+		return pb_next_reply_get(msg, ret);
+	if (feed_publish_reply_get(msg, &r))
+		return -EBADMSG;
+	w->pub->durability = r.durability;
+	*ret = (struct pb_next_reply){.first = r.offset, .count = r.offset != 0 && !r.duplicate};
+	return 0;
+}
+
 static void on_reply(void *ctx, struct span msg)
 {
 	struct load_call *call = ctx;
 	struct worker *w = call->conn->w;
 	struct pb_next_reply r;
-	if (unlikely(call->got || pb_next_reply_get(msg, &r) || r.count == 0 || r.count > w->o->count ||
+	if (unlikely(call->got || reply_get(w, msg, &r) || r.count == 0 || r.count > w->o->count ||
 		     r.first > UINT64_MAX - (r.count - 1))) {
 		call->bad = true;
 		return;
 	}
 	call->got = r.count;
+	if (w->payload)
+		hist_bump(&w->load->acked[call->conn->publisher], 1);
 	if (unlikely(r.order != 0))
 		w->pub->sharded = true;
 	check_reply(w, call, &r);
@@ -224,12 +249,26 @@ static const struct channel_call_ops take_ops = {.message = on_take_reply, .done
 
 /* ---- requests ---- */
 
-static int start_take(struct worker *w, struct load_conn *conn, struct load_call *call)
+/* The request of a call; of a frame, with its stamp. */
+static struct span request_of(struct worker *w, struct load_call *call)
 {
-	struct span request = {w->request, w->request_n};
+	const struct load_opts *o = w->o;
+	size_t n = w->request_n;
+	if (w->payload) {
+		struct load_stamp s = {call->conn->publisher, call->number, call->due_ns};
+		uint64_t seq_no = o->seq_base + (o->seq == LOAD_SEQ_RISING ? call->number : 0);
+		load_stamp_put(w->payload, o->run, &s);
+		w->request[n++] = 0x10; /* seq_no; any order of fields will do, and here the payload keeps its place */
+		n += pb_put_varint(w->request + n, seq_no);
+	}
+	return (struct span){w->request, n};
+}
+
+static int start_take(struct worker *w, struct load_conn *conn, struct load_call *call, struct span request)
+{
 	int r = conn->streaming ? channel_call_send(conn->channel, conn->stream, request, CHANNEL_MORE)
-				: channel_call(conn->channel, METHOD_IDS_TAKE, request, 0, CHANNEL_MORE, &take_ops,
-					       conn, &conn->stream);
+				: channel_call(conn->channel, w->o->method, request, 0, CHANNEL_MORE, &take_ops, conn,
+					       &conn->stream);
 	if (r)
 		return r;
 	conn->streaming = true;
@@ -246,32 +285,49 @@ static bool start(struct worker *w, struct load_call *call, uint64_t due_ns, uin
 		park(w, call);
 		return false;
 	}
-	if (likely(!call->again))
+	if (likely(!call->again)) {
 		call->due_ns = due_ns;
+		call->number = conn->published;
+	}
 	call->floor = floor;
 	call->floor_here = conn->highest;
 	call->got = 0;
 	call->bad = false;
-	int r = w->o->method == METHOD_IDS_TAKE
-			? start_take(w, conn, call)
-			: channel_call(conn->channel, METHOD_IDS_NEXT, (struct span){w->request, w->request_n},
-				       w->o->timeout_ns, 0, &unary_ops, call, NULL);
+	struct span request = request_of(w, call);
+	int r = w->o->streaming ? start_take(w, conn, call, request)
+				: channel_call(conn->channel, w->o->method, request, w->o->timeout_ns, 0, &unary_ops,
+					       call, NULL);
 	if (unlikely(r)) {
 		/* -EAGAIN: the server has lowered its limit, and `complete` unparks. Else the connection is about to close. */
 		park(w, call);
 		return false;
 	}
-	if (likely(!call->again))
+	if (likely(!call->again)) {
 		call->measured = w->phase == LOAD_MEASURE;
+		conn->published++;
+		w->rounded++;
+	}
 	call->again = false;
 	w->in_flight++;
 	return true;
 }
 
+/* How many frames may be started in this turn, so that publishers do not run away from subscribers. */
+static uint64_t room_ahead(const struct worker *w)
+{
+	if (w->o->kind != LOAD_FANOUT || w->o->lag == 0)
+		return UINT64_MAX;
+	uint64_t least = subs_least(&w->load->subs);
+	uint64_t issued = atomic_load_explicit(&w->load->issued, memory_order_relaxed);
+	if (issued < least || issued - least < w->o->lag)
+		return issued < least ? w->o->lag : w->o->lag - (issued - least);
+	return 0;
+}
+
 static void issue_closed(struct worker *w, uint64_t now, uint64_t floor)
 {
-	uint64_t allowed = w->phase == LOAD_MEASURE ? w->left : UINT64_MAX;
-	for (uint32_t n = w->idle_n; n > 0 && allowed > 0; n--) {
+	uint64_t allowed = w->phase == LOAD_MEASURE ? w->left : UINT64_MAX, room = room_ahead(w);
+	for (uint32_t n = w->idle_n; n > 0 && allowed > 0 && w->rounded < room; n--) {
 		struct load_call *call = idle_pop(w);
 		bool fresh = !call->again;
 		if (start(w, call, now, floor) && fresh)
@@ -308,11 +364,18 @@ static uint64_t issue_open(struct worker *w, uint64_t now, uint64_t floor)
 static uint64_t issue(struct worker *w)
 {
 	uint64_t now = clock_mono_ns();
-	uint64_t floor = atomic_load_explicit(&w->load->highest, memory_order_relaxed);
+	uint64_t floor = atomic_load_explicit(&w->load->highest, memory_order_relaxed), wait = IDLE_WAIT_NS;
+	w->rounded = 0;
 	if (w->o->rate > 0)
-		return issue_open(w, now, floor);
-	issue_closed(w, now, floor);
-	return IDLE_WAIT_NS;
+		wait = issue_open(w, now, floor);
+	else
+		issue_closed(w, now, floor);
+	if (w->o->kind == LOAD_FANOUT) {
+		atomic_fetch_add_explicit(&w->load->issued, w->rounded, memory_order_relaxed);
+		if (w->o->lag && w->o->rate == 0 && w->idle_n > 0 && wait > AHEAD_WAIT_NS)
+			wait = AHEAD_WAIT_NS; /* the subscribers' progress wakes nobody */
+	}
+	return wait;
 }
 
 /* ---- connections ---- */
@@ -324,7 +387,7 @@ static void on_opened(void *ctx, struct channel *ch)
 	uint32_t limit = channel_calls_limit(ch);
 	conn->state = CONN_OPEN;
 	w->open++;
-	if (w->phase == LOAD_CONNECT && w->o->method == METHOD_IDS_NEXT && limit < w->pub->depth)
+	if (w->phase == LOAD_CONNECT && !w->o->streaming && limit < w->pub->depth)
 		w->pub->depth = limit;
 	unpark(w, conn);
 }
@@ -433,6 +496,33 @@ static int worker_fail(struct worker *w, int err, const char *why)
 	return w->pub->err = err;
 }
 
+/* What all requests have in common. */
+static int request_init(struct worker *w)
+{
+	const struct load_opts *o = w->o;
+	if (o->kind == LOAD_IDS) {
+		size_t room = o->sequence.n + 2 * PB_VARINT_MAX + 2;
+		w->request = malloc(room);
+		if (!w->request)
+			return -ENOMEM;
+		w->request_n = pb_next_request_put(w->request, room, o->sequence, o->count == 1 ? 0 : o->count);
+		return 0;
+	}
+	w->request = malloc(o->stream.n + o->size + FEED_PUBLISH_OVERHEAD);
+	uint8_t *filler = calloc(1, o->size);
+	if (!w->request || !filler) {
+		free(filler);
+		return -ENOMEM;
+	}
+	for (uint32_t i = 0; i < o->size; i++)
+		filler[i] = (uint8_t)('a' + i % 26);
+	struct feed_publish m = {.stream = o->stream, .payload = {filler, o->size}};
+	w->request_n = feed_publish_put(w->request, &m);
+	w->payload = w->request + w->request_n - o->size; /* the last field */
+	free(filler);
+	return 0;
+}
+
 static int worker_init(struct worker *w)
 {
 	const struct load_opts *o = w->o;
@@ -443,14 +533,13 @@ static int worker_init(struct worker *w)
 	w->conns = calloc(connections, sizeof *w->conns);
 	w->idle = calloc(slots, sizeof(*w->idle));
 	w->idle_mask = (uint32_t)(slots - 1);
-	w->request = malloc(o->sequence.n + 2 * PB_VARINT_MAX + 2);
-	if (!w->conns || !w->idle || !w->request)
+	if (!w->conns || !w->idle || request_init(w))
 		return worker_fail(w, -ENOMEM, "not enough memory");
-	w->request_n = pb_next_request_put(w->request, o->sequence.n + 2 * PB_VARINT_MAX + 2, o->sequence,
-					   o->count == 1 ? 0 : o->count);
-	for (uint32_t i = 0; i < connections; i++)
+	for (uint32_t i = 0; i < connections; i++) {
 		if (conn_init(w, &w->conns[i]))
 			return worker_fail(w, -ENOMEM, "not enough memory");
+		w->conns[i].publisher = w->pub->publisher_first + i;
+	}
 	struct ring_params ring = {.entries = 1024, .cq_entries = 16384, .bufs = 512, .buf_size = 16384};
 	int r = ring_init(&ring, &w->ring);
 	if (r)

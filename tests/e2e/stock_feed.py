@@ -93,15 +93,16 @@ class StockFeed:
                 context.abort(grpc.StatusCode.UNAVAILABLE, "broken")
             yield reply
 
-    def _bytes(self, **fields):
-        frame = self.pb.Frame(**fields)
+    @staticmethod
+    def encode(frame):
         data = frame.SerializeToString()
-        data += b"\x7d" + crc32c(data).to_bytes(4, "little")
-        return self.spoil(frame, data)
+        return data + b"\x7d" + crc32c(data).to_bytes(4, "little")
 
     def _data(self, frame):
-        return self._bytes(seq_no=frame.seq_no, payload=frame.payload, timestamp=frame.timestamp, offset=frame.offset,
-                           publisher=frame.publisher, publisher_seq=frame.publisher_seq)
+        return self.spoil(frame, self.encode(frame))
+
+    def _mark(self, mark, offset):
+        return self._data(self.pb.Frame(mark=mark, offset=offset))
 
     def _subscribe(self, request, context):
         self.asked.append(request)
@@ -123,7 +124,7 @@ class StockFeed:
                 yield self._data(frame)
                 self.publish_while(n)
         if at >= edge:
-            yield self._bytes(mark="MARK_CAUGHT_UP", offset=edge)
+            yield self._mark("MARK_CAUGHT_UP", edge)
         while context.is_active():
             with self.cond:
                 while at >= len(self.frames) and not self.going_away and context.is_active():
@@ -135,5 +136,5 @@ class StockFeed:
                 if frame.seq_no >= since:
                     yield self._data(frame)
                 if request.resume_offset and frame.offset == edge:
-                    yield self._bytes(mark="MARK_CAUGHT_UP", offset=edge)
-        yield self._bytes(mark="MARK_GOING_AWAY", offset=at + 1)
+                    yield self._mark("MARK_CAUGHT_UP", edge)
+        yield self._mark("MARK_GOING_AWAY", at + 1)

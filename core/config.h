@@ -54,6 +54,13 @@ void config_help(FILE *f);
 unsigned config_changes(const struct config *from, const struct config *to,
 			void (*changed)(void *ctx, const struct config_option *o), void *ctx);
 
+/* Takes the values of all live options over; `to` keeps its strings (no live option is one, which is asserted). */
+void config_take_live(struct config *to, const struct config *from);
+/* The value of a runtime option as a file has it, for people: 5000, y, "text". Returns buf. */
+const char *config_value(const struct config *c, const struct config_option *o, char *buf, size_t cap);
+/* Prints the assignments that differ from the defaults, each with the default and when a change takes effect. Returns how many, or -ENOMEM. */
+int config_diff(const struct config *c, FILE *f);
+
 /* Splits LISTEN. `ret_host` has no brackets and `cap` bytes of room. 0, or -EINVAL: not HOST:PORT. */
 int config_listen_split(const char *listen, char *ret_host, size_t cap, uint16_t *ret_port);
 

@@ -51,7 +51,7 @@ void shard_add_hook(struct shard *s, const struct shard_hook *h)
 static void accept_arm(struct shard *s, unsigned i)
 {
 	ring_accept(s->ring, s->listeners[i], ring_tag(i, 0, SHARD_OP_ACCEPT));
-	s->accepts_armed++;
+	s->accepts_armed |= UINT64_C(1) << i;
 }
 
 static void on_accept_timer(struct timer *t, void *ctx)
@@ -59,8 +59,10 @@ static void on_accept_timer(struct timer *t, void *ctx)
 	struct shard *s = ctx;
 	if (s->draining)
 		return;
-	while (s->accepts_armed < s->listener_count)
-		accept_arm(s, s->accepts_armed);
+	for (unsigned i = 0; i < s->listener_count; i++) {
+		if (!(s->accepts_armed & UINT64_C(1) << i))
+			accept_arm(s, i);
+	}
 }
 
 void shard_refuse(struct shard *s, int fd)
@@ -106,7 +108,7 @@ static void place(struct shard *s, int fd)
 void shard_adopt(struct shard *s, int fd)
 {
 	atomic_fetch_sub_explicit(&s->conns_coming, 1, memory_order_relaxed);
-	if (s->draining)
+	if (s->draining && !s->opts->listeners_kept)
 		close(fd);
 	else
 		conn_open(s, fd);
@@ -114,10 +116,13 @@ void shard_adopt(struct shard *s, int fd)
 
 static void on_accept(struct shard *s, const struct ring_event *ev)
 {
+	unsigned i = ring_tag_slot(ev->tag);
 	if (!(ev->flags & RING_EV_MORE))
-		s->accepts_armed--;
+		s->accepts_armed &= ~(UINT64_C(1) << i);
 	if (ev->res >= 0) {
-		if (s->draining)
+		if (s->draining && s->opts->listeners_kept)
+			conn_open(s, ev->res); /* the others may have ended */
+		else if (s->draining)
 			close(ev->res);
 		else
 			place(s, ev->res);
@@ -130,8 +135,8 @@ static void on_accept(struct shard *s, const struct ring_event *ev)
 		}
 		return;
 	}
-	if (!(ev->flags & RING_EV_MORE) && !s->draining && s->accepts_armed < s->listener_count)
-		accept_arm(s, ring_tag_slot(ev->tag));
+	if (!(ev->flags & RING_EV_MORE) && !s->draining && !(s->accepts_armed & UINT64_C(1) << i))
+		accept_arm(s, i);
 }
 
 /* Connections that have fallen silent. */
@@ -241,13 +246,16 @@ static void end_for_shutdown(struct conn *c)
 static void begin_drain(struct shard *s)
 {
 	s->draining = true;
-	atomic_store_explicit(&s->phase, SHARD_DRAINING, memory_order_relaxed);
+	atomic_store_explicit(&s->phase, SHARD_DRAINING, memory_order_release); /* pairs with may_get_more */
 	s->drain_deadline_ns = s->now_ns + s->opts->drain_ns;
 	for (unsigned i = 0; i < s->listener_count; i++) {
 		ring_cancel_fd(s->ring, s->listeners[i], 0);
-		shutdown(s->listeners[i],
-			 SHUT_RDWR); /* or the kernel would go on greeting clients that nobody will serve */
+		if (!s->opts->listeners_kept) /* or the kernel would go on greeting clients that nobody will serve */
+			shutdown(s->listeners[i], SHUT_RDWR);
 	}
+	for (unsigned i = 0; i < mesh_shards(s->mesh);
+	     i++) /* they may wait to be told that nothing comes from here any more */
+		doorbell_ring(&mesh_shard(s->mesh, i)->bell);
 	for (unsigned i = 0; i < s->hook_count; i++) {
 		if (s->hooks[i].drain)
 			s->hooks[i].drain(s, s->hooks[i].ctx);
@@ -331,6 +339,16 @@ static int turn(struct shard *s, struct ring_event *ev)
 	return 0;
 }
 
+/* Whether another shard, which has not seen the drain yet, could still give it a connection. */
+static bool may_get_more(const struct shard *s)
+{
+	for (unsigned i = 0; s->opts->listeners_kept && i < mesh_shards(s->mesh); i++) {
+		if (atomic_load_explicit(&mesh_shard(s->mesh, i)->phase, memory_order_acquire) == SHARD_RUNNING)
+			return true;
+	}
+	return atomic_load_explicit(&s->conns_coming, memory_order_relaxed) > 0;
+}
+
 /* After a drain: false once nothing is left to wait for. */
 static bool is_needed(struct shard *s)
 {
@@ -343,7 +361,7 @@ static bool is_needed(struct shard *s)
 		each_conn(s, end_for_shutdown);
 		flush(s);
 	}
-	if (shard_conns(s) > 0 || s->accepts_armed > 0 || mesh_has_mail(s->mesh, s->index))
+	if (shard_conns(s) > 0 || s->accepts_armed || may_get_more(s) || mesh_has_mail(s->mesh, s->index))
 		return true;
 	for (unsigned i = 0; i < s->hook_count; i++) {
 		if (s->hooks[i].needed && s->hooks[i].needed(s, s->hooks[i].ctx))

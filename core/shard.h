@@ -20,7 +20,7 @@
 
 #define SHARD_MAX 64
 #define SHARD_HOOKS_MAX 8
-#define SHARD_LISTENERS_MAX 4
+#define SHARD_LISTENERS_MAX 64 /* one shard may have to take over those of many */
 
 struct shard;
 
@@ -32,6 +32,9 @@ struct shard_opts {
 	uint64_t stall_ns, idle_ns, drain_ns; /* idle 0: never */
 	uint64_t spin_ns;                     /* busy wait before sleeping */
 	bool restrict_ring;
+	/* Others hold the listening sockets too, and the next process will accept from them: a drain leaves them as they are, and whoever was
+	 * accepted at the last moment is served. */
+	bool listeners_kept;
 	/* Shard thread, before the loop: set up per-shard state of the services. 0 or -errno. */
 	int (*start)(struct shard *s, void *ctx);
 	/* Shard thread, the last thing it does: its loop has ended, after a drain (all connections are gone) or because its ring has failed
@@ -88,7 +91,7 @@ struct shard {
 	bool bell_armed;    /* a read of it is in flight */
 	int listeners[SHARD_LISTENERS_MAX];
 	unsigned listener_count;
-	unsigned accepts_armed;
+	uint64_t accepts_armed;    /* by listener, a bit each */
 	struct timer accept_timer; /* waits out a lack of descriptors */
 	uint64_t drain_deadline_ns;
 	bool draining;

@@ -9,11 +9,14 @@
 #include "core/base/log.h"
 #include "core/mesh.h"
 #include "core/ring.h"
+#include "rpc/handover.h"
 #include "rpc/session.h"
+#include "rpc/svc_bench.h"
 #include "rpc/svc_feed.h"
 #include "rpc/svc_health.h"
 #include "rpc/svc_ids.h"
 #include "rpc/svc_reflection.h"
+#include "rpc/workers.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -36,9 +39,14 @@ static uint64_t ms_or_never(int64_t v)
 }
 
 /* Services: one line each. */
-static void add_services(struct method_table *t)
+static void add_services(struct method_table *t, const struct config *c)
 {
-	method_table_add(t, svc_ids_methods, SVC_IDS_METHODS);
+	bool handed = c->handler_threads > 0;
+	/* Next is the first of them. */
+	method_table_add(t, handed ? &workers_next_method : &svc_ids_methods[0], 1);
+	method_table_add(t, &svc_ids_methods[1], SVC_IDS_METHODS - 1);
+	if (c->bench_service)
+		method_table_add(t, handed ? &workers_echo_method : &svc_bench_methods[0], 1);
 	method_table_add(t, svc_feed_methods, SVC_FEED_METHODS);
 	typed_table_add(t, svc_health_methods, SVC_HEALTH_METHODS);
 	typed_table_add(t, svc_reflection_methods, SVC_REFLECTION_METHODS);
@@ -46,9 +54,20 @@ static void add_services(struct method_table *t)
 
 /* Shard threads. */
 
+static void take_options(struct shard *s, struct rpc_shard *r, struct daemon *d)
+{
+	struct daemon_options *o = atomic_load_explicit(&d->options, memory_order_acquire);
+	if (likely(s->opts == &o->shard))
+		return;
+	s->opts = &o->shard;
+	r->opts = &o->rpc;
+	atomic_store_explicit(&d->options_of[s->index], o, memory_order_release); /* pairs with spread_options */
+}
+
 static void turn(struct shard *s, void *ctx)
 {
 	struct rpc_shard *r = s->services;
+	take_options(s, r, ctx);
 	svc_ids_turn(r);
 	svc_feed_turn(r);
 	rpc_shard_turn(r);
@@ -65,6 +84,16 @@ static void drain(struct shard *s, void *ctx)
 	svc_feed_drain(s->services);
 }
 
+static void worker_turn(struct shard *s, void *ctx)
+{
+	workers_turn(s->services);
+}
+
+static bool worker_pending(struct shard *s, void *ctx)
+{
+	return workers_pending(s->services);
+}
+
 static bool needed(struct shard *s, void *ctx)
 {
 	return svc_feed_needed(s->services);
@@ -74,7 +103,9 @@ static int shard_begin(struct shard *s, void *ctx)
 {
 	struct daemon *d = ctx;
 	struct rpc_shard *r = &d->rpc[s->index];
-	int rc = rpc_shard_init(r, s, &d->methods, &d->rpc_opts);
+	struct daemon_options *o = atomic_load(&d->options);
+	atomic_store(&d->options_of[s->index], o);
+	int rc = rpc_shard_init(r, s, &d->methods, &o->rpc);
 	if (rc)
 		return rc;
 	rc = svc_ids_start(r, d->ids);
@@ -89,7 +120,13 @@ static int shard_begin(struct shard *s, void *ctx)
 		return rc;
 	}
 	s->services = r;
-	shard_add_hook(s, &(struct shard_hook){.turn = turn, .pending = pending, .drain = drain, .needed = needed});
+	rc = d->workers ? workers_join(d->workers, r) : 0;
+	if (rc)
+		return rc; /* daemon_stop frees what there is */
+	if (d->workers) /* before the others: rpc_shard_turn ends the turn */
+		shard_add_hook(s, &(struct shard_hook){.turn = worker_turn, .pending = worker_pending});
+	shard_add_hook(
+		s, &(struct shard_hook){.turn = turn, .pending = pending, .drain = drain, .needed = needed, .ctx = d});
 	return 0;
 }
 
@@ -144,10 +181,10 @@ static struct tls_context *tls_of(void *ctx)
 	return x;
 }
 
-static void set_options(struct daemon *d)
+static void set_options(struct daemon *d, struct daemon_options *o)
 {
 	const struct config *c = &d->cfg;
-	d->shard_opts = (struct shard_opts){
+	o->shard = (struct shard_opts){
 		.ring_entries = (uint32_t)c->ring_entries,
 		.cq_entries = (uint32_t)c->cq_entries,
 		.recv_bufs = (uint32_t)c->recv_buffers,
@@ -159,13 +196,14 @@ static void set_options(struct daemon *d)
 		.drain_ns = ms(c->drain_timeout_ms),
 		.spin_ns = (uint64_t)c->spin_us * NS_PER_US,
 		.restrict_ring = true,
+		.listeners_kept = handover_is_kept(&d->listener),
 		.start = shard_begin,
 		.stop = shard_end,
 		.attach = attach,
 		.refused = refused,
 		.ctx = d,
 	};
-	d->rpc_opts = (struct rpc_opts){
+	o->rpc = (struct rpc_opts){
 		.tls = tls_of,
 		.tls_ctx = d,
 		.tls_only = *c->tls_cert && !c->allow_cleartext,
@@ -185,6 +223,61 @@ static void set_options(struct daemon *d)
 		.body_ns = ms_or_never(c->body_timeout_ms),
 		.call_ns = ms(c->call_timeout_ms),
 	};
+}
+
+static int new_options(struct daemon *d)
+{
+	struct daemon_options *o = calloc(1, sizeof *o);
+	if (!o)
+		return -ENOMEM;
+	set_options(d, o);
+	o->older = atomic_load(&d->options);
+	atomic_store_explicit(&d->options, o, memory_order_release); /* pairs with take_options */
+	return 0;
+}
+
+static void free_older(struct daemon_options *o)
+{
+	while (o && o->older) {
+		struct daemon_options *next = o->older->older;
+		free(o->older);
+		o->older = next;
+	}
+}
+
+/* Waits until every shard has taken them over, which takes a turn; what a shard that is stuck may still read stays. */
+static void spread_options(struct daemon *d)
+{
+	struct daemon_options *o = atomic_load(&d->options);
+	unsigned i = 0;
+	for (unsigned k = 0; k < d->shards_started; k++)
+		doorbell_ring(&d->shards[k].bell);
+	for (unsigned tries = 0; i < d->shards_started && tries < 1000;) {
+		if (shard_has_ended(&d->shards[i]) ||
+		    atomic_load_explicit(&d->options_of[i], memory_order_acquire) == o) {
+			i++;
+			continue;
+		}
+		usleep(1000);
+		tries++;
+	}
+	if (i == d->shards_started)
+		free_older(o);
+}
+
+int daemon_apply(struct daemon *d, const struct config *fresh)
+{
+	struct config before = d->cfg;
+	config_take_live(&d->cfg, fresh);
+	int rc = new_options(d);
+	if (rc) {
+		d->cfg = before;
+		return rc;
+	}
+	log_set_level((enum log_level)d->cfg.log_level);
+	listener_set_user_timeout(&d->listener, (unsigned)d->cfg.stall_timeout_ms);
+	spread_options(d);
+	return 0;
 }
 
 int daemon_load_tls(struct daemon *d, const char **ret_why)
@@ -292,6 +385,18 @@ static int make_feed(struct daemon *d, const char **ret_why)
 	return d->feed ? 0 : -ENOMEM;
 }
 
+static int make_workers(struct daemon *d, enum ids_order order, const char **ret_why)
+{
+	struct workers_opts o = {
+		.threads = (unsigned)d->cfg.handler_threads,
+		.shards = d->topo.shards,
+		.queue = d->cfg.handler_queue,
+		.order = order,
+		.message_max = (uint32_t)d->cfg.message_max,
+	};
+	return workers_new(&o, d->ids, &d->workers, ret_why);
+}
+
 static int make_data(struct daemon *d, const char **ret_why)
 {
 	const struct config *c = &d->cfg;
@@ -301,7 +406,7 @@ static int make_data(struct daemon *d, const char **ret_why)
 	if (rc)
 		return rc;
 	struct ids_opts io = {
-		.shards = d->topo.shards,
+		.shards = d->topo.shards + (unsigned)c->handler_threads,
 		.order = c->id_order == ID_ORDER_SHARDED ? IDS_SHARDED : IDS_STRICT,
 		.window_min = (uint32_t)c->window_min,
 		.window_max = (uint32_t)c->window_max,
@@ -311,15 +416,18 @@ static int make_data(struct daemon *d, const char **ret_why)
 		.sequences_max = (uint32_t)c->sequences_max,
 		.create = c->sequence_create,
 		.count_max = (uint32_t)c->count_max,
+		.queue = c->id_queue,
 	};
 	rc = ids_open(&io, d->journal, &d->ids, ret_why);
+	if (rc == 0 && c->handler_threads > 0)
+		rc = make_workers(d, io.order, ret_why);
 	return rc ? rc : make_feed(d, ret_why);
 }
 
 static int make_shards(struct daemon *d, const char **ret_why)
 {
 	unsigned n = d->topo.shards;
-	int fds[SHARD_MAX];
+	struct listener *l = &d->listener;
 	d->mesh = mesh_new(n, 1024);
 	d->shards = aligned_alloc(CACHE_LINE, n * sizeof *d->shards);
 	d->rpc = calloc(n, sizeof *d->rpc);
@@ -327,13 +435,17 @@ static int make_shards(struct daemon *d, const char **ret_why)
 		return -ENOMEM;
 	memset(d->shards, 0, n * sizeof *d->shards);
 	mesh_on(d->mesh, MESH_CONN, on_conn_mail, d);
-	int rc = listener_open(d->cfg.listen, n, (unsigned)d->cfg.stall_timeout_ms, fds, d->bound, ret_why);
+	int rc = listener_open(d->cfg.listen, n, (unsigned)d->cfg.stall_timeout_ms, l, ret_why);
 	if (rc)
 		return rc;
+	memcpy(d->bound, l->bound, sizeof d->bound);
+	handover_keep(l);
+	const struct shard_opts *opts = &atomic_load(&d->options)->shard;
 	for (unsigned i = 0; i < n; i++) {
-		rc = shard_init(&d->shards[i], i, d->topo.shard[i].cpu, d->topo.shard[i].node, &d->shard_opts, d->mesh);
+		rc = shard_init(&d->shards[i], i, d->topo.shard[i].cpu, d->topo.shard[i].node, opts, d->mesh);
 		d->shards_made++;
-		shard_add_listener(&d->shards[i], fds[i]);
+		for (unsigned k = i; k < l->count; k += n) /* more sockets than shards: an earlier process had more */
+			shard_add_listener(&d->shards[i], l->fds[k]);
 		if (rc)
 			return rc;
 	}
@@ -348,6 +460,8 @@ static int start_threads(struct daemon *d, const char **ret_why)
 	rc = ids_start(d->ids, d->topo.producer_cpu);
 	if (rc == 0)
 		rc = streams_start(d->streams);
+	if (rc == 0 && d->workers)
+		rc = workers_start(d->workers);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < d->topo.shards; i++) {
@@ -383,8 +497,12 @@ static int make(struct daemon *d, const char **ret_why)
 	if (rc)
 		return rc;
 	raise_descriptor_limit(c);
-	set_options(d);
-	add_services(&d->methods);
+	rc = handover_take(c->listen, &d->listener, ret_why);
+	if (rc == 0)
+		rc = new_options(d);
+	if (rc)
+		return rc;
+	add_services(&d->methods, c);
 	d->fail_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	d->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (d->fail_fd < 0 || d->ended_fd < 0)
@@ -449,6 +567,7 @@ static void free_shards(struct daemon *d)
 			close(d->shards[i].listeners[k]);
 		struct rpc_shard *r = d->shards[i].services;
 		if (r) {
+			svc_bench_stop(r);
 			svc_feed_stop(r);
 			svc_ids_stop(r);
 			rpc_shard_done(r);
@@ -462,6 +581,7 @@ int daemon_stop(struct daemon *d)
 {
 	int rc = 0;
 	join_shards(d);
+	workers_stop(d->workers);
 	if (d->ids)
 		ids_stop(d->ids);
 	if (d->streams)
@@ -472,6 +592,7 @@ int daemon_stop(struct daemon *d)
 	feed_free(d->feed);
 	if (d->streams)
 		streams_free(d->streams);
+	workers_free(d->workers);
 	if (d->ids)
 		ids_free(d->ids);
 	mesh_free(d->mesh);
@@ -483,6 +604,8 @@ int daemon_stop(struct daemon *d)
 		close(d->ended_fd);
 	tls_context_put(d->tls);
 	access_put(d->access.now);
+	free_older(atomic_load(&d->options));
+	free(atomic_load(&d->options));
 	config_done(&d->cfg);
 	*d = (struct daemon){.fail_fd = -1, .ended_fd = -1};
 	return rc;

@@ -13,16 +13,25 @@
 #include "queue/stream.h"
 #include "rpc/call.h"
 
+/* What shards and sessions go by. It never changes: a reload makes a new one, and each shard takes it over between two turns. */
+struct daemon_options {
+	struct shard_opts shard;
+	struct rpc_opts rpc;
+	struct daemon_options *older; /* may still be in use, if a shard is stuck */
+};
+
 struct daemon {
 	struct config cfg;
 	struct topo topo;
-	struct shard_opts shard_opts;
-	struct rpc_opts rpc_opts;
+	_Atomic(struct daemon_options *) options;
+	_Atomic(const struct daemon_options *) options_of[SHARD_MAX]; /* those that each shard goes by; written by it */
+	struct listener listener;                                     /* the descriptors are the shards' */
 	struct method_table methods;
 	struct journal *journal;
 	struct ids *ids;
 	struct streams *streams;
 	struct feed *feed;
+	struct workers *workers; /* NULL: HANDLER_THREADS=0 */
 	struct mesh *mesh;
 	struct shard *shards; /* topo.shards of them */
 	struct rpc_shard *rpc;
@@ -50,6 +59,9 @@ int daemon_stop(struct daemon *d);
 int daemon_load_tls(struct daemon *d, const char **ret_why);
 /* Reads ACCESS_FILE (again); every shard goes by it when this returns. On failure what was in force stays. Main thread. */
 int daemon_load_access(struct daemon *d, const char **ret_why);
+/* Makes what may change while the daemon runs (config_option.live) as it is in `fresh`, of which nothing is kept. 0, or -ENOMEM and nothing has
+ * changed. Connections that are open meet new limits the next time that a limit is looked at. Main thread. */
+int daemon_apply(struct daemon *d, const struct config *fresh);
 /* Whether every shard has turned since the last call; rings those that sleep. */
 bool daemon_is_alive(struct daemon *d);
 

@@ -7,11 +7,13 @@
 #include "core/base/log.h"
 #include "rpc/daemon.h"
 #include "rpc/refusals.h"
+#include "rpc/reload.h"
 #include "rpc/report.h"
 #include "rpc/statsock.h"
 #include "rpc/svc_feed.h"
 
 #include <getopt.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -27,12 +29,12 @@ struct args {
 	const char *file;
 	const char *overrides[OVERRIDES_MAX];
 	size_t override_count;
-	bool check, dump;
+	bool check, dump, diff;
 };
 
 static void usage(FILE *f)
 {
-	fputs("usage: ordinald [-c FILE] [-o KEY=VALUE]... [--check | --dump-config]\n"
+	fputs("usage: ordinald [-c FILE] [-o KEY=VALUE]... [--check | --dump-config | --diff]\n"
 	      "\n"
 	      "Hands out strictly increasing IDs and broadcasts ordered, durable frames.\n"
 	      "\n"
@@ -40,11 +42,12 @@ static void usage(FILE *f)
 	      "  -o KEY=VALUE        set one option; stronger than the file\n"
 	      "      --check         check the configuration and exit\n"
 	      "      --dump-config   print the configuration in force and exit\n"
+	      "      --diff          print what differs from the defaults and exit\n"
 	      "  -h, --help          this text and all options\n"
 	      "  -V, --version\n"
 	      "\n"
 	      "SIGTERM and SIGINT drain and stop, a second one at once; SIGHUP reopens the log and reads\n"
-	      "certificates and rules of access again.\n"
+	      "the configuration, certificates and rules of access again; what can, changes at once.\n"
 	      "Exit codes: 0 stopped cleanly, 1 could not start or the journal failed, 2 usage or configuration.\n"
 	      "\n",
 	      f);
@@ -54,11 +57,14 @@ static void usage(FILE *f)
 /* 0 go on; else exit with *ret_code. */
 static int parse(int argc, char **argv, struct args *a, int *ret_code)
 {
-	enum { OPT_CHECK = 256, OPT_DUMP };
-	static const struct option longs[] = {
-		{"config", required_argument, NULL, 'c'},     {"check", no_argument, NULL, OPT_CHECK},
-		{"dump-config", no_argument, NULL, OPT_DUMP}, {"help", no_argument, NULL, 'h'},
-		{"version", no_argument, NULL, 'V'},          {0}};
+	enum { OPT_CHECK = 256, OPT_DUMP, OPT_DIFF };
+	static const struct option longs[] = {{"config", required_argument, NULL, 'c'},
+					      {"check", no_argument, NULL, OPT_CHECK},
+					      {"dump-config", no_argument, NULL, OPT_DUMP},
+					      {"help", no_argument, NULL, 'h'},
+					      {"version", no_argument, NULL, 'V'},
+					      {"diff", no_argument, NULL, OPT_DIFF},
+					      {0}};
 	*ret_code = 2;
 	for (int c; (c = getopt_long(argc, argv, "c:o:hV", longs, NULL)) != -1;) {
 		switch (c) {
@@ -77,6 +83,9 @@ static int parse(int argc, char **argv, struct args *a, int *ret_code)
 			break;
 		case OPT_DUMP:
 			a->dump = true;
+			break;
+		case OPT_DIFF:
+			a->diff = true;
 			break;
 		case 'h':
 			usage(stdout);
@@ -114,6 +123,7 @@ static int block_signals(void)
 /* What the main thread looks after. */
 struct supervisor {
 	struct daemon d;
+	struct reload_source source;
 	int signals;
 	struct report *report; /* NULL: no stats socket */
 	struct statsock *stats;
@@ -132,19 +142,16 @@ static void begin_drain(struct supervisor *s)
 	daemon_drain(&s->d);
 }
 
-/* SIGHUP: what may change while the daemon runs. */
-static void reload(struct supervisor *s)
+/* SIGHUP. systemd is told when it begins and ends, and of the outcome. */
+static void on_hangup(struct supervisor *s)
 {
-	const char *why;
-	if (daemon_load_tls(&s->d, &why))
-		log_error("SIGHUP: the certificates in force stay: %s", why);
-	else
-		log_info("SIGHUP: the log was reopened%s",
-			 *s->d.cfg.tls_cert ? ", the certificates were read again" : "");
-	if (daemon_load_access(&s->d, &why))
-		log_error("SIGHUP: the rules of access in force stay: %s", why);
-	else if (*s->d.cfg.access_file)
-		log_info("SIGHUP: the rules of access were read again: %u of them", access_count(s->d.access.now));
+	char answer[RELOAD_ANSWER];
+	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64 "\nSTATUS=Reloading", clock_mono_ns() / NS_PER_US);
+	log_reopen();
+	log_info("SIGHUP: the log was reopened; reading the configuration again");
+	reload(&s->d, &s->source, answer);
+	sd_notifyf(0, "READY=1\nSTATUS=%sListening on %s with %u shards. %s", s->draining ? "Draining. " : "",
+		   s->d.bound, s->d.topo.shards, answer);
 }
 
 static void on_signals(struct supervisor *s)
@@ -153,8 +160,7 @@ static void on_signals(struct supervisor *s)
 	while (read(s->signals, &si, sizeof si) == sizeof si) {
 		const char *name = si.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT";
 		if (si.ssi_signo == SIGHUP) {
-			log_reopen();
-			reload(s);
+			on_hangup(s);
 		} else if (!s->draining) {
 			log_info("%s: draining; a second one closes what is still open", name);
 			begin_drain(s);
@@ -261,9 +267,10 @@ static int start(struct supervisor *s, struct config *cfg, const char **ret_why)
 	return rc;
 }
 
-static int run(struct config *cfg)
+static int run(struct config *cfg, const struct args *a)
 {
 	static struct supervisor s;
+	s.source = (struct reload_source){a->file, a->overrides, a->override_count};
 	const char *why;
 	s.signals = block_signals();
 	int rc = log_init(cfg->log_target, (enum log_level)cfg->log_level);
@@ -317,11 +324,13 @@ int main(int argc, char **argv)
 	}
 	if (a.dump)
 		config_dump(&cfg, stdout);
+	else if (a.diff)
+		config_diff(&cfg, stdout);
 	else if (a.check)
 		puts("ordinald: the configuration is valid");
-	if (a.dump || a.check) {
+	if (a.dump || a.check || a.diff) {
 		config_done(&cfg);
 		return 0;
 	}
-	return run(&cfg);
+	return run(&cfg, &a);
 }

@@ -6,6 +6,7 @@
  */
 #include "rpc/session.h"
 #include "core/base/check.h"
+#include "core/base/clock.h"
 #include "core/tls.h"
 #include "rpc/wire/h2_frame.h"
 #include "rpc/wire/native.h"
@@ -19,6 +20,7 @@ struct sniffer {
 	struct rpc_shard *rpc;
 	struct conn *conn;
 	struct timer timer;
+	bool draining;
 };
 
 int session_pools_init(struct rpc_shard *r)
@@ -87,11 +89,20 @@ static void sniffer_data(struct conn *c, const uint8_t *p, size_t n)
 		return;
 	}
 	c->ops->data(c, p, n);
+	if (c->shard->draining)
+		conn_drain(c);
 }
 
+/* Its client may be about to speak. Where the next process takes over, nobody is to notice: it gets a moment, and what it asks for. */
 static void sniffer_drain(struct conn *c)
 {
-	conn_close(c);
+	struct sniffer *sn = c->session;
+	if (!c->shard->opts->listeners_kept || sn->draining) {
+		conn_close(c);
+		return;
+	}
+	sn->draining = true;
+	wheel_add(&c->shard->wheel, &sn->timer, c->shard->now_ns + NS_PER_S);
 }
 
 static void sniffer_closed(struct conn *c)
@@ -107,7 +118,10 @@ static const struct conn_ops sniffer_ops = {.data = sniffer_data, .drain = sniff
 static void on_timer(struct timer *t, void *ctx)
 {
 	struct sniffer *sn = container_of(t, struct sniffer, timer);
-	conn_abort(sn->conn, CONN_R_TIMEOUT);
+	if (sn->draining)
+		conn_close(sn->conn);
+	else
+		conn_abort(sn->conn, CONN_R_TIMEOUT);
 }
 
 bool session_attach(struct conn *c, struct rpc_shard *r)
@@ -120,7 +134,9 @@ bool session_attach(struct conn *c, struct rpc_shard *r)
 	sn->timer.fire = on_timer;
 	c->session = sn;
 	c->ops = &sniffer_ops;
-	if (r->opts->preface_ns)
+	if (c->shard->draining)
+		sniffer_drain(c);
+	else if (r->opts->preface_ns)
 		wheel_add(&c->shard->wheel, &sn->timer, c->shard->now_ns + r->opts->preface_ns);
 	return true;
 }

@@ -12,6 +12,7 @@ static const struct tool_command commands[] = {
 	{"load", "generate load, measure it, and check the answers", cmd_load},
 	{"top", "watch the daemon on this machine", cmd_top},
 	{"stats", "what the daemon on this machine is doing", cmd_stats},
+	{"config", "what a configuration sets to something else than the defaults", cmd_config},
 	{"token", "make a token, and the line that gives it rights", cmd_token},
 };
 

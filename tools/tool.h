@@ -23,6 +23,7 @@ struct tool_command {
 int cmd_next(int argc, char **argv);
 int cmd_load(int argc, char **argv);
 int cmd_stats(int argc, char **argv);
+int cmd_config(int argc, char **argv);
 int cmd_token(int argc, char **argv);
 int cmd_publish(int argc, char **argv);
 int cmd_subscribe(int argc, char **argv);

@@ -43,6 +43,8 @@ class Daemon:
         self.process = None
         self.host, self.port = None, None
         self.wrapper = []  # a command in front of it, such as prlimit
+        self.environment = {}  # what it gets besides ours
+        self.inherited = ()  # descriptors that it inherits
         self.log_from = 0
 
     def command(self):
@@ -55,7 +57,8 @@ class Daemon:
         """Starts it, and does not wait."""
         self.log_from = self.log_path.stat().st_size if self.log_path.exists() else 0
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env=dict(os.environ, **self.environment), pass_fds=self.inherited)
 
     def start(self):
         self.launch()

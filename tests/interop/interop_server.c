@@ -90,27 +90,26 @@ static const struct shard_opts shard_opts = {
 static int serve(const char *address)
 {
 	static struct shard shard;
-	char bound[LISTENER_TEXT];
+	struct listener l = {0};
 	const char *why = "";
-	int fd, signal_number;
+	int signal_number;
 	sigset_t set;
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	struct mesh *mesh = mesh_new(1, 16);
-	if (!mesh || listener_open(address, 1, 60000, &fd, bound, &why) ||
-	    shard_init(&shard, 0, -1, -1, &shard_opts, mesh)) {
+	if (!mesh || listener_open(address, 1, 60000, &l, &why) || shard_init(&shard, 0, -1, -1, &shard_opts, mesh)) {
 		fprintf(stderr, "interop-server: %s\n", why);
 		return 1;
 	}
-	shard_add_listener(&shard, fd);
+	shard_add_listener(&shard, l.fds[0]);
 	int rc = shard_start(&shard);
 	if (rc) {
 		fprintf(stderr, "interop-server: %s\n", ring_explain(rc));
 		return 1;
 	}
-	printf("listens on %s\n", bound);
+	printf("listens on %s\n", l.bound);
 	fflush(stdout);
 	sigwait(&set, &signal_number);
 	shard_drain(&shard);

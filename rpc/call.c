@@ -89,7 +89,7 @@ void call_begin(struct call *c, const struct method *m, uint16_t index, uint64_t
 	c->seen = c->ended_send = c->compress = false;
 	c->extra = m->metadata ? calloc(1, sizeof *c->extra) : NULL;
 	memset(&c->svc, 0, sizeof c->svc);
-	if (timeout_ns == 0)
+	if (m->kind == METHOD_UNARY && r->opts->call_ns && (timeout_ns == 0 || timeout_ns > r->opts->call_ns))
 		timeout_ns = r->opts->call_ns;
 	if (timeout_ns) {
 		c->deadline_ns = c->start_ns + timeout_ns < c->start_ns ? UINT64_MAX : c->start_ns + timeout_ns;

@@ -92,7 +92,7 @@ struct rpc_opts {
 	uint32_t resets_burst, resets_per_s;               /* HTTP/2 streams reset by the peer, or for its errors */
 	uint32_t useless_max;                              /* frames that say nothing, in 10 s */
 	uint64_t assembly_max;                             /* bytes of partly received messages on a shard */
-	uint64_t preface_ns, headers_ns, body_ns, call_ns; /* call_ns: cap on calls without a deadline; 0: none */
+	uint64_t preface_ns, headers_ns, body_ns, call_ns; /* call_ns: cap on unary calls; 0: none */
 };
 
 /* RPC state of one shard. Made on its thread; freed by the main thread after it, so that the figures can be read until then. */

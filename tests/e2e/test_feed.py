@@ -517,6 +517,15 @@ def test_history_survives_a_restart(server, feed, subscribe, pb):
     assert feed(server).Publish(pb.PublishRequest(stream="t")).offset == 501
 
 
+def test_the_cap_on_unary_calls_is_none_on_subscriptions(daemon, feed, subscribe, pb):
+    d = daemon(SHARDS=1, CALL_TIMEOUT_MS=300)
+    s = subscribe(d)
+    assert s.history() == []
+    time.sleep(0.6)
+    assert feed(d).Publish(pb.PublishRequest(stream="t"), timeout=PATIENCE_S).offset == 1
+    assert s.next().offset == 1
+
+
 # Native framing.
 
 

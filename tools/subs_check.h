@@ -28,8 +28,8 @@ struct subs_check {
 		flagged; /* `received` when a frame was last counted as one of these for its offset: it is not counted again for its number */
 	uint64_t own;       /* frames of this run, repeats not counted */
 	uint64_t unchecked; /* frames of this run of which it is not known whether they are repeats */
-	uint64_t lowest;    /* offset */
-	uint64_t highest;
+	uint64_t lowest;    /* offset; UINT64_MAX: none yet */
+	uint64_t highest;   /* of history */
 	uint32_t publishers;
 	uint64_t *next; /* of each publisher of this run: the number to come */
 	struct subs_hole *hole;
@@ -75,6 +75,8 @@ static inline void subs_check_caught_up(struct subs_check *c)
 static inline void subs_check_live(struct subs_check *c, uint64_t offset)
 {
 	c->received++;
+	if (unlikely(c->lowest == UINT64_MAX))
+		c->lowest = offset;
 	if (unlikely(offset <= c->offset)) {
 		subs_check_wrong_place(c, offset == c->offset);
 		return;

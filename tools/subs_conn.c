@@ -454,8 +454,7 @@ int subs_conn_open(struct subs_thread *t, struct subs_conn *c)
 	setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
 	if (connect(c->fd, (const struct sockaddr *)&a->addr, a->len))
 		goto out_errno;
-	if (fcntl(c->fd, F_SETFL, O_NONBLOCK) ||
-	    epoll_ctl(t->epoll, EPOLL_CTL_ADD, c->fd, &(struct epoll_event){.events = EPOLLIN, .data.ptr = c}))
+	if (fcntl(c->fd, F_SETFL, O_NONBLOCK))
 		goto out_errno;
 	t->live++;
 	atomic_fetch_add_explicit(&t->ready, 1, memory_order_relaxed);
@@ -477,7 +476,13 @@ int subs_conn_begin(struct subs_thread *t, struct subs_conn *c)
 	struct feed_subscribe m = {.stream = o->stream, .since = o->since, .slow = o->slow};
 	struct span msg = {request, feed_subscribe_put(request, &m)};
 	size_t n = o->protocol == CHANNEL_GRPC ? put_h2_request(out, o, msg) : put_native_request(out, o, msg);
-	return send_all(t, c, out, n);
+	int r = send_all(t, c, out, n);
+	if (r)
+		return r;
+	/* Not before: a server may have spoken first, and must hear our preface before any answer to that. */
+	if (epoll_ctl(t->epoll, EPOLL_CTL_ADD, c->fd, &(struct epoll_event){.events = EPOLLIN, .data.ptr = c}))
+		return broken(t, "%s", strerror(errno));
+	return 0;
 }
 
 void subs_conn_close(struct subs_thread *t, struct subs_conn *c)

@@ -181,6 +181,7 @@ def test_a_publisher_goes_on_across_a_kill(daemon):
             p.stdin.write(b"%d\n" % (i * 2000 + k))
         p.stdin.flush()
         if i in (1, 3):
+            appliance.wait_until(lambda: len(answers) > i * 1000, "answers")
             d.kill()
             d.start()
     p.stdin.close()
@@ -419,7 +420,7 @@ def test_load_follows_another_program(server):
     appliance.wait_until(lambda: server.stats()["streams"]["delivered"] >= 1000, "deliveries")
     p.send_signal(signal.SIGINT)
     code, report = appliance.load_end(p)
-    assert code == 0, report
+    assert code == 0, json.dumps(report)
     assert report["check"]["received"] == 1000
     assert report["latency_us"]["p50"] > 0
 

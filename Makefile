@@ -54,7 +54,7 @@ comma := ,
 # ---- flags -------------------------------------------------------------------------------------------------------------------
 
 # Goals that compile read the build options; the others must work where nothing is installed yet.
-BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-idle uninstall deb
+BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-server-queues bench-idle uninstall deb
 GOALS := $(or $(MAKECMDGOALS),all)
 ifneq ($(filter-out $(BARE_GOALS),$(GOALS)),)
 include $(G)/config.mk
@@ -281,11 +281,15 @@ $(FUZZ_SRC:tests/fuzz/%.c=run-%): run-fuzz_%: $(B)/tests/fuzz/fuzz_%
 
 # ---- benchmarks --------------------------------------------------------------------------------------------------------------
 
-.PHONY: bench bench-programs bench-queues bench-idle
+.PHONY: bench bench-programs bench-queues bench-server-queues bench-idle
 bench:
 	$(Q)tools/build/packages.sh run bench
 	$(Q)$(MAKE) bench-programs
 	$(Q)bench/run $(ARGS)
+bench-server-queues:
+	$(Q)tools/build/packages.sh run bench
+	$(Q)$(MAKE) bench-programs
+	$(Q)bench/server-queues $(ARGS)
 bench-idle:
 	$(Q)tools/build/packages.sh run bench
 	$(Q)$(MAKE) bench-programs
@@ -341,7 +345,7 @@ CONF := $(SYSCONFDIR)/ordinal/ordinal.conf
 # mode:what:where, for install and uninstall alike. The configuration is apart: an existing one stays.
 INSTALLS := 755:$(B)/ordinald:$(SBINDIR)/ordinald 755:$(B)/ordinal:$(BINDIR)/ordinal \
 	644:$(B)/ordinald.service:$(UNITDIR)/ordinald.service \
-	644:systemd/sysusers.conf:$(LIBDIR)/sysusers.d/ordinal.conf 644:systemd/sysctl.conf:$(LIBDIR)/sysctl.d/60-ordinal.conf \
+	644:systemd/ordinald.socket:$(UNITDIR)/ordinald.socket 644:systemd/sysusers.conf:$(LIBDIR)/sysusers.d/ordinal.conf 644:systemd/sysctl.conf:$(LIBDIR)/sysctl.d/60-ordinal.conf \
 	644:tools/man/ordinald.8:$(MANDIR)/man8/ordinald.8 644:$(B)/ordinal.1:$(MANDIR)/man1/ordinal.1 \
 	644:$(B)/ordinal.conf.5:$(MANDIR)/man5/ordinal.conf.5 644:tools/completion/ordinal:$(COMPDIR)/ordinal
 .PHONY: install uninstall man deb deb-package
@@ -399,6 +403,7 @@ help:
 	@echo
 	@echo "  bench        build the benchmarks and run bench/run (ARGS=... for its arguments)"
 	@echo "  bench-queues compare the queue implementations"
+	@echo "  bench-server-queues   the same inside the server (bench/server-queues)"
 	@echo "  bench-idle   the memory of idle connections (bench/idle)"
 	@echo
 	@echo "  install      to PREFIX ($(PREFIX)), under DESTDIR; keeps an existing $(CONF)"

@@ -5,6 +5,7 @@
 #include "core/base/log.h"
 #include "rpc/report_impl.h"
 #include "rpc/svc_ids.h"
+#include "rpc/workers.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -119,6 +120,7 @@ static void read_shard(struct report *r, unsigned i, struct report_shard *ret)
 	if (rpc->ids) {
 		const struct ids_view *v = svc_ids_view(rpc);
 		read_counters(&ret->ids, ids_view_stats(v), sizeof ret->ids);
+		workers_add_ids(r->d->workers, i, &ret->ids);
 		ret->queue_depth = ids_view_queue_depth(v);
 	}
 	ret->sessions_h2 = count_get(&rpc->sessions_h2);
@@ -272,8 +274,11 @@ void report_sums(struct report *r, uint64_t *ret)
 		for (unsigned k = 0; rpc->stats && k < r->d->methods.count * GRPC_STATUS_COUNT; k++)
 			ret[REPORT_RATE_CALLS] += count_get(
 				&rpc->stats[k / GRPC_STATUS_COUNT].by_status[k % GRPC_STATUS_COUNT]);
-		if (rpc->ids)
-			ret[REPORT_RATE_IDS] += count_get(&ids_view_stats(svc_ids_view(rpc))->ids);
+		if (rpc->ids) {
+			struct ids_view_stats handed = {0};
+			workers_add_ids(r->d->workers, i, &handed);
+			ret[REPORT_RATE_IDS] += count_get(&ids_view_stats(svc_ids_view(rpc))->ids) + handed.ids;
+		}
 		ret[REPORT_RATE_CONNECTIONS] += count_get(&s->accepted);
 		ret[REPORT_RATE_BYTES_IN] += count_get(&s->bytes_in);
 		ret[REPORT_RATE_BYTES_OUT] += count_get(&s->bytes_out);

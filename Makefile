@@ -165,6 +165,7 @@ $(INTEROP_PB).c $(INTEROP_PB).h: tests/interop/proto/grpc/testing/test.proto
 $(INTEROP_SRC:%.c=$(O)/%.o): $(INTEROP_PB).h
 $(B)/tests/interop-server: $(INTEROP_SRC:%.c=$(O)/%.o) $(INTEROP_PB:$(G)/%=$(O)/gen/%).o $(B)/libordinal.a
 	$(say) LD $@
+	@mkdir -p $(@D)
 	$(Q)$(LINK)
 
 $(UNIT_BIN): $(if $(TEST_LIB_SRC),$(B)/libtests.a) $(B)/libordinal.a

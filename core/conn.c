@@ -101,6 +101,7 @@ struct conn *conn_open(struct shard *s, int fd)
 	c->shard = s;
 	c->fd = fd;
 	c->state = CONN_OPEN;
+	conn_ip_of(fd, c->ip); /* now: a connection that has broken tells no more */
 	c->active_ns = s->now_ns;
 	c->timer.fire = on_timer;
 	c->stall_mark = UINT64_MAX; /* a first send that is under way when the idle timer fires has not stalled */
@@ -175,6 +176,15 @@ static void deliver_held(struct conn *c)
 	}
 }
 
+/* The kernel gives the connection up. TCP_USER_TIMEOUT, which is STALL_TIMEOUT_MS, may run out before our own timer: a send that has been under way
+ * all the time ends with EPIPE then, where a reset would be ECONNRESET. */
+static void break_off(struct conn *c, int err)
+{
+	bool stalled = err == -ETIMEDOUT || (err == -EPIPE && c->choked && !c->recv_armed);
+	enum conn_reason why = stalled ? CONN_R_STALLED : CONN_R_PEER;
+	conn_die(c, c->state == CONN_OPEN ? why : (enum conn_reason)c->reason);
+}
+
 void conn_on_end(struct conn *c)
 {
 	c->recv_eof = true;
@@ -195,7 +205,7 @@ void conn_settle(struct conn *c)
 	if (n == 0)
 		conn_on_end(c);
 	else if (n < 0 && errno != EAGAIN && errno != EINTR)
-		conn_die(c, c->state == CONN_OPEN ? CONN_R_PEER : (enum conn_reason)c->reason);
+		break_off(c, -errno);
 }
 
 /* Bytes for the session: now, or when it may go on. */
@@ -231,7 +241,7 @@ void conn_on_recv(struct conn *c, const struct ring_event *ev)
 	if (ev->res == 0)
 		conn_on_end(c);
 	else if (ev->res < 0 && ev->res != -ENOBUFS && ev->res != -ECANCELED && c->state != CONN_DEAD)
-		conn_die(c, c->state == CONN_OPEN ? CONN_R_PEER : (enum conn_reason)c->reason);
+		break_off(c, ev->res);
 	doom_if_over(c);
 	if (c->recv_armed || c->starved || !recv_wanted(c))
 		return;
@@ -476,7 +486,7 @@ void conn_on_send(struct conn *c, const struct ring_event *ev)
 		return;
 	}
 	if (ev->res <= 0) {
-		conn_die(c, c->state == CONN_OPEN ? CONN_R_PEER : (enum conn_reason)c->reason);
+		break_off(c, ev->res);
 		return;
 	}
 	c->sent += (uint32_t)ev->res;
@@ -622,6 +632,20 @@ void conn_log_close(struct conn *c, const char *what)
 		 (unsigned long)unsaid);
 	last_ns = now;
 	unsaid = 0;
+}
+
+void conn_ip_of(int fd, uint64_t ret[2])
+{
+	struct sockaddr_storage ss = {0};
+	socklen_t len = sizeof ss;
+	uint8_t ip[16] = {0};
+	if (getpeername(fd, (struct sockaddr *)&ss, &len) == 0 && ss.ss_family == AF_INET) {
+		ip[10] = ip[11] = 0xff;
+		memcpy(ip + 12, &((const struct sockaddr_in *)&ss)->sin_addr, 4);
+	} else if (ss.ss_family == AF_INET6) {
+		memcpy(ip, &((const struct sockaddr_in6 *)&ss)->sin6_addr, 16);
+	}
+	memcpy(ret, ip, sizeof ip);
 }
 
 const char *conn_peer(const struct conn *c, char *buf, size_t cap)

@@ -92,6 +92,7 @@ struct conn {
 	struct shard *shard;
 	const struct conn_ops *ops;
 	void *session;
+	uint64_t ip[2]; /* of the peer, in network order; IPv4 as ::ffff:a.b.c.d; zero: not an Internet address */
 	int fd;
 	uint32_t slot;
 	uint32_t gen; /* survives reuse of the slab slot */
@@ -174,6 +175,8 @@ bool conn_start_tls(struct conn *c, struct tls_context *x, const uint8_t *p, siz
 /* Logs that a peer is being closed for what it did: one line a second, and how many were left out. */
 void conn_log_close(struct conn *c, const char *what);
 
+/* The address of the other end of a socket, as struct conn has it. */
+void conn_ip_of(int fd, uint64_t ret[2]);
 /* "127.0.0.1:53412" of the peer, for logs. */
 const char *conn_peer(const struct conn *c, char *buf, size_t cap);
 

@@ -157,7 +157,7 @@ void call_count_refused(struct rpc_shard *r, enum grpc_status status);
 /* Counts what is refused to the peer of a connection; access is logged, a line a second at the most. */
 static inline void call_note_refusal(struct rpc_shard *r, const struct conn *c, enum refusal why)
 {
-	refusals_note(r->refusals, c->fd, why);
+	refusals_note(r->refusals, c->ip, why);
 }
 /* A connection is gone: counts it if it ended for what the peer did, and nobody has counted it yet. */
 void call_note_end(struct rpc_shard *r, const struct conn *c);

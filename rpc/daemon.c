@@ -123,7 +123,7 @@ static int shard_begin(struct shard *s, void *ctx)
 	rc = d->workers ? workers_join(d->workers, r) : 0;
 	if (rc)
 		return rc; /* daemon_stop frees what there is */
-	if (d->workers) /* before the others: rpc_shard_turn ends the turn */
+	if (d->workers)    /* before the others: rpc_shard_turn ends the turn */
 		shard_add_hook(s, &(struct shard_hook){.turn = worker_turn, .pending = worker_pending});
 	shard_add_hook(
 		s, &(struct shard_hook){.turn = turn, .pending = pending, .drain = drain, .needed = needed, .ctx = d});
@@ -152,7 +152,9 @@ static bool attach(struct conn *c, void *ctx)
 static void refused(struct shard *s, int fd, void *ctx)
 {
 	struct rpc_shard *r = s->services;
-	refusals_note(r->refusals, fd, REFUSAL_CONNECTIONS);
+	uint64_t ip[2];
+	conn_ip_of(fd, ip);
+	refusals_note(r->refusals, ip, REFUSAL_CONNECTIONS);
 }
 
 static void on_conn_mail(struct shard *to, const struct mesh_msg *m, void *ctx)

@@ -2,11 +2,15 @@
  * h2_head from decoded fields. Runs on the shard.
  *
  * Limits are counted as SETTINGS_MAX_HEADER_LIST_SIZE counts (name + value + 32 bytes a field); beyond them fields are decoded, so that the
- * decoder's state stays right, and not looked at.
+ * decoder's state stays right, and not looked at. Far beyond them the connection ends: a frame of 16 KiB can name 16,000 fields, which take
+ * milliseconds.
  */
 #include "rpc/h2_impl.h"
 
+#include <errno.h>
 #include <string.h>
+
+enum { BOMB = 4 /* times the limits: no mistake of a client's, and not worth the time to decode it */ };
 
 static bool is(struct span s, const char *lit, size_t n)
 {
@@ -165,6 +169,8 @@ int h2_head_field(void *ctx, struct span name, struct span value)
 	rd->bytes += (uint32_t)(name.n + value.n) + 32;
 	if (rd->fields > rd->rpc->opts->header_fields_max || rd->bytes > rd->rpc->opts->header_list_max)
 		h->too_large = true;
+	if (rd->fields > BOMB * rd->rpc->opts->header_fields_max || rd->bytes > BOMB * rd->rpc->opts->header_list_max)
+		return -ECANCELED;
 	if (h->too_large || h->malformed)
 		return 0;
 	if (!name_ok(name) || !value_ok(value))

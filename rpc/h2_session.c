@@ -198,6 +198,12 @@ static const struct h2_head *decode(struct h2_session *s, const uint8_t *p, size
 	rd = (struct h2_head_reader){
 		.rpc = s->rpc, .trailers = trailers, .head = {.method = -1, .content_length = -1, .who = s->who}};
 	int rc = hpack_decode(s->hpack, p, n, h2_head_field, &rd);
+	if (rc == -ECANCELED) {
+		metadata_free(&rd.metadata);
+		h2_conn_error(s, H2_ENHANCE_YOUR_CALM, CONN_R_FLOOD,
+			      "a header block far above HEADER_LIST_MAX or HEADER_FIELDS_MAX");
+		return NULL;
+	}
 	if (rc) {
 		h2_conn_error(s, rc == -ENOMEM ? H2_INTERNAL_ERROR : H2_COMPRESSION_ERROR,
 			      rc == -ENOMEM ? CONN_R_MEMORY : CONN_R_PROTOCOL, "a header block that cannot be decoded");

@@ -11,7 +11,6 @@
 #include <netinet/in.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/socket.h>
 
 enum { NEIGHBOURS = 8 };
 
@@ -23,26 +22,14 @@ const char *refusal_name(enum refusal why)
 	return (unsigned)why < REFUSAL_COUNT ? names[why] : "?";
 }
 
-/* false: not an Internet address, or the peer has vanished. */
-static bool ip_of(int fd, uint64_t ret[2])
+/* A customer of a provider has a /64. */
+static void group(const uint64_t ip[2], uint64_t ret[2])
 {
-	struct sockaddr_storage ss = {0};
-	socklen_t len = sizeof ss;
-	uint8_t ip[16] = {[10] = 0xff, [11] = 0xff};
-	if (getpeername(fd, (struct sockaddr *)&ss, &len))
-		return false;
-	if (ss.ss_family == AF_INET) {
-		memcpy(ip + 12, &((const struct sockaddr_in *)&ss)->sin_addr, 4);
-	} else if (ss.ss_family == AF_INET6) {
-		const struct in6_addr *a = &((const struct sockaddr_in6 *)&ss)->sin6_addr;
-		memcpy(ip, a, 16);
-		if (!IN6_IS_ADDR_V4MAPPED(a) && !IN6_IS_ADDR_LOOPBACK(a))
-			memset(ip + 8, 0, 8);
-	} else {
-		return false;
-	}
-	memcpy(ret, ip, 16);
-	return true;
+	struct in6_addr a;
+	memcpy(&a, ip, sizeof a);
+	if (!IN6_IS_ADDR_V4MAPPED(&a) && !IN6_IS_ADDR_LOOPBACK(&a))
+		memset(a.s6_addr + 8, 0, 8);
+	memcpy(ret, &a, sizeof a);
 }
 
 static uint32_t home_of(const uint64_t ip[2])
@@ -73,17 +60,14 @@ static struct refusals_address *entry_of(struct refusals *r, const uint64_t ip[2
 	return least;
 }
 
-void refusals_note_ip(struct refusals *r, const uint64_t ip[2], enum refusal why)
+void refusals_note(struct refusals *r, const uint64_t ip[2], enum refusal why)
 {
-	struct refusals_address *e = entry_of(r, ip);
+	uint64_t of[2];
+	count_add(&r->by_reason[why], 1);
+	group(ip, of);
+	if (!of[0] && !of[1])
+		return;
+	struct refusals_address *e = entry_of(r, of);
 	e->total += e->total < UINT32_MAX;
 	count_add(&e->by_reason[why], 1);
-}
-
-void refusals_note(struct refusals *r, int fd, enum refusal why)
-{
-	uint64_t ip[2];
-	count_add(&r->by_reason[why], 1);
-	if (ip_of(fd, ip))
-		refusals_note_ip(r, ip, why);
 }

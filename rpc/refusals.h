@@ -39,10 +39,8 @@ struct refusals {
 	struct refusals_address address[REFUSALS_ADDRESSES];
 };
 
-/* Counts a refusal of whoever is at the other end of the socket. Owner thread. */
-void refusals_note(struct refusals *r, int fd, enum refusal why);
-/* For tests: the same, with the address. */
-void refusals_note_ip(struct refusals *r, const uint64_t ip[2], enum refusal why);
+/* Counts a refusal of an address, as struct conn has it; zero counts in the sums only. Owner thread. */
+void refusals_note(struct refusals *r, const uint64_t ip[2], enum refusal why);
 
 struct report;
 struct daemon;

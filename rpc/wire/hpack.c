@@ -104,6 +104,8 @@ int hpack_decode(struct hpack_decoder *d, const uint8_t *block, size_t n, hpack_
 			if (!refused)
 				refused = fn(ctx, (struct span){nv.name, nv.namelen},
 					     (struct span){nv.value, nv.valuelen});
+			if (unlikely(refused == -ECANCELED))
+				return refused;
 		} else if (flags & NGHTTP2_HD_INFLATE_FINAL) {
 			nghttp2_hd_inflate_end_headers(d->inflater);
 			return refused;

@@ -21,7 +21,7 @@ struct hpack_decoder *hpack_decoder_new(uint32_t table_max);
 void hpack_decoder_free(struct hpack_decoder *d);
 
 /* Decodes one whole block (all fragments joined). 0; -EBADMSG: a COMPRESSION_ERROR; -ENOMEM; or the first non-zero value a callback returned
- * (the block is still decoded to its end, so that the state stays right). */
+ * (the block is still decoded to its end, so that the state stays right; but -ECANCELED ends it at once, and the decoder is of no use any more). */
 int hpack_decode(struct hpack_decoder *d, const uint8_t *block, size_t n, hpack_field_fn fn, void *ctx);
 
 /* Whether the block, by its representations alone, leaves a decoder's state unchanged. False for a malformed one. */

@@ -365,9 +365,11 @@ def test_an_hpack_bomb(conn):
     entry = b"\x40" + h2raw.integer(1, 7) + b"x" + h2raw.integer(3900, 7) + b"a" * 3900
     conn.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, request_block() + entry))
     conn.answer(1)
-    conn.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, request_block() + b"\xbe" * 8000))
+    conn.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, request_block() + b"\xbe" * 12))
     assert conn.answer(3).status == native.RESOURCE_EXHAUSTED
     conn.serves(5)
+    conn.send(frame(HEADERS, END_HEADERS | END_STREAM, 7, request_block() + b"\xbe" * 8000))
+    assert conn.ended_with() == ENHANCE_YOUR_CALM
 
 
 def test_rapid_reset(server):

@@ -54,7 +54,7 @@ comma := ,
 # ---- flags -------------------------------------------------------------------------------------------------------------------
 
 # Goals that compile read the build options; the others must work where nothing is installed yet.
-BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-server-queues bench-idle uninstall deb
+BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-server-queues bench-idle uninstall deb python
 GOALS := $(or $(MAKECMDGOALS),all)
 ifneq ($(filter-out $(BARE_GOALS),$(GOALS)),)
 include $(G)/config.mk
@@ -214,6 +214,15 @@ $(G)/descriptors.c: $(PROTO) tools/build/descriptors.py
 	$(Q)protoc-c --proto_path=rpc/proto --include_imports --descriptor_set_out=$(G)/descriptors.pb $(PROTO)
 	$(Q)$(PYTHON) tools/build/descriptors.py $(G)/descriptors.pb $@
 
+# The messages for the Python client (tools/python), always in build/.
+.PHONY: python
+PY_PB := build/python/ordinal/v1/ordinal_pb2.py
+python: $(PY_PB)
+$(PY_PB): rpc/proto/ordinal/v1/ordinal.proto
+	$(say) PROTO $@
+	@mkdir -p build/python
+	$(Q)$(PYTHON) -m grpc_tools.protoc -Irpc/proto --python_out=build/python $(<:rpc/proto/%=%)
+
 # A copy of .config, or an empty file, that changes only when .config does (or comes, or goes).
 $(G)/dotconfig: FORCE
 	@mkdir -p $(@D); if [ -f .config ]; then cat .config; fi | cmp -s - $@ || if [ -f .config ]; then cat .config; fi > $@
@@ -260,11 +269,11 @@ RUN_TESTS := $(PYTHON) tools/build/run_tests.py --build $(B)
 test:
 	$(Q)tools/build/packages.sh run test
 	$(Q)$(MAKE) tests-all
-tests-all: programs $(B)/tests/interop-server $(UNIT_BIN) $(REPLAY_BIN)
+tests-all: programs python $(B)/tests/interop-server $(UNIT_BIN) $(REPLAY_BIN)
 	$(Q)$(RUN_TESTS) $(if $(SANITIZE),,--lint $(LINT_CHECKS)) --unit $(UNIT_BIN) --fuzz $(REPLAY_BIN) --e2e tests/e2e
 test-unit: $(UNIT_BIN) $(REPLAY_BIN)
 	$(Q)$(RUN_TESTS) --unit $(UNIT_BIN) --fuzz $(REPLAY_BIN)
-test-e2e: programs $(B)/tests/interop-server
+test-e2e: programs python $(B)/tests/interop-server
 	$(Q)$(RUN_TESTS) --e2e tests/e2e
 
 # Each target for TIME seconds, all at once as far as there are CPUs; what it finds is kept in build/fuzz/corpus.
@@ -410,6 +419,7 @@ help:
 	@echo "  install      to PREFIX ($(PREFIX)), under DESTDIR; keeps an existing $(CONF)"
 	@echo "  uninstall    remove what install put there; keeps configuration and data"
 	@echo "  deb          a Debian package: $(B)/ordinal_$(VERSION)_*.deb"
+	@echo "  python       generate what the Python client in tools/python needs (its README.md)"
 	@echo "  compile_commands.json   for editors"
 	@echo "  clean        remove build/"
 	@echo

@@ -189,12 +189,13 @@ static const struct h2_head *decode(struct h2_session *s, const uint8_t *p, size
 		return NULL;
 	if (unlikely(s->access_gen != s->rpc->access_gen))
 		renew_access(s);
+	if (unlikely(s->metadata.cap)) /* of a request that was refused */
+		metadata_free(&s->metadata);
 	if (likely(!trailers)) {
 		const struct h2_head *known = hpack_memo_find(s->memo, hpack_generation(s->hpack), p, n);
 		if (likely(known != NULL))
 			return known;
 	}
-	metadata_free(&s->metadata);
 	rd = (struct h2_head_reader){
 		.rpc = s->rpc, .trailers = trailers, .head = {.method = -1, .content_length = -1, .who = s->who}};
 	int rc = hpack_decode(s->hpack, p, n, h2_head_field, &rd);
@@ -205,6 +206,7 @@ static const struct h2_head *decode(struct h2_session *s, const uint8_t *p, size
 		return NULL;
 	}
 	if (rc) {
+		metadata_free(&rd.metadata);
 		h2_conn_error(s, rc == -ENOMEM ? H2_INTERNAL_ERROR : H2_COMPRESSION_ERROR,
 			      rc == -ENOMEM ? CONN_R_MEMORY : CONN_R_PROTOCOL, "a header block that cannot be decoded");
 		return NULL;
@@ -534,11 +536,14 @@ static void on_priority(struct h2_session *s, const struct h2_frame *f, const ui
 	bool self = f->len == 5 && (load_be32(p) & 0x7fffffff) == f->stream;
 	if (f->len == 5 && !self)
 		return;
+	enum h2_error code = self ? H2_PROTOCOL_ERROR : H2_FRAME_SIZE_ERROR;
 	struct h2_stream *st = h2_stream_find(s, f->stream);
 	if (st)
-		h2_stream_error(st, self ? H2_PROTOCOL_ERROR : H2_FRAME_SIZE_ERROR);
+		h2_stream_error(st, code);
+	else if (f->stream > s->last_id || !(f->stream & 1)) /* section 6.4: no RST_STREAM for an idle one */
+		h2_conn_error(s, code, CONN_R_PROTOCOL, "a PRIORITY that is wrong, on an idle stream");
 	else
-		h2_reset(s, f->stream, self ? H2_PROTOCOL_ERROR : H2_FRAME_SIZE_ERROR, true);
+		h2_reset(s, f->stream, code, true);
 }
 
 static void on_goaway(struct h2_session *s, const struct h2_frame *f, const uint8_t *p)

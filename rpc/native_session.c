@@ -360,14 +360,14 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 	if (ns->open > 2 * ns->bucket_mask && ns->bucket_mask + 1 < BUCKETS_MAX)
 		grow(ns);
 	c->seen = true;
+	/* The service may have ended the call, and with it the object, in any of these. (Identifiers may repeat, if the client errs: then the
+	 * one found is another.) */
 	if (m->open)
 		m->open(c);
-	/* The service may have ended the call, and with it the object, in any of these. */
-	uint32_t id = nc->id;
-	if (!(h->flags & NATIVE_F_EMPTY))
+	if (!(h->flags & NATIVE_F_EMPTY) && (!m->open || find(ns, h->call) == nc))
 		call_deliver(c, (struct span){payload, h->len});
-	if (streaming && (h->flags & NATIVE_F_LAST) && (nc = find(ns, id)) && nc->call.live)
-		m->half_close(&nc->call);
+	if (streaming && (h->flags & NATIVE_F_LAST) && find(ns, h->call) == nc)
+		m->half_close(c);
 }
 
 static void on_message(struct native_session *ns, const struct native_header *h, const uint8_t *payload)

@@ -104,6 +104,8 @@ CONNECTION_ERRORS = {
     "a truncated block": (frame(HEADERS, END_HEADERS, 1, request_block()[:-3]), COMPRESSION_ERROR),
     "a table size above ours": (frame(HEADERS, END_HEADERS, 1, h2raw.integer(1 << 20, 5, 0x20) + request_block()), COMPRESSION_ERROR),
     "PRIORITY on stream 0": (frame(PRIORITY, 0, 0, bytes(5)), PROTOCOL_ERROR),
+    "PRIORITY of 4 bytes on an idle stream": (frame(PRIORITY, 0, 7, bytes(4)), FRAME_SIZE_ERROR),
+    "PRIORITY of an idle stream that depends on itself": (frame(PRIORITY, 0, 7, struct.pack(">IB", 7, 1)), PROTOCOL_ERROR),
     "RST_STREAM on stream 0": (rst_stream(0), PROTOCOL_ERROR),
     "RST_STREAM on an idle stream": (rst_stream(7), PROTOCOL_ERROR),
     "RST_STREAM of 3 bytes": (frame(RST_STREAM, 0, 1, b"abc"), FRAME_SIZE_ERROR),

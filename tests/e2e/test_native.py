@@ -213,6 +213,17 @@ def test_calls_in_flight_beyond_the_limit(daemon):
         assert (f.kind, f.code, f.call) == (END, RESOURCE_EXHAUSTED, 21)
 
 
+def test_a_call_number_that_is_in_use(client):
+    """The client's error, and its own confusion; but each stream is told of its end once. The second's end was told to the first."""
+    client.send(frame(REQUEST, 1, flags=EMPTY | LAST, code=TAKE))
+    assert client.get().ends
+    client.send(frame(REQUEST, 1, next_request("a", 3), flags=LAST, code=TAKE) + frame(REQUEST, 1, b"\xff", flags=LAST, code=TAKE))
+    got = [client.get() for _ in range(3)]
+    assert sorted(f.status for f in got if f.ends) == [OK, INVALID_ARGUMENT]
+    assert [f.ids() for f in got if not f.ends] == [range(1, 4)]
+    client.ping()
+
+
 def test_cancel_of_an_unknown_call(client):
     client.send(frame(CANCEL, 77))
     client.ping()

@@ -14,6 +14,7 @@
 #include "core/base/check.h"
 #include "rpc/wire/pb_feed.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -252,18 +253,18 @@ static bool is_due(const struct feed_many *m)
 	return m->first && m->first->done && m->first->error == STREAM_E_OK;
 }
 
-/* Takes the answers that are due into the output, which is empty. false: none are, or (the call has ended) there is no memory. */
-static bool gather(struct feed_many *m)
+/* Takes the answers that are due into the output, which is empty. 1; 0: none are; -ENOMEM: the call has ended. */
+static int gather(struct feed_many *m)
 {
 	struct call *c = m->call;
 	uint32_t n = 0;
 
 	if (!is_due(m))
-		return false;
+		return 0;
 	struct feed_piece *p = feed_piece_new(m->feed, ANSWERS_MAX);
 	if (!p) {
 		many_finish(m, GRPC_RESOURCE_EXHAUSTED, "no memory for answers");
-		return false;
+		return -ENOMEM;
 	}
 	uint8_t *out = (uint8_t *)(uintptr_t)p->slice.p, *at = out;
 	for (; is_due(m) && (size_t)(at - out) + ANSWER_MAX <= ANSWERS_MAX; n++) {
@@ -276,18 +277,19 @@ static bool gather(struct feed_many *m)
 	p->slice.n = (size_t)(at - out);
 	feed_out_set(&m->out, p);
 	count_add(&c->rpc->stats[c->method_index].messages_out, n);
-	return true;
+	return 1;
 }
 
 void feed_many_turn(struct feed_many *m)
 {
 	struct call *c = m->call;
+	int more;
 
 	do {
 		if (!feed_out_send(c, &m->out))
 			return;
-	} while (gather(m));
-	if (c->svc.ptr != m)
+	} while ((more = gather(m)) > 0);
+	if (more < 0)
 		return;
 	if (m->first && m->first->done) { /* refused, and everything before it is answered */
 		enum stream_error e = m->first->error;

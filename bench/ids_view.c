@@ -1,13 +1,15 @@
 /* What a request for IDs costs a shard, in nanoseconds: ids_view_request and its share of ids_view_turn, for batches of
  * several sizes.
  *
- *   ids_view [REQUESTS]      (default 20,000,000 for each line)
+ *   ids_view [REQUESTS [QUEUE|all]]      (default 20,000,000 for each line)
  *
  * One shard, one thread, a callback that adds up; the producer runs in the same thread between batches when it has
  * work, on a journal in memory, and its time is counted. Reported, in CPU time: for the default sequence, a named one,
- * and 16 named ones in turn.
+ * and 16 named ones in turn. With QUEUE, for the default sequence with ID_QUEUE=QUEUE beside ranges: the whole cost of a
+ * single ID, without network and without contention.
  */
 #include "core/base/clock.h"
+#include "queue/family/family.h"
 #include "queue/producer.h"
 #include "tests/unit/queue/fake_journal.h"
 
@@ -17,7 +19,7 @@
 #define BATCH_MAX 1000
 #define NAMES 16
 
-static const struct ids_opts opts = {
+static struct ids_opts opts = {
 	.shards = 1,
 	.order = IDS_STRICT,
 	.window_min = 1000,
@@ -71,31 +73,68 @@ static double run(struct ids *ids, struct ids_view *v, unsigned batch, unsigned 
 	return (double)(clock_thread_cpu_ns() - start) / (double)answered;
 }
 
-int main(int argc, char **argv)
+static const unsigned batch[] = {1, 16, BATCH_MAX};
+static struct ids *ids;
+static struct ids_view *view;
+static struct doorbell bell;
+
+static void open_view(const char *queue)
 {
-	static const unsigned batch[] = {1, 16, BATCH_MAX};
-	uint64_t requests = argc > 1 ? strtoull(argv[1], NULL, 10) : 20000000;
 	struct journal *j;
-	struct doorbell bell;
-	struct ids_view *v;
-	struct ids *ids;
+	const char *why = "no memory";
 	int rc;
 
+	opts.queue = queue;
+	fake_clear(FAKE_IMMEDIATE);
 	journal_open(NULL, &j, NULL);
-	rc = ids_open(&opts, j, &ids, NULL);
+	rc = ids_open(&opts, j, &ids, &why);
 	if (rc == 0)
 		rc = doorbell_init(&bell);
-	v = rc == 0 ? ids_view_new(ids, 0, &bell) : NULL;
-	if (v == NULL) {
-		fprintf(stderr, "cannot set up: %d\n", rc);
-		return 1;
-	}
-	printf("%-8s %12s %12s %12s   (ns a request)\n", "batch", "default", "one name", "16 names");
-	for (size_t i = 0; i < ARRAY_SIZE(batch); i++)
-		printf("%-8u %12.1f %12.1f %12.1f\n", batch[i], run(ids, v, batch[i], 0, requests),
-		       run(ids, v, batch[i], 1, requests), run(ids, v, batch[i], NAMES, requests));
-	ids_view_free(v);
+	view = rc == 0 ? ids_view_new(ids, 0, &bell) : NULL;
+	if (view != NULL)
+		return;
+	fprintf(stderr, "cannot set up: %s\n", why);
+	exit(1);
+}
+
+static void close_view(void)
+{
+	ids_view_free(view);
 	ids_free(ids);
 	doorbell_done(&bell);
+}
+
+static void queue_line(const char *queue, uint64_t requests)
+{
+	open_view(queue);
+	printf("%-24s", queue);
+	for (size_t i = 0; i < ARRAY_SIZE(batch); i++)
+		printf(" %8.1f", run(ids, view, batch[i], 0, requests));
+	printf("\n");
+	fflush(stdout);
+	close_view();
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t requests = argc > 1 ? strtoull(argv[1], NULL, 10) : 20000000;
+
+	if (argc > 2) {
+		bool all = strcmp(argv[2], "all") == 0;
+
+		printf("%-24s %8u %8u %8u   requests a turn (ns a request)\n", "ID_QUEUE", batch[0], batch[1], batch[2]);
+		queue_line("ranges", requests);
+		for (unsigned i = 0; all && i < family_count; i++)
+			queue_line(family_members[i]->name, requests);
+		if (!all)
+			queue_line(argv[2], requests);
+		return sum == 0;
+	}
+	open_view(NULL);
+	printf("%-8s %12s %12s %12s   (ns a request)\n", "batch", "default", "one name", "16 names");
+	for (size_t i = 0; i < ARRAY_SIZE(batch); i++)
+		printf("%-8u %12.1f %12.1f %12.1f\n", batch[i], run(ids, view, batch[i], 0, requests),
+		       run(ids, view, batch[i], 1, requests), run(ids, view, batch[i], NAMES, requests));
+	close_view();
 	return sum == 0;
 }

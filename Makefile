@@ -54,7 +54,7 @@ comma := ,
 # ---- flags -------------------------------------------------------------------------------------------------------------------
 
 # Goals that compile read the build options; the others must work where nothing is installed yet.
-BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-server-queues bench-idle uninstall deb python
+BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-server-queues bench-idle uninstall deb check-service python
 GOALS := $(or $(MAKECMDGOALS),all)
 ifneq ($(filter-out $(BARE_GOALS),$(GOALS)),)
 include $(G)/config.mk
@@ -276,6 +276,14 @@ test-unit: $(UNIT_BIN) $(REPLAY_BIN)
 test-e2e: programs python $(B)/tests/interop-server
 	$(Q)$(RUN_TESTS) --e2e tests/e2e
 
+# On a real, booted systemd: the package in a Debian 12 tree, with systemd-nspawn. Only root can. ORDINAL_HEAVY=1: 200 restarts instead of 10.
+.PHONY: check-service
+check-service:
+	$(Q)tools/build/packages.sh run service
+	$(Q)$(MAKE) deb
+	$(Q)tools/build/service_tree.sh $(B)/service/tree $(B)/ordinal_$(VERSION)_$$(dpkg --print-architecture).deb
+	$(Q)$(PYTHON) -m pytest -q -rs -s -p no:cacheprovider tests/e2e/test_service.py
+
 # Each target for TIME seconds, all at once as far as there are CPUs; what it finds is kept in build/fuzz/corpus.
 .PHONY: fuzz fuzz-run $(FUZZ_SRC:tests/fuzz/%.c=run-%)
 fuzz:
@@ -353,7 +361,9 @@ MANDIR := $(PREFIX)/share/man
 COMPDIR := $(PREFIX)/share/bash-completion/completions
 CONF := $(SYSCONFDIR)/ordinal/ordinal.conf
 # mode:what:where, for install and uninstall alike. The configuration is apart: an existing one stays.
-INSTALLS := 755:$(B)/ordinald:$(SBINDIR)/ordinald 755:$(B)/ordinal:$(BINDIR)/ordinal \
+INSTALLS := 755:$(B)/ordinald:$(SBINDIR)/ordinald 755:$(B)/ordinal:$(BINDIR)/ordinal 755:tools/tune/ordinal-tune:$(SBINDIR)/ordinal-tune \
+	644:tools/tune/ordinal-tune.8:$(MANDIR)/man8/ordinal-tune.8 \
+	$(foreach p,latency throughput small,644:systemd/profiles/$p.conf:$(PREFIX)/share/ordinal/profiles/$p.conf) \
 	644:$(B)/ordinald.service:$(UNITDIR)/ordinald.service \
 	644:systemd/ordinald.socket:$(UNITDIR)/ordinald.socket 644:systemd/sysusers.conf:$(LIBDIR)/sysusers.d/ordinal.conf 644:systemd/sysctl.conf:$(LIBDIR)/sysctl.d/60-ordinal.conf \
 	644:tools/man/ordinald.8:$(MANDIR)/man8/ordinald.8 644:$(B)/ordinal.1:$(MANDIR)/man1/ordinal.1 \
@@ -407,6 +417,7 @@ help:
 	@echo "  test         install what tests need, build, and run all of them: lint, unit, fuzz seeds, e2e"
 	@echo "  test-unit    only the unit tests and fuzz seeds"
 	@echo "  test-e2e     only the tests that drive the real daemon"
+	@echo "  check-service  the package on a booted systemd, in a container: installed, reloaded, killed, upgraded, purged; root only"
 	@echo "  lint         clang-format, clang-tidy, cppcheck and the direction of includes; one alone: lint-tidy and so on"
 	@echo "  format       reformat every source file"
 	@echo "  fuzz         fuzz every target for TIME seconds (TIME=$(TIME))"

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 import appliance
 import native
 
@@ -109,3 +111,13 @@ def test_config_diff(tmp_path):
     conf.write_text("CONFIG_SHARDS=x\n")
     done = appliance.tool("config", "diff", "-c", conf, check=False)
     assert done.returncode == 1 and "SHARDS" in done.stderr
+
+
+@pytest.mark.parametrize("profile", ["latency", "throughput", "small"])
+def test_the_profiles_run(daemon, profile):
+    d = daemon.prepare()
+    command = d.command()
+    d.command = lambda: [*command, "-c", os.path.join(appliance.ROOT, "systemd", "profiles", profile + ".conf")]
+    d.start()
+    with native.Client(d) as c:
+        assert c.next() == range(1, 2)

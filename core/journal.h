@@ -176,6 +176,11 @@ ssize_t jlog_file_read(struct jlog *log, const struct jlog_file *f, void *buf, s
 #define JLOG_E_SKIP 1
 int jlog_parse(struct jlog *log, uint64_t where, struct span bytes, struct jrecord *ret, size_t *ret_size);
 
+/* The same with the record's first bytes alone (JLOG_HEADER of them are enough), so its payload is not checked: ret->payload has its length
+ * but no bytes; it is JLOG_HEADER bytes behind `where`. */
+#define JLOG_HEADER 48u
+int jlog_parse_header(struct jlog *log, uint64_t where, struct span bytes, struct jrecord *ret, size_t *ret_size);
+
 /* True once a write or a sync has failed. Any thread; acquire. */
 bool journal_has_failed(const struct journal *j);
 

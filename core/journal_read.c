@@ -318,6 +318,24 @@ int jlog_read(struct jlog *log, uint64_t where, void *buf, size_t cap, struct jr
 	return err;
 }
 
+_Static_assert(JLOG_HEADER == JF_RECORD_HEADER, "a payload is where jlog_parse_header says");
+
+int jlog_parse_header(struct jlog *log, uint64_t where, struct span bytes, struct jrecord *ret, size_t *ret_size)
+{
+	struct jf_place at = {.segment = where >> 32, .offset = (uint32_t)where, .salt = log->salt};
+	struct jf_record rec;
+
+	if (bytes.n < JF_RECORD_HEADER) {
+		*ret_size = JF_RECORD_HEADER;
+		return -ENODATA;
+	}
+	if (!jf_record_decode(bytes.p, &at, &rec))
+		return -EBADMSG;
+	*ret_size = jf_record_size(rec.len);
+	*ret = (struct jrecord){.type = rec.type, .mark = rec.mark, .payload = {NULL, rec.len}, .where = where};
+	return rec.kind == JF_USER ? 0 : JLOG_E_SKIP;
+}
+
 int jlog_parse(struct jlog *log, uint64_t where, struct span bytes, struct jrecord *ret, size_t *ret_size)
 {
 	struct jf_place at = {.segment = where >> 32, .offset = (uint32_t)where, .salt = log->salt};

@@ -403,13 +403,11 @@ struct memory_source {
 	struct hold *hold[2];
 };
 
-static int memory_bytes(struct stream_source *src, unsigned slot, uint64_t pos, uint64_t where, struct span *ret)
+static int memory_bytes(struct memory_source *m, unsigned slot, uint64_t pos, struct span *ret)
 {
-	struct memory_source *m = (struct memory_source *)src;
 	struct hold *h = hold_chunk(m->vs, pos);
 	uint64_t chunk_end, durable;
 
-	(void)where;
 	if (h == NULL)
 		return -ENOENT;
 	if (m->hold[slot] != NULL)
@@ -422,9 +420,20 @@ static int memory_bytes(struct stream_source *src, unsigned slot, uint64_t pos, 
 	return 0;
 }
 
+static int memory_run(struct stream_source *src, uint64_t pos, uint64_t where, struct span *ret)
+{
+	(void)where;
+	return memory_bytes(container_of(src, struct memory_source, source), 0, pos, ret);
+}
+
+static int memory_late(struct stream_source *src, const struct late_ref *ref, struct span *ret)
+{
+	return memory_bytes(container_of(src, struct memory_source, source), 1, ref->key.pos, ret);
+}
+
 static int step_merge_here(struct stream_cursor *c, const struct step *st)
 {
-	struct memory_source m = {.source = {memory_bytes}, .vs = c->vs};
+	struct memory_source m = {.source = {memory_run, memory_late}, .vs = c->vs};
 	struct stream_buf *buf;
 	uint32_t frames;
 	int err = step_merge(st, c->plan->late + st->late, &m.source, &buf, &frames);

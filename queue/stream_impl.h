@@ -454,8 +454,10 @@ void history_plan(const struct stream *s, struct history *h, struct plan *ret);
 
 /* Where a merge gets its bytes from. */
 struct stream_source {
-	/* The bytes from `pos` (where a frame begins) to some end of a frame, valid until the next call with this slot (0 or 1). 0 or -errno. */
-	int (*bytes)(struct stream_source *src, unsigned slot, uint64_t pos, uint64_t where, struct span *ret);
+	/* The bytes from `pos` (where a frame begins) to some end of a frame, valid until the next call of this. 0 or -errno. */
+	int (*run)(struct stream_source *src, uint64_t pos, uint64_t where, struct span *ret);
+	/* One frame, which the reference describes, valid until the next call of this. 0 or -errno. */
+	int (*late)(struct stream_source *src, const struct late_ref *ref, struct span *ret);
 };
 /* Carries out a MERGE. 0 and a buffer (with n 0 when nothing is left); -ENOMEM; -EBADMSG malformed; or what the source said. */
 int step_merge(const struct step *st, const struct late_ref *late, struct stream_source *src, struct stream_buf **ret,

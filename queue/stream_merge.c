@@ -45,7 +45,7 @@ static int run_look(struct merge *m)
 		int err = 0;
 
 		if (m->bytes.n == 0)
-			err = m->src->bytes(m->src, 0, m->pos, st->where, &m->bytes);
+			err = m->src->run(m->src, m->pos, st->where, &m->bytes);
 		if (err != 0)
 			return err;
 		m->key.pos = m->pos;
@@ -70,7 +70,7 @@ static int run_look(struct merge *m)
 static int late_copy(struct merge *m, const struct late_ref *l)
 {
 	struct span bytes;
-	int err = m->src->bytes(m->src, 1, l->key.pos, l->where, &bytes);
+	int err = m->src->late(m->src, l, &bytes);
 
 	if (err != 0)
 		return err;

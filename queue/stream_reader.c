@@ -1,46 +1,25 @@
-/* The reader thread: frames that are not in memory any more, from the segment files.
+/* The reader thread: frames that are not in memory any more, for cursors that ask.
  *
- * A fetch says where the record begins that holds (or comes before) its position; from there on records are parsed one after the other, each
- * checked by the journal's CRC, and the frames that are handed out by their own. Files are read in windows; the latest windows are kept, since subscribers who
- * are behind often ask for the same, and late frames lie close to each other. What is handed out is part of a window (held by a
- * reference), or, when records are small, frames of several records copied together.
+ * A fetch says where the record begins that holds (or comes before) its position; stream_disk.c reads from there. What is handed out is part of
+ * what was read (held by a reference), or, when records are small, frames of several records copied together, or a merge.
  * Invariant: nothing is handed out that failed a check; the answer then names file and byte.
  */
-#include "queue/stream_impl.h"
 #include "core/base/log.h"
+#include "queue/stream_disk.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-#define WINDOWS 32u
-#define WINDOW_BYTES (512u << 10)
-#define SHARE_MIN (16u << 10)     /* a piece of a window is handed out as it is from so many bytes on */
+#define SHARE_MIN (16u << 10)     /* a piece of a record is handed out as it is from so many bytes on */
 #define GATHER_BYTES (128u << 10) /* else so many are copied together */
 
-struct window {
-	struct jlog *log; /* NULL: free */
-	uint64_t segment, used;
-	uint32_t at; /* byte in the file */
-	struct stream_buf *buf;
-};
-
-/* A record that was parsed. */
-struct place {
-	struct jlog *log;
-	uint64_t where, next_where;
-	uint64_t pos, end, first_offset;
-	const uint8_t *frames;
-	struct stream_buf *buf; /* held */
-};
-
 struct reader {
-	struct window window[WINDOWS];
-	uint64_t uses;
+	struct disk disk;
 	/* Of the fetch that is under way. */
 	struct stream_source source;
 	struct fetch *f;
-	struct place place[2];  /* by slot */
-	struct chunk *chunk[2]; /* held */
+	struct chunk *chunk[2]; /* held: of the run, of the late frame */
+	struct stream_buf *run; /* held */
 };
 
 int reader_new(struct streams *ss)
@@ -51,198 +30,70 @@ int reader_new(struct streams *ss)
 
 void reader_free(struct streams *ss)
 {
-	if (ss->reading == NULL)
-		return;
-	for (unsigned i = 0; i < WINDOWS; i++)
-		buf_put(ss->reading->window[i].buf);
+	if (ss->reading != NULL)
+		disk_done(&ss->reading->disk);
 	free(ss->reading);
 	ss->reading = NULL;
 }
 
-/* ---- records ---- */
-
-static int say(struct fetch *f, int err, const char *why)
+static bool is_on_disk(const struct fetch *f, uint64_t where)
 {
-	snprintf(f->why, sizeof f->why, "%s", why);
-	return err;
-}
-
-/* The record's own reader says what is wrong with it, in the journal's words. */
-static int say_damage(struct fetch *f, struct jlog *log, uint64_t where)
-{
-	const char *why = "damaged";
-	struct jrecord rec;
-	uint8_t *buf = malloc(JOURNAL_RECORD_MAX);
-
-	if (buf != NULL && jlog_read(log, where, buf, JOURNAL_RECORD_MAX, &rec, NULL, &why) == 0)
-		why = "a record changed while it was read";
-	free(buf);
-	return say(f, -EBADMSG, why);
-}
-
-static struct window *window_find(struct reader *r, struct jlog *log, const struct jlog_file *file, uint32_t at)
-{
-	for (unsigned i = 0; i < WINDOWS; i++) {
-		struct window *w = &r->window[i];
-
-		if (w->log == log && w->segment == file->segment && w->at <= at && at < w->at + w->buf->n)
-			return w;
-	}
-	return NULL;
-}
-
-/* Reads `n` bytes (fewer at the end of what is durable) at `at` into the window that was used longest ago. */
-static int window_read(struct reader *r, struct fetch *f, struct jlog *log, const struct jlog_file *file, uint32_t at,
-		       uint32_t n, struct window **ret)
-{
-	struct window *w = &r->window[0];
-	const char *why = "";
-	ssize_t got;
-
-	for (unsigned i = 1; i < WINDOWS; i++)
-		if (r->window[i].used < w->used)
-			w = &r->window[i];
-	buf_put(w->buf);
-	*w = (struct window){.log = NULL};
-	if (n > file->end - at)
-		n = file->end - at;
-	w->buf = buf_new(n);
-	if (w->buf == NULL)
-		return -ENOMEM;
-	got = jlog_file_read(log, file, w->buf->data, n, at, &why);
-	if (got < 0)
-		return say(f, (int)got, why);
-	w->buf->n = (uint32_t)got;
-	w->log = log;
-	w->segment = file->segment;
-	w->at = at;
-	*ret = w;
-	return 0;
-}
-
-static bool place_set(struct place *p, struct jlog *log, const struct jrecord *rec, uint64_t next,
-		      struct stream_buf *buf)
-{
-	struct span pay = rec->payload;
-
-	if (rec->type != RECORD_FRAMES || pay.n < RECORD_HEAD || load_le32(pay.p + 36) != 1)
-		return false;
-	*p = (struct place){
-		.log = log,
-		.where = rec->where,
-		.next_where = next,
-		.pos = load_le64(pay.p),
-		.end = load_le64(pay.p) + pay.n - RECORD_HEAD,
-		.first_offset = load_le64(pay.p + 8),
-		.frames = pay.p + RECORD_HEAD,
-		.buf = buf_get(buf),
-	};
-	return true;
-}
-
-/* The record at `where` or the next one, in a held file that it begins in. 0; JLOG_E_SKIP: *ret_next is where to look on; -errno. */
-static int record_in(struct reader *r, struct fetch *f, struct jlog *log, const struct jlog_file *file, uint32_t at,
-		     struct place *ret, uint64_t *ret_next)
-{
-	struct window *w = window_find(r, log, file, at);
-	uint32_t n = WINDOW_BYTES;
-	uint64_t where = file->segment << 32 | at;
-
-	for (int tries = 0; tries < 3; tries++) {
-		struct jrecord rec;
-		size_t size = 0;
-		int err = 0;
-
-		if (w == NULL)
-			err = window_read(r, f, log, file, at, n, &w);
-		if (err != 0)
-			return err;
-		w->used = ++r->uses;
-		err = jlog_parse(log, where, (struct span){w->buf->data + (at - w->at), w->buf->n - (at - w->at)}, &rec,
-				 &size);
-		*ret_next = where + size;
-		if (err == 0)
-			return place_set(ret, log, &rec, where + size, w->buf) ? 0 : say_damage(f, log, where);
-		if (err == JLOG_E_SKIP)
-			return err;
-		if (err != -ENODATA)
-			break;
-		if (size > n)
-			n = (uint32_t)size;
-		w = NULL; /* it goes on beyond the window */
-	}
-	return say_damage(f, log, where);
-}
-
-/* The first record at or after `where`. 0; -ENOENT: trimmed; -ENODATA: none yet; other -errno. */
-static int record_at(struct reader *r, struct fetch *f, struct jlog *log, uint64_t where, struct place *ret)
-{
-	int err;
-
-	buf_put(ret->buf);
-	*ret = (struct place){.log = NULL};
-	do {
-		const char *why = "";
-		struct jlog_file file;
-		uint64_t next = where;
-		uint32_t at;
-
-		err = jlog_file_get(log, where, &file, &why);
-		if (err != 0)
-			return say(f, err, why);
-		at = where != 0 && file.segment == where >> 32 ? (uint32_t)where : file.begin;
-		err = record_in(r, f, log, &file, at, ret, &next);
-		jlog_file_put(log, &file);
-		where = next;
-	} while (err == JLOG_E_SKIP);
-	return err;
-}
-
-/* Moves a slot's place to the first record that ends above pos. */
-static int seek(struct reader *r, struct fetch *f, struct place *p, uint64_t pos, uint64_t where)
-{
-	struct jlog *log = f->stream->log;
-	int err = 0;
-
-	if (log == NULL || where == WHERE_NONE)
-		return -ENOENT;
-	if (p->log != log || p->pos > pos || (p->end <= pos && where > p->where))
-		err = record_at(r, f, log, where, p);
-	while (err == 0 && p->end <= pos)
-		err = record_at(r, f, log, p->next_where, p);
-	return err;
+	return f->stream->log != NULL && where != WHERE_NONE;
 }
 
 /* ---- merges ---- */
 
-static int disk_bytes(struct stream_source *src, unsigned slot, uint64_t pos, uint64_t where, struct span *ret)
+/* Memory first. False: it is not there. */
+static bool from_memory(struct reader *r, unsigned slot, uint64_t pos, struct span *ret)
 {
-	struct reader *r = container_of(src, struct reader, source);
-	struct fetch *f = r->f;
-	struct place *p = &r->place[slot];
-	struct chunk *c = chunk_get(f->stream, pos);
-	int err;
+	struct chunk *c = chunk_get(r->f->stream, pos);
+	uint64_t end, durable;
 
 	if (r->chunk[slot] != NULL)
 		chunk_put(r->chunk[slot]);
 	r->chunk[slot] = c;
-	if (c != NULL) {
-		uint64_t end = atomic_load_explicit(&c->end, memory_order_acquire),
-			 durable = edge_pos(&f->stream->durable);
+	if (c == NULL)
+		return false;
+	end = atomic_load_explicit(&c->end, memory_order_acquire); /* pairs with chunk_seal */
+	durable = edge_pos(&r->f->stream->durable);
+	*ret = (struct span){c->data + (pos - c->pos), (size_t)((end < durable ? end : durable) - pos)};
+	return true;
+}
 
-		*ret = (struct span){c->data + (pos - c->pos), (end < durable ? end : durable) - pos};
+static int source_run(struct stream_source *src, uint64_t pos, uint64_t where, struct span *ret)
+{
+	struct reader *r = container_of(src, struct reader, source);
+	const struct disk_place *p;
+	int err;
+
+	if (from_memory(r, 0, pos, ret))
 		return 0;
-	}
-	err = seek(r, f, p, pos, where);
+	if (!is_on_disk(r->f, where))
+		return -ENOENT;
+	err = disk_seek(&r->disk, r->f->stream->log, pos, where, &p);
 	if (err != 0)
 		return err;
 	if (p->pos > pos)
 		return -ENOENT;
+	buf_put(r->run);
+	r->run = buf_get(p->buf); /* late frames may drive it out */
 	*ret = (struct span){p->frames + (pos - p->pos), (size_t)(p->end - pos)};
 	return 0;
 }
 
-static void check_frames(struct fetch *f)
+static int source_late(struct stream_source *src, const struct late_ref *ref, struct span *ret)
+{
+	struct reader *r = container_of(src, struct reader, source);
+
+	if (from_memory(r, 1, ref->key.pos, ret))
+		return 0;
+	if (!is_on_disk(r->f, ref->where))
+		return -ENOENT;
+	return disk_frame(&r->disk, r->f->stream->log, ref, ret);
+}
+
+/* Every frame by its own CRC, whatever way it came. */
+static int check_frames(struct fetch *f)
 {
 	struct span rest = f->bytes;
 
@@ -254,8 +105,9 @@ static void check_frames(struct fetch *f)
 		int64_t ts;
 
 		if (size == 0 || !frame_is_whole((struct span){rest.p, size}) || !frame_key(rest, &seq, &ts, &size)) {
-			f->err = say(f, -EBADMSG, "a frame on disk is not what was published, although its record is");
-			return;
+			snprintf(f->why, sizeof f->why,
+				 "a frame on disk is not what was published, although its record is");
+			return -EBADMSG;
 		}
 		if (seq < f->min_seq)
 			f->min_seq = seq;
@@ -263,21 +115,22 @@ static void check_frames(struct fetch *f)
 		f->frames++;
 		rest = (struct span){rest.p + size, rest.n - size};
 	}
+	return 0;
 }
 
-static void fetch_merge(struct reader *r, struct fetch *f)
+static int fetch_merge(struct reader *r, struct fetch *f)
 {
-	f->err = step_merge(f->step, f->late, &r->source, &f->buf, &f->frames);
-	if (f->err != 0)
-		return;
-	f->bytes = (struct span){f->buf->data, f->buf->n};
-	check_frames(f);
+	int err = step_merge(f->step, f->late, &r->source, &f->buf, &f->frames);
+
+	if (err == 0)
+		f->bytes = (struct span){f->buf->data, f->buf->n};
+	return err;
 }
 
 /* ---- ranges ---- */
 
 /* Copies the rest of this record, and of those after it, into one buffer. */
-static int gather(struct reader *r, struct fetch *f, struct place *p, uint64_t pos)
+static int gather(struct reader *r, struct fetch *f, const struct disk_place *p, uint64_t pos)
 {
 	struct stream_buf *out = buf_new(GATHER_BYTES + SHARE_MIN);
 	int err = 0;
@@ -295,7 +148,7 @@ static int gather(struct reader *r, struct fetch *f, struct place *p, uint64_t p
 		f->next_pos = pos + n;
 		f->next_where = p->where;
 		if (f->next_pos < f->end)
-			err = record_at(r, f, f->stream->log, p->next_where, p);
+			err = disk_next(&r->disk, p, &p);
 		if (err == 0)
 			pos = p->pos;
 	} while (err == 0 && f->next_pos < f->end && p->pos < f->end && out->n < GATHER_BYTES);
@@ -311,7 +164,7 @@ static int gather(struct reader *r, struct fetch *f, struct place *p, uint64_t p
 }
 
 /* The offset of the frame at `pos` of a record. */
-static int offset_at(const struct place *p, uint64_t pos, uint64_t *ret)
+static int offset_at(const struct disk_place *p, uint64_t pos, uint64_t *ret)
 {
 	struct frame frame;
 	size_t size;
@@ -324,12 +177,16 @@ static int offset_at(const struct place *p, uint64_t pos, uint64_t *ret)
 
 static int fetch_range(struct reader *r, struct fetch *f)
 {
-	struct place *p = &r->place[0];
+	struct jlog *log = f->stream->log;
+	const struct disk_place *p;
 	uint64_t pos = f->pos, end;
-	int err = seek(r, f, p, pos, f->where);
+	int err;
 
-	if (err == -ENOENT && f->min_offset > 0 && f->stream->log != NULL && f->where != WHERE_NONE)
-		err = seek(r, f, p, pos, 0); /* what is left begins later */
+	if (!is_on_disk(f, f->where))
+		return -ENOENT;
+	err = disk_seek(&r->disk, log, pos, f->where, &p);
+	if (err == -ENOENT && f->min_offset > 0)
+		err = disk_seek(&r->disk, log, pos, 0, &p); /* what is left begins later */
 	if (err != 0)
 		return err;
 	if (p->pos > pos) {
@@ -341,7 +198,7 @@ static int fetch_range(struct reader *r, struct fetch *f)
 		return -ENOENT;
 	err = offset_at(p, pos, &f->first_offset);
 	if (err != 0)
-		return say_damage(f, f->stream->log, p->where);
+		return err;
 	end = p->end < f->end ? p->end : f->end;
 	if (end - pos < SHARE_MIN && end < f->end)
 		return gather(r, f, p, pos);
@@ -354,28 +211,30 @@ static int fetch_range(struct reader *r, struct fetch *f)
 
 static void fetch(struct reader *r, struct fetch *f)
 {
-	r->source.bytes = disk_bytes;
+	r->source = (struct stream_source){source_run, source_late};
 	r->f = f;
 	f->buf = NULL;
-	f->why[0] = '\0';
-	if (f->kind == STEP_MERGE) {
-		fetch_merge(r, f);
-	} else {
+	f->why[0] = r->disk.why[0] = '\0';
+	if (f->kind == STEP_MERGE)
+		f->err = fetch_merge(r, f);
+	else
 		f->err = fetch_range(r, f);
-		if (f->err == 0)
-			check_frames(f);
-	}
+	if (f->err == 0)
+		f->err = check_frames(f);
 	if (f->err != 0) {
 		buf_put(f->buf);
 		f->buf = NULL;
+		if (f->why[0] == '\0')
+			snprintf(f->why, sizeof f->why, "%s",
+				 r->disk.why[0] != '\0' ? r->disk.why : "it could not be read");
 	}
 	for (unsigned i = 0; i < 2; i++) {
-		buf_put(r->place[i].buf);
-		r->place[i] = (struct place){.log = NULL};
 		if (r->chunk[i] != NULL)
 			chunk_put(r->chunk[i]);
 		r->chunk[i] = NULL;
 	}
+	buf_put(r->run);
+	r->run = NULL;
 	if (f->err == -EBADMSG || f->err == -EIO)
 		log_error("stream \"%s\": %s", f->stream->name, f->why);
 }

@@ -13,7 +13,8 @@ static bool watch(struct stream_cursor *c)
 
 	if (!vs->armed) {
 		vs->armed = true;
-		atomic_store_explicit(&vs->local->wanted, true, memory_order_release); /* the note is the owner's again */
+		atomic_store_explicit(&vs->local->wanted, true,
+				      memory_order_release); /* the note is the owner's again */
 		atomic_thread_fence(
 			memory_order_seq_cst); /* pairs with the one in wake(): `wanted` is stored before the edge is read */
 		if (edge_pos(&vs->s->durable) > c->pos)

@@ -418,8 +418,25 @@ static void change_window(struct h2_stream *st, void *ctx)
 	w->overflow |= st->send_window > H2_WINDOW_MAX;
 }
 
-/* One parameter (section 6.5.2). false: the connection has ended. */
-static bool apply_setting(struct h2_session *s, uint16_t id, uint32_t value)
+static bool set_peer_window(struct h2_session *s, uint32_t value)
+{
+	struct window_change w = {.delta = (int64_t)value - s->peer_window};
+	if (w.delta == 0)
+		return true;
+	if (value <= H2_WINDOW_MAX)
+		h2_streams_each(s, change_window, &w);
+	if (value > H2_WINDOW_MAX || w.overflow) {
+		h2_conn_error(s, H2_FLOW_CONTROL_ERROR, CONN_R_PROTOCOL,
+			      "SETTINGS_INITIAL_WINDOW_SIZE makes a window too large");
+		return false;
+	}
+	s->peer_window = value;
+	return true;
+}
+
+/* One parameter (section 6.5.2). false: the connection has ended. Of the values of the initial window in one frame the last is the one that
+ * lasts: *window. */
+static bool apply_setting(struct h2_session *s, uint16_t id, uint32_t value, uint32_t *window)
 {
 	if (id == H2_S_ENABLE_PUSH && value > 1) {
 		h2_conn_error(s, H2_PROTOCOL_ERROR, CONN_R_PROTOCOL, "SETTINGS_ENABLE_PUSH is neither 0 nor 1");
@@ -432,17 +449,9 @@ static bool apply_setting(struct h2_session *s, uint16_t id, uint32_t value)
 		}
 		s->peer_frame = value;
 	}
-	if (id == H2_S_INITIAL_WINDOW_SIZE) {
-		struct window_change w = {.delta = (int64_t)value - s->peer_window};
-		if (value <= H2_WINDOW_MAX)
-			h2_streams_each(s, change_window, &w);
-		if (value > H2_WINDOW_MAX || w.overflow) {
-			h2_conn_error(s, H2_FLOW_CONTROL_ERROR, CONN_R_PROTOCOL,
-				      "SETTINGS_INITIAL_WINDOW_SIZE makes a window too large");
-			return false;
-		}
-		s->peer_window = value;
-	}
+	if (id == H2_S_INITIAL_WINDOW_SIZE &&
+	    *window <= H2_WINDOW_MAX) /* one that is too large stays: it is an error */
+		*window = value;
 	return true;
 }
 
@@ -462,10 +471,16 @@ static void on_settings(struct h2_session *s, const struct h2_frame *f, const ui
 		return;
 	}
 	s->settings_got = true;
+	useless(s); /* each may go through all streams */
+	if (s->ending)
+		return;
+	uint32_t window = s->peer_window;
 	for (uint32_t i = 0; i < f->len; i += 6) {
-		if (!apply_setting(s, load_be16(p + i), load_be32(p + i + 2)))
+		if (!apply_setting(s, load_be16(p + i), load_be32(p + i + 2), &window))
 			return;
 	}
+	if (!set_peer_window(s, window))
+		return;
 	put(s, H2_SETTINGS, H2_F_ACK, 0, NULL, 0);
 	if (s->waiting)
 		h2_streams_pump(s);

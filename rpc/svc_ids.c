@@ -4,7 +4,8 @@
  *
  * Take: the same on a stream, whose replies must keep the order of its requests. Requests of one sequence are answered in order anyway, so as
  * long as a stream stays with a sequence all of its requests wait there together (items). A request for another sequence is held, with all
- * that follow, until the stream has nothing waiting. Bound: TAKE_WAITING requests, then reading pauses.
+ * that follow, until the stream has nothing waiting. Bound: TAKE_WAITING requests, then reading pauses. So it does while answers do not leave,
+ * because the client opens no window or does not read.
  */
 #include "rpc/svc_ids.h"
 #include "core/base/check.h"
@@ -36,6 +37,7 @@ struct held {
 struct take {
 	uint32_t waiting, held;
 	bool half_closed, paused;
+	bool stalled; /* answers wait to be sent: nothing more is asked for until `writable` */
 	uint8_t name_len;
 	char name[SEQUENCE_NAME_MAX]; /* the sequence that the waiting requests are of */
 	struct held *first, **last;
@@ -205,7 +207,8 @@ static void take_hold(struct call *c, struct span msg)
 	}
 	h->next = NULL;
 	h->n = msg.n;
-	memcpy(h->msg, msg.p, msg.n);
+	if (msg.n)
+		memcpy(h->msg, msg.p, msg.n);
 	*t->last = h;
 	t->last = &h->next;
 	t->held++;
@@ -215,7 +218,7 @@ static void take_hold(struct call *c, struct span msg)
 static bool take_advance(struct call *c)
 {
 	struct take *t = c->svc.ptr;
-	while (t->first && t->waiting < TAKE_WAITING) {
+	while (t->first && t->waiting < TAKE_WAITING && !t->stalled) {
 		struct held *h = t->first;
 		struct pb_next_request m = {0};
 		pb_next_request_get((struct span){h->msg, h->n}, &m); /* it was well-formed when it was held */
@@ -230,7 +233,7 @@ static bool take_advance(struct call *c)
 		if (!ok)
 			return false;
 	}
-	if (t->paused && t->held == 0 && t->waiting < TAKE_WAITING / 2) {
+	if (t->paused && !t->stalled && t->held == 0 && t->waiting < TAKE_WAITING / 2) {
 		t->paused = false;
 		c->ops->resume(c);
 		return c->svc.ptr == t; /* resuming may deliver messages, and one of them may end the call */
@@ -257,7 +260,7 @@ static void take_message(struct call *c, struct span msg)
 		call_deny(c, ACCESS_IDS, m.sequence);
 		return;
 	}
-	if (t->held || t->waiting >= TAKE_WAITING || !take_may_submit(t, &m))
+	if (t->held || t->stalled || t->waiting >= TAKE_WAITING || !take_may_submit(t, &m))
 		take_hold(c, msg);
 	else
 		take_submit(c, &m);
@@ -277,6 +280,15 @@ static void take_half_close(struct call *c)
 	take_advance(c);
 }
 
+static void take_writable(struct call *c)
+{
+	struct take *t = c->svc.ptr;
+	if (!t || !t->stalled)
+		return;
+	t->stalled = false;
+	take_advance(c);
+}
+
 static void take_cancel(struct call *c)
 {
 	if (c->svc.ptr)
@@ -286,10 +298,16 @@ static void take_cancel(struct call *c)
 static void take_answer(struct svc_ids *s, struct req *r, const uint8_t *msg, size_t n)
 {
 	struct call *c = r->call;
-	item_drop(s, c->svc.ptr, container_of(r, struct item, req));
-	call_send(c, msg, n);
-	if (c->svc.ptr)
-		take_advance(c);
+	struct take *t = c->svc.ptr;
+	item_drop(s, t, container_of(r, struct item, req));
+	if (unlikely(!call_send(c, msg, n))) {
+		t->stalled = true;
+		if (!t->paused) {
+			t->paused = true;
+			c->ops->pause(c);
+		}
+	}
+	take_advance(c);
 }
 
 static void on_answer(void *ctx, struct ids_wait *w, uint64_t first)
@@ -333,6 +351,7 @@ const struct method svc_ids_methods[SVC_IDS_METHODS] = {
 	 .open = take_open,
 	 .message = take_message,
 	 .half_close = take_half_close,
+	 .writable = take_writable,
 	 .cancel = take_cancel},
 };
 

@@ -412,3 +412,17 @@ def test_header_layout():
     assert frame(PING, 0x04030201, b"ab", flags=LAST, code=0x1122, arg=0x08070605) == (
         b"\x81\x15\x22\x11\x02\x00\x00\x00\x01\x02\x03\x04\x05\x06\x07\x08ab")
     assert struct.calcsize(native.HEADER.format) == 16
+
+
+def test_a_take_that_fails_leaves_another_call_of_its_number_alone(daemon):
+    """A number used twice: the Take of that number, ended by its own first message, passed its half-close on to the Next that waited, and the
+    Ids service wrote into the waiting list as if it were a stream. One client ended the daemon."""
+    d = daemon(SHARDS=1)
+    with native.Client(d) as c, native.Client(d) as other:
+        for _ in range(20):
+            c.send(request(7) * 3 + request(7, b"\xff", method=TAKE))
+            got = [c.get() for _ in range(4)]
+            assert sorted(f.kind for f in got) == [MESSAGE, MESSAGE, MESSAGE, END], got
+            assert [f.code for f in got if f.kind == END] == [INVALID_ARGUMENT]
+            other.next()
+    assert d.is_running()

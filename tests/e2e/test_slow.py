@@ -119,3 +119,55 @@ def test_a_reader_that_never_reads_is_reset(daemon, protocol):
         good.ping()
         # "peer" where TCP_USER_TIMEOUT, which is set to the same, was first.
         appliance.wait_until(lambda: (e := d.stats()["connections_ended"])["stalled"] + e["peer"] == 1, "the stall to be counted")
+
+
+@pytest.mark.parametrize("sequences", [1, 2])
+def test_a_take_whose_client_opens_no_window_is_not_answered_without_end(daemon, sequences):
+    """Answers that no window let out were kept, and further requests taken, without end: a client with a window of 0 had the daemon's memory.
+    Instead its stream is read no further, and all of it goes on when the window opens."""
+    d = daemon(SHARDS=1)
+    per, bodies = 16000, [h2raw.message(native.next_request("ab"[i % sequences])) for i in range(4)]
+    one = b"".join(bodies)
+    one *= per // len(one)
+    asked, room, replies = 0, {0: 65535, 1: 65535}, b""
+    with d.connect(timeout_s=2) as s:
+        s.sendall(h2raw.PREFACE + h2raw.settings(INITIAL_WINDOW_SIZE=0) + h2raw.frame(h2raw.SETTINGS, h2raw.ACK)
+                  + h2raw.frame(h2raw.HEADERS, h2raw.END_HEADERS, 1, h2raw.request_block(h2raw.TAKE_PATH)))
+        inbox = b""
+
+        def read():
+            """One read: credit and replies are kept. False: nothing came."""
+            nonlocal inbox, replies
+            try:
+                inbox += s.recv(65536)
+            except TimeoutError:
+                return False
+            while len(inbox) >= 9 and len(inbox) >= 9 + int.from_bytes(inbox[:3], "big"):
+                n, kind, stream = int.from_bytes(inbox[:3], "big"), inbox[3], int.from_bytes(inbox[5:9], "big")
+                payload, inbox = inbox[9:9 + n], inbox[9 + n:]
+                if kind == h2raw.WINDOW_UPDATE:
+                    room[stream] += int.from_bytes(payload, "big")
+                elif kind == h2raw.DATA:
+                    replies += payload
+                assert kind not in (h2raw.RST_STREAM, h2raw.GOAWAY)
+            return True
+
+        while asked < 1_000_000:
+            if min(room.values()) < len(one):
+                if not read():
+                    break
+                continue
+            s.sendall(h2raw.frame(h2raw.DATA, 0, 1, one))
+            room[0] -= len(one)
+            room[1] -= len(one)
+            asked += len(one) // len(bodies[0])
+        assert asked < 200_000, "it goes on taking requests"
+        s.sendall(h2raw.settings(INITIAL_WINDOW_SIZE=1 << 30) + h2raw.window_update(0, 1 << 30))
+        count = 0
+        while count < asked:
+            assert read(), f"{count} of {asked} answered"
+            at = 0
+            while len(replies) - at >= 5 and len(replies) - at - 5 >= int.from_bytes(replies[at + 1:at + 5], "big"):
+                at += 5 + int.from_bytes(replies[at + 1:at + 5], "big")
+                count += 1
+            replies = replies[at:]

@@ -75,6 +75,7 @@ struct worker {
 	struct client *client;
 	struct ring *ring;
 	struct load_conn *conns;
+	uint64_t unparked_ns; /* when all were last */
 	struct load_call *
 		*idle; /* a ring of idle_cap: first in, first out, so that the open loop is fair to connections */
 	uint32_t idle_head, idle_n, idle_mask;
@@ -361,9 +362,22 @@ static uint64_t issue_open(struct worker *w, uint64_t now, uint64_t floor)
 	return next > now ? next - now : 0;
 }
 
+/* Calls that timed out all at once leave nobody to unpark: their numbers come free when the server has ended them, which completes nothing. */
+static void unpark_now_and_then(struct worker *w, uint64_t now)
+{
+	if (likely(w->o->timeout_ns == 0 || now - w->unparked_ns < IDLE_WAIT_NS))
+		return;
+	w->unparked_ns = now;
+	for (uint32_t i = 0; i < w->pub->connections; i++) {
+		if (w->conns[i].state == CONN_OPEN)
+			unpark(w, &w->conns[i]);
+	}
+}
+
 static uint64_t issue(struct worker *w)
 {
 	uint64_t now = clock_mono_ns();
+	unpark_now_and_then(w, now);
 	uint64_t floor = atomic_load_explicit(&w->load->highest, memory_order_relaxed), wait = IDLE_WAIT_NS;
 	w->rounded = 0;
 	if (w->o->rate > 0)

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <netdb.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
 
@@ -33,6 +35,12 @@ int address_resolve(const char *text, struct address *ret, const char **ret_why)
 	size_t n = colon ? (size_t)(colon - text) : 0;
 	if (!colon || n == 0 || n >= sizeof host || colon[1] == 0) {
 		*ret_why = "expected HOST:PORT, [IPV6]:PORT or unix:/PATH";
+		return -EINVAL;
+	}
+	char *end;
+	unsigned long port = strtoul(colon + 1, &end, 10); /* the resolver takes 115587 for 50051 */
+	if (*end || colon[1] < '0' || colon[1] > '9' || port > UINT16_MAX) {
+		*ret_why = "a port is a number from 0 to 65535";
 		return -EINVAL;
 	}
 	if (text[0] == '[' && text[n - 1] == ']') {

@@ -319,3 +319,25 @@ def test_the_wrong_protocol_is_named(stock):
     done = tool("next", "--server", stock.address, "--protocol", "native", check=False)
     assert done.returncode == 3
     assert "native framing" in done.stderr
+
+
+def test_a_port_beyond_65535_is_refused(daemon):
+    """It was taken modulo 65536: the resolver does that, and the tool asked somebody else."""
+    d = daemon(SHARDS=1)
+    for port in (d.port + 65536, "99999", "50051x", "+1", "-1"):
+        done = appliance.tool("next", "--server", f"127.0.0.1:{port}", check=False)
+        assert done.returncode == 3 and "a port is a number from 0 to 65535" in done.stderr, done
+
+
+def test_load_goes_on_after_all_of_its_calls_timed_out(daemon):
+    """Native: a pause of the server's, longer than --timeout, ended every call at once, and no further one was sent for the rest of the run."""
+    d = daemon(SHARDS=1)
+    run = appliance.load_begin(d, "--timeout", "200ms", "--duration", "4s")
+    time.sleep(0.8)
+    d.signal(signal.SIGSTOP)
+    time.sleep(0.8)
+    d.signal(signal.SIGCONT)
+    time.sleep(0.4)
+    last = appliance.tool("next", "--server", d.address).stdout
+    appliance.load_end(run)
+    assert int(appliance.tool("next", "--server", d.address).stdout) > int(last) + 1, "load had ended early"

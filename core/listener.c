@@ -117,7 +117,7 @@ static in_port_t *port_of(struct sockaddr_storage *ss)
 
 bool listener_is_on(int fd, const char *listen, char ret_bound[LISTENER_TEXT])
 {
-	struct sockaddr_storage want, have;
+	struct sockaddr_storage want = {0}, have = {0};
 	char want_text[LISTENER_TEXT], have_text[LISTENER_TEXT];
 	socklen_t len, have_len = sizeof have;
 	int listens = 0, protocol = 0;

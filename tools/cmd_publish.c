@@ -158,12 +158,13 @@ static struct item *item_at(struct publish *p, uint32_t i)
 static int queue_payload(struct publish *p, struct span payload)
 {
 	struct item *it = item_at(p, p->queued);
-	uint8_t *copy = malloc(payload.n + 1);
-	if (!copy)
+	it->p = malloc(payload.n + 1);
+	if (!it->p)
 		return -ENOMEM;
 	if (payload.n)
-		memcpy(copy, payload.p, payload.n);
-	*it = (struct item){p->read++, copy, payload.n};
+		memcpy(it->p, payload.p, payload.n);
+	it->n = payload.n;
+	it->number = p->read++;
 	p->queued++;
 	p->queued_bytes += payload.n;
 	return 0;

@@ -122,7 +122,8 @@ int main(int argc, char **argv)
 	if (argc > 2) {
 		bool all = strcmp(argv[2], "all") == 0;
 
-		printf("%-24s %8u %8u %8u   requests a turn (ns a request)\n", "ID_QUEUE", batch[0], batch[1], batch[2]);
+		printf("%-24s %8u %8u %8u   requests a turn (ns a request)\n", "ID_QUEUE", batch[0], batch[1],
+		       batch[2]);
 		queue_line("ranges", requests);
 		for (unsigned i = 0; all && i < family_count; i++)
 			queue_line(family_members[i]->name, requests);

@@ -102,7 +102,8 @@ static void on_done(void *ctx, const struct channel_status *st)
 	t.in_flight--;
 	call->idle = true;
 	if (st->code != GRPC_OK && !t.errors)
-		fprintf(stderr, "payload: %s: %.*s\n", grpc_status_name(st->code), (int)st->text.n, (const char *)st->text.p);
+		fprintf(stderr, "payload: %s: %.*s\n", grpc_status_name(st->code), (int)st->text.n,
+			(const char *)st->text.p);
 	t.errors += st->code != GRPC_OK || !call->good;
 	if (!call->measured)
 		return;
@@ -119,8 +120,8 @@ static void start_call(struct payload_call *call)
 	call->sent_ns = clock_mono_ns();
 	call->measured = t.measuring;
 	call->good = false;
-	if (channel_call(call->conn->channel, METHOD_BENCH_ECHO, (struct span){t.request, t.request_n}, 0, 0, &ops, call,
-			 NULL))
+	if (channel_call(call->conn->channel, METHOD_BENCH_ECHO, (struct span){t.request, t.request_n}, 0, 0, &ops,
+			 call, NULL))
 		return; /* later */
 	call->idle = false;
 	t.in_flight++;
@@ -170,7 +171,8 @@ static bool connect_all(struct payload_conn *conns)
 		CHECK(conns[i].calls != NULL);
 		for (uint32_t k = 0; k < opts.depth; k++)
 			conns[i].calls[k] = (struct payload_call){.conn = &conns[i], .idle = true};
-		if (channel_connect(t.client, &o, (struct sockaddr *)&a.addr, a.len, &events, &conns[i], &conns[i].channel))
+		if (channel_connect(t.client, &o, (struct sockaddr *)&a.addr, a.len, &events, &conns[i],
+				    &conns[i].channel))
 			return false;
 	}
 	while (t.open < opts.connections && !t.lost)
@@ -234,10 +236,10 @@ static bool number(const char *text, double least, double most, double *ret)
 int main(int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{"server", required_argument, NULL, 's'},   {"protocol", required_argument, NULL, 'p'},
+		{"server", required_argument, NULL, 's'},      {"protocol", required_argument, NULL, 'p'},
 		{"connections", required_argument, NULL, 'c'}, {"depth", required_argument, NULL, 'd'},
-		{"bytes", required_argument, NULL, 'b'},    {"seconds", required_argument, NULL, 't'},
-		{"warmup", required_argument, NULL, 'w'},   {0}};
+		{"bytes", required_argument, NULL, 'b'},       {"seconds", required_argument, NULL, 't'},
+		{"warmup", required_argument, NULL, 'w'},      {0}};
 	double v = 0;
 	bool ok = true;
 	for (int o; ok && (o = getopt_long(argc, argv, "", longs, NULL)) != -1;) {

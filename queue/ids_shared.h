@@ -72,9 +72,9 @@ struct ids {
 	struct jlog *log;
 	struct producer *producer;
 	struct singles *singles; /* NULL: ranges */
-	struct doorbell bell; /* the producer's */
-	uint64_t hash_key[2]; /* one for all tables, so that a hash can travel */
-	uint32_t capacity;    /* of sequences: sequences_max, or more if more were found on disk */
+	struct doorbell bell;    /* the producer's */
+	uint64_t hash_key[2];    /* one for all tables, so that a hash can travel */
+	uint32_t capacity;       /* of sequences: sequences_max, or more if more were found on disk */
 	struct sequence *sequences;
 	_Alignas(CACHE_LINE) _Atomic uint32_t count; /* sequences published; release, pairs with acquire in views */
 	_Atomic(struct ids_port *) ports[IDS_SHARDS_MAX]; /* release by ids_view_new, acquire by the producer */

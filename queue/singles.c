@@ -53,16 +53,18 @@ static const char *why_not(const struct family_ops *ops, const struct singles_op
 	if (o->consumers == 1)
 		return NULL; /* with one producer and one consumer every member keeps the order */
 	if (ops->order == FAMILY_UNORDERED) {
-		snprintf(why, sizeof why,
-			 "ID_QUEUE=\"%s\" keeps no order when %u threads take from it: it takes SHARDS=1 and HANDLER_THREADS=0",
-			 ops->name, o->consumers);
+		snprintf(
+			why, sizeof why,
+			"ID_QUEUE=\"%s\" keeps no order when %u threads take from it: it takes SHARDS=1 and HANDLER_THREADS=0",
+			ops->name, o->consumers);
 		return why;
 	}
 	if (o->strict && (ops->order != FAMILY_FIFO || ops->consumers_max == 1)) {
-		snprintf(why, sizeof why,
-			 "ID_QUEUE=\"%s\" gives each of %u threads IDs of its own, so the order is not strict: it takes "
-			 "ID_ORDER=sharded, or SHARDS=1 and HANDLER_THREADS=0",
-			 ops->name, o->consumers);
+		snprintf(
+			why, sizeof why,
+			"ID_QUEUE=\"%s\" gives each of %u threads IDs of its own, so the order is not strict: it takes "
+			"ID_ORDER=sharded, or SHARDS=1 and HANDLER_THREADS=0",
+			ops->name, o->consumers);
 		return why;
 	}
 	return NULL;

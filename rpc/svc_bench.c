@@ -66,7 +66,7 @@ enum grpc_status svc_bench_echo(struct svc_bench_room *room, struct span msg, si
 		rc = -ENOMEM;
 	if (rc == 0)
 		return GRPC_OK;
-	*ret = rc == -EBADMSG	 ? SPAN_LIT("data is not one gzip stream")
+	*ret = rc == -EBADMSG    ? SPAN_LIT("data is not one gzip stream")
 	       : rc == -EMSGSIZE ? SPAN_LIT("data inflates to more than MESSAGE_MAX bytes")
 				 : SPAN_LIT("no memory for the work");
 	return rc == -EBADMSG ? GRPC_INVALID_ARGUMENT : GRPC_RESOURCE_EXHAUSTED;

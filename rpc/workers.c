@@ -145,7 +145,8 @@ static void job_begin(struct call *c, enum job_kind kind, struct span in, uint32
 	if (!j || !bytes_set(&j->in, in)) {
 		if (j)
 			slab_put(&d->jobs, slot);
-		call_finish(c, GRPC_RESOURCE_EXHAUSTED, SPAN_LIT("no memory for another request that waits for a worker"));
+		call_finish(c, GRPC_RESOURCE_EXHAUSTED,
+			    SPAN_LIT("no memory for another request that waits for a worker"));
 		return;
 	}
 	j->call = c;
@@ -348,14 +349,16 @@ static const char *why_not(const struct workers_opts *o, const struct family_ops
 {
 	static char why[256];
 	if (!ops)
-		snprintf(why, sizeof why, "HANDLER_QUEUE=\"%.64s\" is no queue of queue/family, such as basic", o->queue);
+		snprintf(why, sizeof why, "HANDLER_QUEUE=\"%.64s\" is no queue of queue/family, such as basic",
+			 o->queue);
 	else if (o->order != IDS_STRICT)
 		return "HANDLER_THREADS takes ID_ORDER=strict: any worker may answer any request of a connection";
 	else if ((ops->producers_max && o->shards > ops->producers_max) ||
 		 (ops->consumers_max && o->threads > ops->consumers_max))
-		snprintf(why, sizeof why,
-			 "HANDLER_QUEUE=\"%s\" does not take %u shards on one side and %u workers (HANDLER_THREADS) on the other",
-			 ops->name, o->shards, o->threads);
+		snprintf(
+			why, sizeof why,
+			"HANDLER_QUEUE=\"%s\" does not take %u shards on one side and %u workers (HANDLER_THREADS) on the other",
+			ops->name, o->shards, o->threads);
 	else
 		return NULL;
 	return why;

@@ -241,7 +241,8 @@ static void *taker_run(void *ctx)
 			if (k->got[i] <= before)
 				k->wrong = "not above an ID that was in a reply before the request was made";
 		max = atomic_load(&seen);
-		while (k->n != 0 && max < k->got[k->n - 1] && !atomic_compare_exchange_weak(&seen, &max, k->got[k->n - 1]))
+		while (k->n != 0 && max < k->got[k->n - 1] &&
+		       !atomic_compare_exchange_weak(&seen, &max, k->got[k->n - 1]))
 			;
 	}
 	return NULL;

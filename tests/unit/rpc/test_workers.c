@@ -239,8 +239,10 @@ static void refusals_come_back(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(each_queue_answers_all_once), cmocka_unit_test(more_than_the_queue_holds),
-		cmocka_unit_test(an_answer_to_a_call_that_is_gone), cmocka_unit_test(a_stop_while_a_worker_waits),
+		cmocka_unit_test(each_queue_answers_all_once),
+		cmocka_unit_test(more_than_the_queue_holds),
+		cmocka_unit_test(an_answer_to_a_call_that_is_gone),
+		cmocka_unit_test(a_stop_while_a_worker_waits),
 		cmocka_unit_test(refusals_come_back),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

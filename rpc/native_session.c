@@ -419,8 +419,22 @@ static void on_frame(struct native_session *ns, const struct native_header *h, c
 	}
 }
 
-/* Checks a header's form and length. A message that is too long is a clear error before the connection ends: its bytes cannot be skipped
+/* A clear error to the call that it belongs to, if that is not over, and then the end of the connection: the message's bytes cannot be skipped
  * without reading them all. */
+static void refuse_message(struct native_session *ns, const struct native_header *h, const char *text)
+{
+	struct native_call *nc = h->kind == NATIVE_MESSAGE ? find(ns, h->call) : NULL;
+	call_note_refusal(ns->rpc, ns->conn, REFUSAL_MESSAGE);
+	if (nc) {
+		call_cancel_service(&nc->call);
+		native_finish(&nc->call, GRPC_RESOURCE_EXHAUSTED, (struct span){(const uint8_t *)text, strlen(text)});
+	} else if (h->kind == NATIVE_REQUEST) {
+		put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, text);
+	}
+	conn_close(ns->conn);
+}
+
+/* Checks a header's form and length. */
 static bool header_ok(struct native_session *ns, const uint8_t *p, struct native_header *h)
 {
 	if (unlikely(native_get(p, h))) {
@@ -439,17 +453,9 @@ static bool header_ok(struct native_session *ns, const uint8_t *p, struct native
 		return true;
 	if (h->kind == NATIVE_REQUEST || h->kind == NATIVE_MESSAGE) {
 		char text[128];
-		struct native_call *nc = h->kind == NATIVE_MESSAGE ? find(ns, h->call) : NULL;
-		int n = snprintf(text, sizeof text, "a message of %u bytes is above MESSAGE_MAX, %u", h->len, max);
-		call_note_refusal(ns->rpc, ns->conn, REFUSAL_MESSAGE);
-		if (nc) {
-			call_cancel_service(&nc->call);
-			native_finish(&nc->call, GRPC_RESOURCE_EXHAUSTED, (struct span){(uint8_t *)text, (size_t)n});
-		} else {
-			put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, text);
-		}
+		snprintf(text, sizeof text, "a message of %u bytes is above MESSAGE_MAX, %u", h->len, max);
 		count_add(&ns->rpc->protocol_errors, 1);
-		conn_close(ns->conn);
+		refuse_message(ns, h, text);
 	} else {
 		protocol_error(ns, "a frame that is longer than its kind allows");
 	}
@@ -478,20 +484,12 @@ static size_t part_wants(const struct native_session *ns)
 	return ns->part_len < NATIVE_HEADER ? NATIVE_HEADER : NATIVE_HEADER + load_le32(ns->part + 4);
 }
 
-/* A long message for which the shard has no room: a clear error, and the end, because its bytes cannot be skipped. */
+/* A long message for which the shard has no room. */
 static void part_refuse(struct native_session *ns)
 {
 	struct native_header h = {0};
 	native_get(ns->part, &h); /* it was well-formed when it came */
-	struct native_call *nc = h.kind == NATIVE_MESSAGE ? find(ns, h.call) : NULL;
-	struct span text = SPAN_LIT("the memory for partly received messages, ASSEMBLY_MAX, is used up");
-	if (nc) {
-		call_cancel_service(&nc->call);
-		native_finish(&nc->call, GRPC_RESOURCE_EXHAUSTED, text);
-	} else {
-		put_error(ns, h.call, GRPC_RESOURCE_EXHAUSTED, (const char *)text.p);
-	}
-	conn_close(ns->conn);
+	refuse_message(ns, &h, "the memory for partly received messages, ASSEMBLY_MAX, is used up");
 }
 
 /* Room for n more bytes. false: the connection has ended. */

@@ -1,0 +1,591 @@
+/* A connection, its session and a service, on a ring that is a script: for fuzz targets that drive real sessions. To be included once, by the target.
+ *
+ * The input is a script of operations: bytes that arrive, in pieces; sends that complete, wholly, in part or with an error; time that passes; what
+ * the service does with the calls that it holds; and the target's own operations, which write frames. The twin of ring.c keeps at most one receive
+ * and one send, as a connection promises.
+ *
+ * Holds, whatever the script: the service is told of each call's beginning and end once and in order; what the session writes is well-formed (the
+ * target checks it); and when the connection has ended nothing is left: no call, timer, stream, block of memory or operation.
+ */
+#ifndef ORDINAL_TESTS_FUZZ_SESSION_RIG_H
+#define ORDINAL_TESTS_FUZZ_SESSION_RIG_H
+
+#include "core/base/check.h"
+#include "core/base/clock.h"
+#include "core/base/log.h"
+#include "core/conn.h"
+#include "core/ring.h"
+#include "core/shard.h"
+#include "rpc/call.h"
+#include "rpc/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* The target's: checks what is whole in rig.out, and moves rig.out.at behind it. */
+static void rig_check_output(void);
+
+enum { RIG_HELD = 256, RIG_CANCELS = 16, RIG_DELIVER_MAX = 16384, RIG_OPS_MAX = 4000 };
+
+struct rig_bytes {
+	uint8_t *p;
+	size_t at, len, cap;
+};
+
+static struct rig {
+	struct shard s;
+	struct rpc_shard r;
+	struct shard_opts so;
+	struct rpc_opts ro;
+	struct method_table methods;
+	struct conn *c;
+	/* The ring. */
+	bool recv_armed, recv_cancelled, sending, send_cancelled, eof_delivered;
+	uint64_t recv_tag, send_tag;
+	struct conn_slice send[256];
+	unsigned send_count;
+	size_t send_len;
+	uint64_t cancels[RIG_CANCELS];
+	int cancel_res[RIG_CANCELS];
+	unsigned cancel_count;
+	uint8_t *delivered;
+	/* What the client has written and the connection has not received; and what the connection has sent. */
+	struct rig_bytes in, out;
+	/* The script. */
+	const uint8_t *script;
+	size_t script_left;
+	/* The service. */
+	struct call *held[RIG_HELD];
+	unsigned held_count;
+	uint64_t slices_given, slices_released;
+} rig;
+
+static uint8_t rig_byte(void)
+{
+	if (!rig.script_left)
+		return 0;
+	rig.script_left--;
+	return *rig.script++;
+}
+
+static void rig_append(struct rig_bytes *b, const void *p, size_t n)
+{
+	if (b->len + n > b->cap) {
+		b->cap = (b->len + n) * 2;
+		b->p = realloc(b->p, b->cap);
+		CHECK(b->p);
+	}
+	if (n)
+		memcpy(b->p + b->len, p, n);
+	b->len += n;
+}
+
+/* The twin of the ring, and what the connection asks of its shard. */
+
+void ring_recv(struct ring *r, int fd, uint64_t tag)
+{
+	CHECK(!rig.recv_armed);
+	rig.recv_armed = true;
+	rig.recv_cancelled = false;
+	rig.recv_tag = tag;
+}
+
+void ring_send(struct ring *r, int fd, const void *p, size_t n, uint64_t tag)
+{
+	CHECK(!rig.sending && n > 0);
+	rig.sending = true;
+	rig.send_cancelled = false;
+	rig.send_tag = tag;
+	rig.send[0] = (struct conn_slice){.p = p, .n = (uint32_t)n};
+	rig.send_count = 1;
+	rig.send_len = n;
+}
+
+void ring_sendmsg(struct ring *r, int fd, const struct msghdr *m, uint64_t tag)
+{
+	CHECK(!rig.sending && m->msg_iovlen > 0 && m->msg_iovlen <= 256);
+	rig.sending = true;
+	rig.send_cancelled = false;
+	rig.send_tag = tag;
+	rig.send_len = 0;
+	rig.send_count = (unsigned)m->msg_iovlen;
+	for (unsigned i = 0; i < rig.send_count; i++) {
+		rig.send[i] = (struct conn_slice){.p = m->msg_iov[i].iov_base, .n = (uint32_t)m->msg_iov[i].iov_len};
+		CHECK(rig.send[i].n > 0);
+		rig.send_len += rig.send[i].n;
+	}
+}
+
+static void rig_cancel_result(uint64_t tag, int res)
+{
+	CHECK(rig.cancel_count < RIG_CANCELS);
+	rig.cancels[rig.cancel_count] = tag;
+	rig.cancel_res[rig.cancel_count++] = res;
+}
+
+void ring_cancel_tag(struct ring *r, uint64_t victim, uint64_t tag)
+{
+	bool found = rig.recv_armed && rig.recv_tag == victim;
+	if (found)
+		rig.recv_cancelled = true;
+	rig_cancel_result(tag, found ? 0 : -ENOENT);
+}
+
+void ring_cancel_fd(struct ring *r, int fd, uint64_t tag)
+{
+	rig.recv_cancelled |= rig.recv_armed;
+	rig.send_cancelled |= rig.sending;
+	rig_cancel_result(tag, 0);
+}
+
+uint8_t *ring_buf(const struct ring *r, uint16_t buf)
+{
+	return rig.delivered;
+}
+
+void ring_buf_put(struct ring *r, uint16_t buf)
+{
+}
+
+void shard_unsettle(struct shard *s, struct conn *c)
+{
+}
+
+void shard_refuse(struct shard *s, int fd)
+{
+	CHECK(!"a connection was refused");
+}
+
+/* Events. */
+
+static void rig_event(uint64_t tag, int32_t res, uint16_t flags)
+{
+	struct ring_event ev = {.tag = tag, .res = res, .flags = flags};
+	struct conn *c = slab_at(&rig.s.conns, ring_tag_slot(tag));
+	CHECK((c->gen & 0xffffff) == ring_tag_gen(tag));
+	switch (ring_tag_kind(tag)) {
+	case SHARD_OP_RECV:
+		conn_on_recv(c, &ev);
+		break;
+	case SHARD_OP_SEND:
+		conn_on_send(c, &ev);
+		break;
+	default:
+		conn_on_cancel(c, &ev);
+	}
+}
+
+/* The client's next n bytes, or fewer, in memory of exactly their size. */
+static void rig_deliver(size_t n)
+{
+	size_t left = rig.in.len - rig.in.at;
+	n = n < left ? n : left;
+	n = n < RIG_DELIVER_MAX ? n : RIG_DELIVER_MAX;
+	if (!rig.recv_armed || n == 0)
+		return;
+	rig.delivered = malloc(n);
+	CHECK(rig.delivered);
+	memcpy(rig.delivered, rig.in.p + rig.in.at, n);
+	rig.in.at += n;
+	rig_event(rig.recv_tag, (int32_t)n, RING_EV_MORE | RING_EV_BUFFER);
+	free(rig.delivered);
+	rig.delivered = NULL;
+}
+
+static void rig_recv_ends(int res)
+{
+	if (!rig.recv_armed)
+		return;
+	rig.recv_armed = false;
+	rig_event(rig.recv_tag, res, 0);
+}
+
+/* The send under way takes n bytes, or all; n 0: it fails. */
+static void rig_sent(size_t n)
+{
+	if (!rig.sending)
+		return;
+	n = n < rig.send_len ? n : rig.send_len;
+	size_t left = n;
+	for (unsigned i = 0; i < rig.send_count && left; i++) {
+		size_t take = rig.send[i].n < left ? rig.send[i].n : left;
+		rig_append(&rig.out, rig.send[i].p, take);
+		left -= take;
+	}
+	rig.sending = false;
+	rig_event(rig.send_tag, n ? (int32_t)n : -EPIPE, 0);
+}
+
+static void rig_cancelled(void)
+{
+	if (rig.recv_cancelled)
+		rig_recv_ends(-ECANCELED);
+	if (rig.send_cancelled && rig.sending) {
+		rig.sending = false;
+		rig_event(rig.send_tag, -ECANCELED, 0);
+	}
+	while (rig.cancel_count) {
+		uint64_t tag = rig.cancels[--rig.cancel_count];
+		rig_event(tag, rig.cancel_res[rig.cancel_count], 0);
+	}
+}
+
+/* The end of a loop turn, as shard.c has it. */
+static void rig_turn(void)
+{
+	struct shard *s = &rig.s;
+	wheel_advance(&s->wheel, s->now_ns);
+	rpc_shard_turn(&rig.r);
+	while (s->dirty) {
+		struct conn *c = s->dirty;
+		s->dirty = c->dirty_next;
+		conn_flush(c);
+	}
+	struct conn *starved = s->starved;
+	s->starved = NULL;
+	for (struct conn *next; starved; starved = next) {
+		next = starved->starved_next;
+		conn_rearm(starved);
+	}
+	while (s->doomed) {
+		struct conn *c = s->doomed;
+		s->doomed = c->doomed_next;
+		conn_bury(c);
+	}
+	if (s->conns.used == 0)
+		rig.c = NULL;
+}
+
+/* The service: what it is told it checks; what it does the script says. A call's words: 0 messages, 1 half-closed, 2 told of room, 3 position in the
+ * framed bytes, 4 paused. */
+
+static uint8_t rig_framed[5 + 100 + 5 + 3000 + 5];
+
+static void rig_hold(struct call *c)
+{
+	CHECK(c->live);
+	if (rig.held_count == RIG_HELD) {
+		call_finish(c, GRPC_RESOURCE_EXHAUSTED, SPAN_LIT("enough"));
+		return;
+	}
+	rig.held[rig.held_count++] = c;
+}
+
+static void rig_forget(const struct call *c)
+{
+	unsigned i = 0;
+	while (i < rig.held_count && rig.held[i] != c)
+		i++;
+	CHECK(i < rig.held_count);
+	rig.held[i] = rig.held[--rig.held_count];
+}
+
+static void rig_echo(struct call *c, struct span msg)
+{
+	uint8_t copy[2000];
+	size_t n = msg.n < sizeof copy ? msg.n : sizeof copy;
+	CHECK(c->svc.word[0] == 0);
+	if (n)
+		memcpy(copy, msg.p, n);
+	call_reply(c, copy, n);
+}
+
+static void rig_hold_message(struct call *c, struct span msg)
+{
+	volatile uint8_t sum = 0;
+	for (size_t i = 0; i < msg.n; i++)
+		sum = (uint8_t)(sum + msg.p[i]);
+	CHECK(c->svc.word[0]++ == 0);
+	c->svc.word[2] = 1;
+	rig_hold(c);
+}
+
+static void rig_open(struct call *c)
+{
+	c->svc.word[2] = 1;
+	rig_hold(c);
+}
+
+static void rig_message(struct call *c, struct span msg)
+{
+	CHECK(c->live && !c->svc.word[1]);
+	c->svc.word[0]++;
+	if (msg.n && msg.p[0] == 'p' && !c->svc.word[4]) {
+		c->svc.word[4] = 1;
+		c->ops->pause(c);
+	} else if (msg.n && msg.p[0] == 'e') {
+		rig_forget(c);
+		call_finish(c, GRPC_ABORTED, SPAN_LIT("an error \xff\n%"));
+	} else if (msg.n && msg.p[0] == 's') {
+		c->svc.word[2] = call_send(c, msg.p, msg.n < 3000 ? msg.n : 3000);
+	}
+}
+
+static void rig_half_close(struct call *c)
+{
+	CHECK(c->live && !c->svc.word[1]);
+	c->svc.word[1] = 1;
+}
+
+static void rig_cancel(struct call *c)
+{
+	rig_forget(c);
+}
+
+static void rig_writable(struct call *c)
+{
+	c->svc.word[2] = 1;
+}
+
+static void rig_cancel_echo(struct call *c)
+{
+	CHECK(!"a call was cancelled that had been answered");
+}
+
+static const struct method rig_method[] = {
+	{.service = "f.S",
+	 .name = "Echo",
+	 .number = 1,
+	 .kind = METHOD_UNARY,
+	 .message = rig_echo,
+	 .cancel = rig_cancel_echo,
+	 .compress = true},
+	{.service = "f.S",
+	 .name = "Hold",
+	 .number = 2,
+	 .kind = METHOD_UNARY,
+	 .message = rig_hold_message,
+	 .cancel = rig_cancel,
+	 .metadata = true},
+	{.service = "f.S",
+	 .name = "Bidi",
+	 .number = 3,
+	 .kind = METHOD_BIDI,
+	 .open = rig_open,
+	 .message = rig_message,
+	 .half_close = rig_half_close,
+	 .cancel = rig_cancel,
+	 .writable = rig_writable,
+	 .compress = true},
+	{.service = "f.S",
+	 .name = "Down",
+	 .number = 4,
+	 .kind = METHOD_SERVER_STREAM,
+	 .message = rig_hold_message,
+	 .cancel = rig_cancel,
+	 .writable = rig_writable},
+};
+enum { RIG_METHODS = sizeof rig_method / sizeof *rig_method };
+
+static void rig_released(void *owner)
+{
+	rig.slices_released++;
+}
+
+/* One act of the service's on one of its calls. */
+static void rig_serve(void)
+{
+	uint8_t which = rig_byte(), what = rig_byte();
+	static uint8_t bytes[20000];
+	if (!rig.held_count)
+		return;
+	struct call *c = rig.held[which % rig.held_count];
+	size_t n = (size_t)(what >> 3) * 40;
+	bool streams = c->method->kind != METHOD_UNARY;
+	switch (what & 7) {
+	case 0:
+		rig_forget(c);
+		call_finish(c, what & 8 ? GRPC_OK : GRPC_NOT_FOUND, what & 16 ? SPAN_LIT("because") : (struct span){0});
+		break;
+	case 1:
+		if (c->svc.word[4]) {
+			c->svc.word[4] = 0;
+			c->ops->resume(c);
+		}
+		break;
+	case 2:
+		if (streams && !c->svc.word[4] && c->method->kind == METHOD_BIDI) {
+			c->svc.word[4] = 1;
+			c->ops->pause(c);
+		}
+		break;
+	case 3:
+		c->compress = !c->compress;
+		break;
+	case 4:
+		if (streams && c->svc.word[2] && c->svc.word[3] == 0)
+			c->svc.word[2] = call_send(c, bytes, n * 16);
+		break;
+	case 5:
+		if (streams && c->svc.word[2]) {
+			size_t at = c->svc.word[3];
+			struct conn_slice s = {rig_framed + at, (uint32_t)(sizeof rig_framed - at), rig_released, NULL};
+			rig.slices_given++;
+			size_t took = c->ops->send_framed(c, &s);
+			CHECK(took <= s.n);
+			c->svc.word[2] = took == s.n;
+			c->svc.word[3] = (at + took) % sizeof rig_framed;
+		}
+		break;
+	default:
+		if (streams) {
+			if (c->svc.word[2] && c->svc.word[3] == 0)
+				c->svc.word[2] = call_send(c, bytes, n);
+		} else {
+			rig_forget(c);
+			call_reply(c, bytes, n);
+		}
+	}
+}
+
+/* The run. */
+
+static bool rig_attach(struct conn *c, void *ctx)
+{
+	return session_attach(c, &rig.r);
+}
+
+/* The shard outlives the runs, which are many. */
+static void rig_begin_shard(void)
+{
+	log_level_now = LOG_LEVEL_ERROR;
+	store_be32(rig_framed + 1, 100);
+	store_be32(rig_framed + 105 + 1, 3000);
+	method_table_add(&rig.methods, rig_method, RIG_METHODS);
+	rig.s.opts = &rig.so;
+	rig.s.now_ns = 1000 * NS_PER_S;
+	wheel_init(&rig.s.wheel, rig.s.now_ns, &rig.s);
+	bufpool_init(&rig.s.pool);
+	CHECK(slab_init(&rig.s.conns, sizeof(struct conn), 4) == 0);
+	CHECK(rpc_shard_init(&rig.r, &rig.s, &rig.methods, &rig.ro) == 0);
+}
+
+static void rig_begin(const uint8_t *data, size_t size)
+{
+	rig.script = data;
+	rig.script_left = size;
+	uint8_t how = rig_byte();
+	rig.so = (struct shard_opts){
+		.conns_max = 4, .conn_queue_max = 256 << 10, .stall_ns = 2 * NS_PER_S, .attach = rig_attach};
+	if (how & 32)
+		rig.so.idle_ns = NS_PER_S;
+	rig.ro = (struct rpc_opts){.message_max = 100000,
+				   .streams_max = how & 1 ? 5 : 100,
+				   .native_inflight_max = how & 2 ? 5 : 1000,
+				   .header_list_max = how & 4 ? 1024 : 16384,
+				   .header_fields_max = 50,
+				   .continuations_max = 8,
+				   .resets_burst = 100,
+				   .resets_per_s = 20,
+				   .useless_max = 1000,
+				   .assembly_max = how & 8 ? 50000 : 1 << 20,
+				   .preface_ns = NS_PER_S,
+				   .headers_ns = NS_PER_S,
+				   .body_ns = NS_PER_S,
+				   .call_ns = how & 16 ? NS_PER_S : 0};
+	if (!rig.s.opts)
+		rig_begin_shard();
+	rig.c = conn_open(&rig.s, open("/dev/null", O_RDWR | O_CLOEXEC));
+	CHECK(rig.c);
+}
+
+/* One operation of the kind `op`; false: it is not one of the rig's. */
+static bool rig_op(uint8_t op)
+{
+	switch (op) {
+	case 0: {
+		uint8_t raw[64];
+		size_t n = rig_byte() % sizeof raw;
+		for (size_t i = 0; i < n; i++)
+			raw[i] = rig_byte();
+		rig_append(&rig.in, raw, n);
+		return true;
+	}
+	case 1:
+		rig_deliver((size_t)rig_byte() + 1);
+		return true;
+	case 2:
+		rig_deliver(SIZE_MAX);
+		return true;
+	case 3:
+		rig_sent(SIZE_MAX);
+		rig_turn();
+		return true;
+	case 4:
+		rig_sent((size_t)rig_byte() * 64 + 1);
+		return true;
+	case 5:
+		rig_cancelled();
+		rig_turn();
+		return true;
+	case 6:
+		rig.s.now_ns += (uint64_t)rig_byte() * 10 * NS_PER_MS;
+		rig_turn();
+		return true;
+	case 7:
+	case 8:
+		rig_serve();
+		return true;
+	case 9:
+		rig_turn();
+		return true;
+	case 10: /* out of receive buffers */
+		if (!rig.recv_cancelled)
+			rig_recv_ends(-ENOBUFS);
+		return true;
+	case 11:
+		if (rig.c && rig_byte() < 64)
+			conn_drain(rig.c);
+		return true;
+	case 12:
+		if (rig_byte() < 64 && rig.in.at == rig.in.len && !rig.recv_cancelled)
+			rig_recv_ends(0);
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Ends the connection in one of the ways in which it may end, and looks at what is left. */
+static void rig_end(void)
+{
+	uint8_t how = rig_byte() & 3;
+	if (how == 0 && !rig.recv_cancelled)
+		rig_recv_ends(-ECONNRESET);
+	if (how == 1)
+		rig_sent(0);
+	if (how == 2 && rig.c)
+		conn_drain(rig.c);
+	for (unsigned i = 0; i < 8; i++) {
+		rig_turn();
+		rig_deliver(SIZE_MAX);
+		rig_sent(SIZE_MAX);
+		rig.s.now_ns += NS_PER_S;
+	}
+	rig_turn();
+	if (rig.c)
+		conn_abort(rig.c, CONN_R_SHUTDOWN);
+	for (unsigned i = 0; i < 8; i++) {
+		rig_turn();
+		rig_cancelled();
+	}
+	rig_turn();
+	CHECK(rig.s.conns.used == 0);
+	CHECK(!rig.recv_armed && !rig.sending && rig.cancel_count == 0);
+	CHECK(rig.held_count == 0 && rig.r.calls == 0 && rig.r.assembly == 0);
+	CHECK(rig.r.native_calls.used == 0 && rig.r.h2_streams.used == 0);
+	CHECK(rig.r.sessions_h2 == 0 && rig.r.sessions_native == 0);
+	CHECK(rig.s.wheel.armed == 0);
+	CHECK(rig.s.pool.bytes_out == 0);
+	CHECK(rig.slices_given == rig.slices_released);
+	rig_check_output();
+	rig.in.at = rig.in.len = rig.out.at = rig.out.len = 0;
+	rig.slices_given = rig.slices_released = 0;
+}
+
+#endif

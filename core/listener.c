@@ -162,7 +162,7 @@ static void learn_port(const struct listener *l, struct sockaddr_storage *ss)
 
 int listener_open(const char *listen, unsigned n, unsigned user_timeout_ms, struct listener *l, const char **ret_why)
 {
-	struct sockaddr_storage ss;
+	struct sockaddr_storage ss = {0};
 	socklen_t len;
 	*ret_why = why;
 	int rc = resolve(listen, &ss, &len);

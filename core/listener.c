@@ -117,11 +117,12 @@ static in_port_t *port_of(struct sockaddr_storage *ss)
 
 bool listener_is_on(int fd, const char *listen, char ret_bound[LISTENER_TEXT])
 {
-	struct sockaddr_storage want = {0}, have = {0};
+	struct sockaddr_storage want, have;
 	char want_text[LISTENER_TEXT], have_text[LISTENER_TEXT];
 	socklen_t len, have_len = sizeof have;
 	int listens = 0, protocol = 0;
 	socklen_t int_len = sizeof listens;
+	memset(&have, 0, sizeof have);
 	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &int_len) || !listens ||
 	    getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &int_len) || protocol != IPPROTO_TCP ||
 	    getsockname(fd, (struct sockaddr *)&have, &have_len))

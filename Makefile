@@ -154,6 +154,7 @@ $(B)/ordinal: $(TOOL_SRC:%.c=$(O)/%.o) $(B)/libordinal.a
 $(B)/bench/queues: $(QUEUES_SRC:%.c=$(O)/%.o) $(B)/libordinal.a
 $(UNIT_BIN) $(REPLAY_BIN) $(BENCH_SRC:%.c=$(B)/%): $(B)/%: $(O)/%.o
 $(filter $(B)/tests/unit/queue/family/%,$(UNIT_BIN)): $(FAMILY_TEST_SRC:%.c=$(O)/%.o) $(FAMILY_SRC:%.c=$(O)/%.o)
+$(B)/tests/unit/queue/test_singles $(B)/tests/unit/rpc/test_workers: $(O)/queue/family/ck_tsan.o # what TSan is to be silent about
 $(filter $(B)/tests/unit/tools/%,$(UNIT_BIN)): $(filter-out $(O)/tools/ordinal.o,$(TOOL_SRC:%.c=$(O)/%.o))
 # gRPC's TestService on the daemon's own parts
 INTEROP_SRC := $(sort $(wildcard tests/interop/*.c))

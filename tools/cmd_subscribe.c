@@ -23,6 +23,7 @@
 struct subscribe {
 	struct span stream;
 	uint64_t since, count;
+	uint32_t reorder_ms;
 	enum feed_slow slow;
 	bool until_caught_up, json;
 	struct dial_opts dial_opts;
@@ -47,6 +48,7 @@ static const char usage[] =
 	"  --count N              end after N frames\n"
 	"  --slow wait|drop|disconnect   what the server does when this reader is slow: keep its place; leave out the oldest frames, with a\n"
 	"                         GAP; end the subscription (default wait)\n"
+	"  --reorder DURATION     frames that come live are held for so long, up to 1 minute, to be put in the order of (seq_no, timestamp)\n"
 	"  --server HOST:PORT     where ordinald listens (default: $ORDINAL_SERVER, else " TOOL_SERVER_DEFAULT ")\n"
 	"  --protocol native|grpc what to speak (default grpc: frames travel as they are stored)\n"
 	"  --patience DURATION    how long a lost connection may stay away (default 60s)\n"
@@ -58,6 +60,7 @@ enum {
 	OPT_UNTIL_CAUGHT_UP,
 	OPT_COUNT,
 	OPT_SLOW,
+	OPT_REORDER,
 	OPT_SERVER,
 	OPT_PROTOCOL,
 	OPT_PATIENCE,
@@ -70,6 +73,7 @@ static const struct option options[] = {
 	{"until-caught-up", no_argument, NULL, OPT_UNTIL_CAUGHT_UP},
 	{"count", required_argument, NULL, OPT_COUNT},
 	{"slow", required_argument, NULL, OPT_SLOW},
+	{"reorder", required_argument, NULL, OPT_REORDER},
 	{"server", required_argument, NULL, OPT_SERVER},
 	{"protocol", required_argument, NULL, OPT_PROTOCOL},
 	{"patience", required_argument, NULL, OPT_PATIENCE},
@@ -77,6 +81,19 @@ static const struct option options[] = {
 	{"help", no_argument, NULL, OPT_HELP},
 	{NULL, 0, NULL, 0},
 };
+
+static int reorder_option(struct subscribe *s)
+{
+	uint64_t ns;
+	int r = tool_duration("--reorder", optarg, &ns);
+	if (r == 0 && ns > 60 * NS_PER_S) {
+		fprintf(stderr, "ordinal: --reorder is at most 1 minute\n");
+		r = -EINVAL;
+	}
+	if (r == 0)
+		s->reorder_ms = (uint32_t)((ns + NS_PER_MS - 1) / NS_PER_MS);
+	return r;
+}
 
 static int take_option(struct subscribe *s, int opt)
 {
@@ -92,6 +109,8 @@ static int take_option(struct subscribe *s, int opt)
 		return tool_u64("--count", optarg, 1, UINT64_MAX, &s->count);
 	case OPT_SLOW:
 		return tool_slow("--slow", optarg, &s->slow);
+	case OPT_REORDER:
+		return reorder_option(s);
 	case OPT_SERVER:
 		s->dial_opts.server = optarg;
 		return 0;
@@ -126,7 +145,8 @@ static void print_frame(struct subscribe *s, const struct feed_frame *f)
 		tool_json_payload(stdout, f->payload);
 		printf("}\n");
 	} else {
-		fwrite(f->payload.p, 1, f->payload.n, stdout);
+		if (f->payload.n)
+			fwrite(f->payload.p, 1, f->payload.n, stdout);
 		putchar('\n');
 	}
 	s->printed++;
@@ -254,7 +274,7 @@ static const struct channel_call_ops call_ops = {.message = on_message, .done = 
 static void begin(struct subscribe *s, struct channel *ch)
 {
 	uint8_t request[TOOL_NAME_MAX + FEED_SUBSCRIBE_OVERHEAD];
-	struct feed_subscribe m = {.stream = s->stream, .slow = s->slow};
+	struct feed_subscribe m = {.stream = s->stream, .slow = s->slow, .reorder_ms = s->reorder_ms};
 	resume_begin(&s->resume, &m.since, &m.resume_offset);
 	s->ended = false;
 	int r = channel_call(ch, METHOD_FEED_SUBSCRIBE, (struct span){request, feed_subscribe_put(request, &m)}, 0, 0,
@@ -307,6 +327,7 @@ int cmd_subscribe(int argc, char **argv)
 		return tool_usage("subscribe");
 	}
 	resume_init(&s.resume, s.since);
+	s.resume.late = s.reorder_ms > 0; /* frames will come late, even if none has yet */
 	int r = dial_init(&s.dial, &s.dial_opts) ? tool_unreachable(s.dial_opts.server, s.dial.why) : run(&s);
 	s.exit_code = r; /* what ends now ends unseen */
 	dial_done(&s.dial);

@@ -55,7 +55,8 @@ size_t feed_subscribe_put(uint8_t *out, const struct feed_subscribe *s)
 	size_t n = put_bytes(out, 1, s->stream);
 	n += put_number(out + n, 2, s->since);
 	n += put_number(out + n, 3, s->slow);
-	return n + put_number(out + n, 4, s->resume_offset);
+	n += put_number(out + n, 4, s->resume_offset);
+	return n + put_number(out + n, 5, s->reorder_ms);
 }
 
 int feed_publish_reply_get(struct span msg, struct feed_publish_reply *ret)

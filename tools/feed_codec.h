@@ -41,8 +41,9 @@ struct feed_subscribe {
 	uint64_t since; /* replay_seq_no_start */
 	enum feed_slow slow;
 	uint64_t resume_offset;
+	uint32_t reorder_ms;
 };
-#define FEED_SUBSCRIBE_OVERHEAD 40
+#define FEED_SUBSCRIBE_OVERHEAD 48
 size_t feed_subscribe_put(uint8_t *out, const struct feed_subscribe *s);
 
 struct feed_frame {

@@ -145,6 +145,15 @@ def test_history_then_live(client):
         assert list(subscription) == []
 
 
+def test_a_reorder_window(client):
+    with client.subscribe("s", reorder=0.3) as subscription:
+        client.publish("s", 9, b"")
+        assert next(subscription).seq_no == 9
+        for seq_no in (5, 3, 4):
+            client.publish("s", seq_no, b"")
+        assert sorted(next(subscription).seq_no for _ in range(3)) == [3, 4, 5]
+
+
 def test_reading_goes_on_across_restarts(daemon):
     d = daemon()
     d.options["LISTEN"] = d.address

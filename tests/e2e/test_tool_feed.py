@@ -214,7 +214,7 @@ def test_nobody_listens(command):
 
 @pytest.mark.parametrize("args", [
     ["publish"], ["publish", "x"], ["publish", "--stream", "s", "--seq", "x"], ["publish", "--stream", "s", "--publisher-seq", "0"],
-    ["subscribe"], ["subscribe", "--stream", "s", "more"], ["subscribe", "--stream", "s", "--slow", "never"],
+    ["subscribe"], ["subscribe", "--stream", "s", "more"], ["subscribe", "--stream", "s", "--slow", "never"], ["subscribe", "--stream", "s", "--reorder", "2m"],
     ["top", "more"], ["top", "--interval", "1us"], ["load", "--method", "publish", "--size", "5"],
     ["load", "--method", "fanout", "--subscribers", "0"], ["load", "--method", "subscribe", "--rate", "10"],
 ])
@@ -306,6 +306,33 @@ def test_a_repeated_frame_is_the_servers_fault(stock):
     assert done.returncode == 1
     assert done.stdout == "payload\n"
     assert "offset 1 twice" in done.stderr
+
+
+def test_a_gap_is_told(stock):
+    stock.add(1, b"kept")
+    stock.add(2, b"gone")
+    stock.spoil = lambda f, data: stock.encode(stock.pb.Frame(mark="MARK_GAP", gap_from=2, gap_to=9)) if f.offset == 2 and not f.mark else data
+    argv = ["subscribe", "--server", stock.address, "--stream", "s", "--until-caught-up"]
+    done = tool(*argv)
+    assert (done.stdout, done.stderr) == ("kept\n", "ordinal: GAP: offsets 2 to 9 are gone\nordinal: CAUGHT_UP\n")
+    done = tool(*argv, "--json")
+    assert json.loads(done.stdout.splitlines()[1]) == {"mark": "GAP", "gap_from": 2, "gap_to": 9}
+
+
+def test_a_reorder_window(server, reader):
+    r = reader(server, "--reorder", "500ms")
+    r.wait_for(lambda: "CAUGHT_UP" in r.marks(), "CAUGHT_UP")
+    for seq_no in (5, 3, 4, 1, 2):
+        publish(server, "--stream", "s", "--seq", seq_no, "x")
+    r.wait_for(lambda: len(r.offsets()) == 5, "all frames")
+    assert sorted(r.offsets()) == [1, 2, 3, 4, 5]
+
+
+def test_what_is_asked_for(stock):
+    tool("subscribe", "--server", stock.address, "--stream", "a b", "--since", 7, "--slow", "drop", "--reorder", "1.5s", "--until-caught-up")
+    asked = stock.asked[0]
+    assert (asked.stream, asked.replay_seq_no_start, asked.resume_offset) == ("a b", 7, 0)
+    assert (asked.slow, asked.reorder_ms) == (stock.pb.SLOW_DROP, 1500)
 
 
 # ---- top ----

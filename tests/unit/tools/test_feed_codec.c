@@ -57,13 +57,14 @@ static void test_publish_requests(void **ctx)
 static void test_subscribe_requests(void **ctx)
 {
 	uint8_t out[64];
-	struct feed_subscribe s = {SPAN_LIT("s"), UINT64_MAX, FEED_SLOW_DISCONNECT, UINT64_MAX};
+	struct feed_subscribe s = {SPAN_LIT("s"), UINT64_MAX, FEED_SLOW_DISCONNECT, UINT64_MAX, UINT32_MAX};
 	size_t n = feed_subscribe_put(out, &s);
 	assert_true(n <= s.stream.n + FEED_SUBSCRIBE_OVERHEAD);
 	Ordinal__V1__SubscribeRequest *r = ordinal__v1__subscribe_request__unpack(NULL, n, out);
 	assert_non_null(r);
 	assert_string_equal(r->stream, "s");
-	assert_true(r->replay_seq_no_start == UINT64_MAX && r->resume_offset == UINT64_MAX);
+	assert_true(r->replay_seq_no_start == UINT64_MAX && r->resume_offset == UINT64_MAX &&
+		    r->reorder_ms == UINT32_MAX);
 	assert_int_equal(r->slow, ORDINAL__V1__SLOW_POLICY__SLOW_DISCONNECT);
 	ordinal__v1__subscribe_request__free_unpacked(r, NULL);
 }

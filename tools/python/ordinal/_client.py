@@ -218,13 +218,14 @@ class Client:
 
     # ---- subscribing ----
 
-    def subscribe(self, stream, since=0, *, slow="wait", until_caught_up=False, on_gap=None):
+    def subscribe(self, stream, since=0, *, slow="wait", until_caught_up=False, on_gap=None, reorder=0):
         """A Subscription: iterate over it for the payloads of a stream's frames whose seq_no is `since` or above, history in the order of
         (seq_no, timestamp, offset), then what comes, without end; or with until_caught_up, history alone.
 
         slow: what the server does when this reader is slow: "wait" keeps its place; "drop" leaves out the oldest; "disconnect" ends with
-        LimitReached. on_gap(first, last) is told the offsets that are gone (dropped, or no longer kept); without it a warning is logged."""
-        return Subscription(self, stream, since, _SLOW[slow], until_caught_up, on_gap)
+        LimitReached. on_gap(first, last) is told the offsets that are gone (dropped, or no longer kept); without it a warning is logged. reorder: seconds for which frames that
+        come live are held, to be put in the order of (seq_no, timestamp)."""
+        return Subscription(self, stream, since, _SLOW[slow], until_caught_up, on_gap, round(reorder * 1000))
 
     # ---- both ----
 
@@ -245,9 +246,11 @@ def _published(reply):
 class Subscription:
     """Payloads, one after another. close() ends it, from any thread."""
 
-    def __init__(self, client, stream, since, slow, until_caught_up, on_gap):
+    def __init__(self, client, stream, since, slow, until_caught_up, on_gap, reorder_ms):
         self._client, self._stream, self._slow, self._until_caught_up, self._on_gap = client, stream, slow, until_caught_up, on_gap
         self._resume = Resume(since)
+        self._resume.late = reorder_ms > 0
+        self._reorder_ms = reorder_ms
         self._stopped = threading.Event()
         self._call = None
         self._payloads = self._read()
@@ -275,7 +278,8 @@ class Subscription:
         patience = _Patience(self._client.patience)
         while not self._stopped.is_set():
             since, offset = self._resume.begin()
-            request = pb.SubscribeRequest(stream=self._stream, replay_seq_no_start=since, slow=self._slow, resume_offset=offset)
+            request = pb.SubscribeRequest(stream=self._stream, replay_seq_no_start=since, slow=self._slow, resume_offset=offset,
+                                          reorder_ms=self._reorder_ms)
             call = self._call = self._client._subscribe(request, metadata=self._client._metadata)
             if self._stopped.is_set():
                 call.cancel()

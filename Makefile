@@ -54,7 +54,7 @@ comma := ,
 # ---- flags -------------------------------------------------------------------------------------------------------------------
 
 # Goals that compile read the build options; the others must work where nothing is installed yet.
-BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-server-queues bench-idle uninstall deb check-service python
+BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-server-queues bench-idle uninstall deb check-service check-numa python
 GOALS := $(or $(MAKECMDGOALS),all)
 ifneq ($(filter-out $(BARE_GOALS),$(GOALS)),)
 include $(G)/config.mk
@@ -285,6 +285,13 @@ check-service:
 	$(Q)tools/build/service_tree.sh $(B)/service/tree $(B)/ordinal_$(VERSION)_$$(dpkg --print-architecture).deb
 	$(Q)$(PYTHON) -m pytest -q -rs -s -p no:cacheprovider tests/e2e/test_service.py
 
+# Debian's stock 6.1 kernel under QEMU, 4 CPUs on 2 NUMA nodes: about a minute.
+.PHONY: check-numa
+check-numa:
+	$(Q)tools/build/packages.sh run numa
+	$(Q)$(MAKE) programs
+	$(Q)tests/numa/run $(B)
+
 # Each target for TIME seconds, all at once as far as there are CPUs; what it finds is kept in build/fuzz/corpus.
 .PHONY: fuzz fuzz-run $(FUZZ_SRC:tests/fuzz/%.c=run-%)
 fuzz:
@@ -419,6 +426,7 @@ help:
 	@echo "  test-unit    only the unit tests and fuzz seeds"
 	@echo "  test-e2e     only the tests that drive the real daemon"
 	@echo "  check-service  the package on a booted systemd, in a container: installed, reloaded, killed, upgraded, purged; root only"
+	@echo "  check-numa   the daemon on Debian's stock 6.1 kernel with two NUMA nodes, under QEMU"
 	@echo "  lint         clang-format, clang-tidy, cppcheck and the direction of includes; one alone: lint-tidy and so on"
 	@echo "  format       reformat every source file"
 	@echo "  fuzz         fuzz every target for TIME seconds (TIME=$(TIME))"

@@ -1,5 +1,5 @@
-/* The insides of the HTTP/2 session, shared by h2_session.c (frames, connection), h2_stream.c (streams, requests), h2_send.c
- * (answers) and h2_head.c (request headers). For these four only. */
+/* The insides of the HTTP/2 session, shared by h2_session.c (connection), h2_frames.c (frames), h2_stream.c (streams, requests), h2_send.c
+ * (answers) and h2_head.c (request headers). For these five only. */
 #ifndef ORDINAL_RPC_H2_IMPL_H
 #define ORDINAL_RPC_H2_IMPL_H
 
@@ -72,7 +72,6 @@ struct h2_stream {
 	bool plain;         /* no metadata, no compression: the constant blocks do */
 	bool want_writable; /* call_send said false, or call_send_framed took less than all */
 	bool waits;         /* counted in the session's `waiting` */
-	bool counted_message;
 	uint8_t prefix_len, prefix[GRPC_PREFIX];
 	uint8_t end_status;
 	uint32_t want;        /* bytes of the message being put together */
@@ -128,6 +127,19 @@ struct h2_session {
 
 /* h2_session.c */
 
+/* Opaque data of the PING that follows the first GOAWAY. */
+#define H2_DRAIN_PING 0x6f72646e
+
+/* One frame into the output. Nothing happens on a connection that has ended. */
+void h2_put(struct h2_session *s, uint8_t type, uint8_t flags, uint32_t stream, const void *p, uint32_t n);
+void h2_put_u32(struct h2_session *s, uint8_t type, uint32_t stream, uint32_t value);
+void h2_put_goaway(struct h2_session *s, uint32_t last, enum h2_error code, const char *text);
+/* Counts a reset, or a frame that says nothing, against its limit. Beyond it the connection ends, and h2_reset_allowed says false. */
+bool h2_reset_allowed(struct h2_session *s);
+void h2_useless(struct h2_session *s);
+/* One of the streams that we reset lately, whose frames may still be on their way. */
+bool h2_was_reset(const struct h2_session *s, uint32_t id);
+
 /* Ends the connection with GOAWAY. All calls are cancelled at once. */
 void h2_conn_error(struct h2_session *s, enum h2_error code, enum conn_reason why, const char *text);
 /* Resets a stream and forgets it; `provoked` by the peer: counts towards the flood limit. */
@@ -141,6 +153,13 @@ static inline struct h2_stream *h2_stream_of(struct call *c)
 {
 	return container_of(c, struct h2_stream, call);
 }
+
+/* h2_frames.c */
+
+/* A whole frame. */
+void h2_on_frame(struct h2_session *s, const struct h2_frame *f, const uint8_t *p);
+/* The GOAWAY that names the last stream that will be answered. */
+void h2_final_goaway(struct h2_session *s);
 
 /* h2_send.c: call_ops, and what refuses a request before it is a call. */
 

@@ -211,10 +211,9 @@ static bool deliver(struct h2_stream *st, struct span msg, bool compressed)
 	uint32_t id = st->id;
 	if (unlikely(compressed) && !inflate_message(st, msg, &msg))
 		return false;
-	st->counted_message = true;
 	st->call.seen = true;
 	st->call.was_compressed = compressed;
-	st->call.method->message(&st->call, msg);
+	call_deliver(&st->call, msg);
 	/* The handler may have ended the call; the stream may be gone, or another. */
 	return h2_stream_find(s, id) == st && st->call.live;
 }

@@ -199,6 +199,7 @@ static int run(void)
 	int rc = ring_init(&params, &ring);
 	if (rc) {
 		fprintf(stderr, "payload: %s\n", ring_explain(rc));
+		free(conns);
 		return 1;
 	}
 	t.gzip = gzip_new();

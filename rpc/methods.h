@@ -12,7 +12,7 @@ enum method_number {
 	METHOD_FEED_PUBLISH_MANY = 4,
 	METHOD_FEED_SUBSCRIBE = 5,
 	METHOD_BENCH_ECHO = 6, /* only with BENCH_SERVICE */
-	METHOD_COUNT /* one above the last; number 0 is no method */
+	METHOD_COUNT           /* one above the last; number 0 is no method */
 };
 
 /* "/ordinal.v1.Ids/Next"; {NULL, 0} for a number that is no method. */

@@ -124,7 +124,8 @@ static bool open_sub(struct shard *s, unsigned i)
 	uint64_t again = sub->again;
 
 	*sub = (struct sub){.stream = i % STREAMS, .ready = true, .again = again};
-	return stream_cursor_open(s->view, &(struct stream_start){.stream = name_of(sub->stream)}, sub, &sub->cursor) == STREAM_E_OK;
+	return stream_cursor_open(s->view, &(struct stream_start){.stream = name_of(sub->stream)}, sub, &sub->cursor) ==
+	       STREAM_E_OK;
 }
 
 static bool pull(struct shard *s, struct sub *sub, size_t max)
@@ -187,7 +188,7 @@ static bool work(struct shard *s, unsigned round)
 		if (sub->ready && (i % 5 != 0 || round % 16 == 0)) /* some are slow */
 			busy = pull(s, sub, 5000 + i * 7000) || busy;
 	}
-	streams_view_turn(s->view, 0, &ops, s);
+	streams_view_turn(s->view, &ops, s);
 	return busy;
 }
 

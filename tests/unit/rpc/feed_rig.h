@@ -317,7 +317,7 @@ bool streams_view_has_work(struct streams_view *v)
 	return false;
 }
 
-void streams_view_turn(struct streams_view *v, uint64_t now_ns, const struct streams_view_ops *ops, void *ctx)
+void streams_view_turn(struct streams_view *v, const struct streams_view_ops *ops, void *ctx)
 {
 	for (struct stream_publish **at = &v->first, *p; (p = *at);) {
 		if (!p->due) {
@@ -576,7 +576,7 @@ static inline int rig_end(void **state)
 
 static inline void send_publish(struct fake_call *fc, const char *stream, uint64_t seq_no, const char *payload)
 {
-	uint8_t msg[1024];
+	uint8_t msg[1024] = {0};
 	struct pb_publish_request r = {.stream = {(const uint8_t *)stream, strlen(stream)},
 				       .seq_no = seq_no,
 				       .payload = {(const uint8_t *)payload, strlen(payload)},
@@ -586,7 +586,7 @@ static inline void send_publish(struct fake_call *fc, const char *stream, uint64
 
 static inline struct stream_cursor *send_subscribe(struct fake_call *fc, struct pb_subscribe_request r)
 {
-	uint8_t msg[256];
+	uint8_t msg[256] = {0};
 	r.stream = SPAN_LIT("b");
 	fake_message(fc, msg, pb_subscribe_request_put(msg, &r));
 	return fake.cursors;

@@ -67,6 +67,7 @@ struct h2_stream {
 	bool remote_end, headers_sent, local_end;
 	bool paused;       /* by the service: bytes are held */
 	bool have_message; /* a unary request is complete and waits for the end of the stream */
+	bool request_told; /* the service has been given all of the request, and its end */
 	bool end_pending;  /* trailers follow the pending bytes */
 	bool gzip, unknown_coding, takes_gzip;
 	bool plain;         /* no metadata, no compression: the constant blocks do */

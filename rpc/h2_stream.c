@@ -332,8 +332,9 @@ static uint32_t feed(struct h2_stream *st, const uint8_t *p, uint32_t n, bool *r
 /* The request is complete and nothing of it is held. */
 static void request_done(struct h2_stream *st)
 {
-	if (!st->call.live)
+	if (!st->call.live || st->request_told)
 		return;
+	st->request_told = true;
 	if (st->prefix_len > 0) {
 		fail(st, GRPC_INVALID_ARGUMENT, "the request ended within a message");
 	} else if (!wants_one_message(st)) {
@@ -382,7 +383,7 @@ void h2_stream_data(struct h2_stream *st, const uint8_t *p, uint32_t n, bool end
 		}
 	}
 	if (likely(is_whole(st, p, n, end))) {
-		st->remote_end = true;
+		st->remote_end = st->request_told = true;
 		h2_credit(s, n);
 		deliver(st, (struct span){p + GRPC_PREFIX, n - GRPC_PREFIX}, false);
 		return;

@@ -189,7 +189,7 @@ const struct stream *stream_cursor_stream(const struct stream_cursor *c); /* NUL
 /* ---- the shard's loop ---- */
 
 /* Once a turn, after the turn's requests: takes in what has come, hands what was appended to the journal, answers. */
-void streams_view_turn(struct streams_view *v, uint64_t now_ns, const struct streams_view_ops *ops, void *ctx);
+void streams_view_turn(struct streams_view *v, const struct streams_view_ops *ops, void *ctx);
 /* After the shard's doorbell is armed: whether a turn would find something to do. */
 bool streams_view_has_work(struct streams_view *v);
 /* Publishes under way and cursors that are open (of this view), for draining. */

@@ -230,17 +230,15 @@ void cursor_serve(struct stream_cursor *c)
 /* ---- giving ---- */
 
 /* Bytes of the whole frames, from the beginning of `s`, that make up at most `max` (one frame at least). */
-static size_t cut(struct span s, size_t max, uint32_t *ret_frames, size_t *ret_last)
+static size_t cut(struct span s, size_t max, uint32_t *ret_frames)
 {
 	size_t at = 0, n;
 
 	*ret_frames = 0;
-	*ret_last = 0;
 	while (at < s.n) {
 		n = frame_length((struct span){s.p + at, s.n - at});
 		if (n == 0 || (at > 0 && at + n > max))
 			break;
-		*ret_last = at;
 		at += n;
 		++*ret_frames;
 	}
@@ -270,7 +268,7 @@ static int give_piece(struct stream_cursor *c, size_t max, struct stream_slice *
 {
 	struct piece *p = &c->piece;
 	uint32_t frames = p->frames;
-	size_t n = p->rest.n, last;
+	size_t n = p->rest.n;
 	const uint8_t *from;
 
 	if (c->phase == PHASE_LIVE && (p->min_seq < c->seq_no || c->offset < c->resume)) {
@@ -278,7 +276,7 @@ static int give_piece(struct stream_cursor *c, size_t max, struct stream_slice *
 		piece_eat(c, n, frames);
 		n = cursor_wanted(c, p->rest, max, &frames);
 	} else if (n > max) {
-		n = cut(p->rest, max, &frames, &last);
+		n = cut(p->rest, max, &frames);
 	}
 	from = p->rest.p;
 	piece_eat(c, n, frames);
@@ -306,9 +304,7 @@ static void step_gone(struct stream_cursor *c)
 {
 	const struct step *st = &c->plan->step[c->step];
 
-	c->h = st->before;
-	if (c->step_pos > 0)
-		c->h.from = (struct stream_key){c->last.seq_no, c->last.timestamp, c->step_pos};
+	c->h = st->before; /* what was given of it is gone, too: segments go oldest first */
 	c->step_pos = 0;
 	c->step_frames = 0;
 	c->plan->n = c->step = 0;
@@ -350,7 +346,6 @@ static void fetched_history(struct stream_cursor *c)
 	} else {
 		c->step_pos = f->next_pos;
 		c->step_frames += f->frames;
-		c->last = f->last;
 	}
 }
 
@@ -463,7 +458,7 @@ static int step_range_here(struct stream_cursor *c, const struct step *st, size_
 	uint64_t pos = c->step_pos ? c->step_pos : st->pos;
 	struct hold *h = hold_chunk(c->vs, pos);
 	uint32_t frames = st->frames - c->step_frames;
-	size_t n = (size_t)(st->end - pos), last, size;
+	size_t n = (size_t)(st->end - pos);
 	const uint8_t *p;
 
 	if (h == NULL) {
@@ -475,10 +470,8 @@ static int step_range_here(struct stream_cursor *c, const struct step *st, size_
 		return cursor_fetch(c);
 	}
 	p = h->chunk->data + (pos - h->chunk->pos);
-	if (n > max) {
-		n = cut((struct span){p, n}, max, &frames, &last);
-		CHECK(frame_key((struct span){p + last, n - last}, &c->last.seq_no, &c->last.timestamp, &size));
-	}
+	if (n > max)
+		n = cut((struct span){p, n}, max, &frames);
 	c->step_frames += frames;
 	c->step_pos = pos + n;
 	if (c->step_pos == st->end)

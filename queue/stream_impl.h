@@ -481,7 +481,6 @@ struct fetch {
 	struct span bytes; /* in buf */
 	uint32_t frames;
 	uint64_t first_offset, next_pos, next_where, min_seq; /* RANGE */
-	struct stream_key last;                               /* of the last frame; its pos is not set */
 	char why[320];
 };
 

@@ -412,8 +412,6 @@ static void split(struct stream *s, const struct pending *p)
 	half->first_offset = p->first_offset;
 	half->max_seq = load_le64(p->head + 16);
 	half->max_ts = (int64_t)load_le64(p->head + 24);
-	half->has_run = true;
-	b->has_run = true;
 	b->bytes -= half->bytes;
 }
 

@@ -111,7 +111,6 @@ static int check_frames(struct fetch *f)
 		}
 		if (seq < f->min_seq)
 			f->min_seq = seq;
-		f->last = (struct stream_key){seq, ts, 0};
 		f->frames++;
 		rest = (struct span){rest.p + size, rest.n - size};
 	}

@@ -595,11 +595,10 @@ static void call_back(struct streams_view *v, const struct streams_view_ops *ops
 	}
 }
 
-void streams_view_turn(struct streams_view *v, uint64_t now_ns, const struct streams_view_ops *ops, void *ctx)
+void streams_view_turn(struct streams_view *v, const struct streams_view_ops *ops, void *ctx)
 {
 	struct note *n = inbox_take(v->inbox);
 
-	(void)now_ns;
 	while (n != NULL) {
 		struct note *next = n->next;
 

@@ -91,11 +91,10 @@ struct stream_cursor {
 	/* Sorted history. */
 	struct history h;
 	struct plan *plan;
-	unsigned step;          /* of the plan */
-	uint64_t step_pos;      /* RANGE: what is before it has been given; 0: nothing */
-	uint32_t step_frames;   /* given of it */
-	struct stream_key last; /* of what was given of it; its pos is step_pos */
-	unsigned gone;          /* times in a row that a step was gone */
+	unsigned step;        /* of the plan */
+	uint64_t step_pos;    /* RANGE: what is before it has been given; 0: nothing */
+	uint32_t step_frames; /* given of it */
+	unsigned gone;        /* times in a row that a step was gone */
 	/* Live. */
 	uint64_t pos, where, offset;
 	uint64_t end_pos; /* caught up there */

@@ -159,7 +159,7 @@ void svc_feed_turn(struct rpc_shard *r)
 		.published = feed_on_published, .refused = feed_on_refused, .ready = feed_on_ready};
 	struct svc_feed *f = r->feed;
 
-	streams_view_turn(f->view, feed_now(f), &ops, f);
+	streams_view_turn(f->view, &ops, f);
 	while (f->dirty)
 		feed_many_turn(dirty_pop(f));
 	while (f->run)

@@ -98,7 +98,7 @@ static void finish(struct bench *b)
 
 static void turn(struct bench *b)
 {
-	streams_view_turn(b->view, 0, &ops, b);
+	streams_view_turn(b->view, &ops, b);
 }
 
 static void wait_turn(struct bench *b)

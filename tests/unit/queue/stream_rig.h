@@ -361,7 +361,7 @@ static inline bool rig_turn(void)
 	     k++, at = (at + 1) % (RIG_VIEWS + 3)) {
 		if (at < rig.opts.shards) {
 			worked = streams_view_has_work(rig.view[at]) || worked;
-			streams_view_turn(rig.view[at], 0, &rig_ops, NULL);
+			streams_view_turn(rig.view[at], &rig_ops, NULL);
 		} else if (at == RIG_VIEWS) {
 			journal_turn(rig.j, &w);
 			worked = worked || w;

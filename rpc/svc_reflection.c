@@ -45,7 +45,7 @@ static void gather(unsigned file, uint64_t *seen, ProtobufCBinaryData *list, siz
 }
 
 /* A client that does not read its answers is not read from either. */
-static void answer(struct call *c, const Response *r)
+static void answer(struct call *c, Response *r)
 {
 	if (!typed_send(c, &r->base) && c->live)
 		c->ops->pause(c);
@@ -59,6 +59,7 @@ static void answer_error(struct call *c, Response *r, enum grpc_status code, con
 	r->message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
 	r->error_response = &e;
 	answer(c, r);
+	r->error_response = NULL; /* it pointed here */
 }
 
 static void answer_file(struct call *c, Response *r, int file)
@@ -77,6 +78,7 @@ static void answer_file(struct call *c, Response *r, int file)
 		GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_FILE_DESCRIPTOR_RESPONSE;
 	r->file_descriptor_response = &f;
 	answer(c, r);
+	r->file_descriptor_response = NULL; /* it pointed here */
 }
 
 static void answer_services(struct call *c, Response *r)
@@ -99,6 +101,7 @@ static void answer_services(struct call *c, Response *r)
 		GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_LIST_SERVICES_RESPONSE;
 	r->list_services_response = &l;
 	answer(c, r);
+	r->list_services_response = NULL; /* it pointed here */
 }
 
 /* proto3 has no extensions but custom options, of which there are none here. */
@@ -114,6 +117,7 @@ static void answer_extensions(struct call *c, Response *r, const char *type)
 		GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ALL_EXTENSION_NUMBERS_RESPONSE;
 	r->all_extension_numbers_response = &e;
 	answer(c, r);
+	r->all_extension_numbers_response = NULL; /* it pointed here */
 }
 
 static void info(struct call *c, const ProtobufCMessage *m)

@@ -462,7 +462,7 @@ def test_publishers_that_vanish(daemon, feed, pb):
     appliance.wait_until(lambda: d.stats()["total"]["calls_live"] == 0, "vanished publishers to be noticed")
     reply = f.Publish(pb.PublishRequest(stream="t"))
     assert reply.offset >= 2
-    assert by_name(d)["durable_offset"] == reply.offset
+    assert by_name(d)["durable_offset"] >= reply.offset  # what was on its way when they vanished may still come
 
 
 def test_stopping_tells_subscribers_where_to_resume(daemon, feed, subscribe, pb):

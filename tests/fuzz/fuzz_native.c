@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (r < 0) {
 			unsigned kind = data[1] & NATIVE_KIND_MASK;
 			CHECK(r == -EPROTO);
-			CHECK(data[0] != NATIVE_MAGIC || kind == 0 || kind > NATIVE_GOAWAY || data[1] >= 0x40);
+			CHECK(data[0] != NATIVE_MAGIC || kind == 0 || kind > NATIVE_AUTH || data[1] >= 0x40);
 			break;
 		}
 		native_put(out, h.kind | h.flags, h.code, h.len, h.call, h.arg);

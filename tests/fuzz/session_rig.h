@@ -495,7 +495,7 @@ static void rig_begin(const uint8_t *data, size_t size)
 }
 
 /* One operation of the kind `op`; false: it is not one of the rig's. */
-static bool rig_op(uint8_t op)
+static bool __attribute__((unused)) rig_op(uint8_t op)
 {
 	switch (op) {
 	case 0: {

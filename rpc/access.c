@@ -209,7 +209,7 @@ static void finish_rights(struct principal *p)
 
 static int take_line(struct reader *r, struct span line)
 {
-	char word[ACCESS_WORD_MAX + 1];
+	char word[ACCESS_WORD_MAX + 1] = "";
 	size_t patterns = 0;
 	int rc = next_word(r, &line, word);
 	if (rc <= 0)
@@ -326,7 +326,7 @@ static int read_all(int fd, char **ret, size_t *ret_n)
 
 int access_load(const char *path, struct access **ret, const char **ret_why)
 {
-	struct stat st;
+	struct stat st = {0};
 	char *text = NULL;
 	size_t n = 0;
 	int fd = open(path, O_RDONLY | O_CLOEXEC), rc = fd < 0 || fstat(fd, &st) ? -errno : 0;

@@ -609,6 +609,16 @@ def test_trailers_end_a_request(conn):
     conn.serves(3)
 
 
+def test_the_end_of_a_paused_take_is_told_once(daemon):
+    """It comes while the stream is paused, because its requests fill its queue: it was told then, and again when the stream went on."""
+    with Connection(daemon(SHARDS=1, PRODUCER_RATE=2000)) as c:
+        c.send(open_take(1) + frame(DATA, END_STREAM, 1, message(next_request(count=2)) * 700))
+        a = c.answer(1)
+        assert a.status == 0
+        assert [native.next_reply(m)[0] for m in a.messages()] == list(range(1, 1401, 2))
+        c.serves(3)
+
+
 def test_bad_timeouts(conn):
     for stream, text in zip(range(1, 40, 2), ("", "1", "S", "123456789S", "1x", "-1S", "1 S", "1.5S")):
         conn.send(call(stream, extra=[("grpc-timeout", text)]))

@@ -35,7 +35,8 @@ void method_table_add(struct method_table *t, const struct method *methods, unsi
 		uint32_t h = hash_path(m);
 		CHECK(t->count < RPC_METHODS_MAX);
 		for (unsigned k = 0; k < t->count; k++)
-			CHECK(strcmp(t->method[k]->service, m->service) || strcmp(t->method[k]->name, m->name));
+			CHECK(strcmp(t->method[k]->service, m->service) != 0 ||
+			      strcmp(t->method[k]->name, m->name) != 0);
 		t->method[t->count] = m;
 		t->hash[t->count] = h;
 		if (m->number) {

@@ -36,7 +36,7 @@ static bool blob_get(struct span msg, struct span *ret)
 static bool blob_put(struct svc_bench_room *room, struct span data, struct span *ret)
 {
 	size_t need = data.n + 1 + PB_VARINT_MAX, n = 0;
-	if (room->cap < need) {
+	if (!room->out || room->cap < need) {
 		uint8_t *p = realloc(room->out, need);
 		if (!p)
 			return false;

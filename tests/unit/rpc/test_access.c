@@ -139,8 +139,9 @@ static void test_files_that_are_refused(void **state)
 	refused("a sha256:" SECRET " ids:\x01", "control character");
 	refused("a sha256:" SECRET " ids:*\nb sha256:" SECRET " ids:*", "the same credential");
 	char many[16384] = "a sha256:" SECRET;
+	size_t n = strlen(many);
 	for (int i = 0; i <= ACCESS_RIGHTS_MAX; i++)
-		strcat(many, " ids:x");
+		n += (size_t)snprintf(many + n, sizeof many - n, " ids:x");
 	refused(many, "more than 64 rights");
 	memset(many, 'x', ACCESS_WORD_MAX + 1);
 	many[ACCESS_WORD_MAX + 1] = 0;

@@ -309,6 +309,7 @@ def test_keepalive_pings_are_answered(server, connect, stubs):
     states = []
     ids.channel.subscribe(states.append)
     assert ids.Next(stubs.pb.NextRequest()).first == 2
+    ids.channel.unsubscribe(states.append)
     assert grpc.ChannelConnectivity.TRANSIENT_FAILURE not in states
 
 

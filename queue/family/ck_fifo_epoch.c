@@ -14,12 +14,8 @@
  * Source: ck_fifo.h, ck_epoch(3) of Concurrency Kit 0.7.1; Michael and Scott, PODC 1996; Fraser, "Practical
  * lock-freedom", 2004.
  */
-#include "queue/family/blocking.h"
 #include "queue/family/ck.h"
-#include "queue/family/members.h"
-#include "queue/family/nodes.h"
-
-#include <stdlib.h>
+#include "queue/family/list.h"
 
 #define CK_FIFO_POLL_EVERY 32 /* unlinked nodes */
 
@@ -36,13 +32,9 @@ struct ck_fifo_peer {
 
 struct ck_fifo_epoch {
 	struct family_queue base;
-	unsigned producers;
-	struct node_home *homes;
 	struct ck_fifo_peer *peers; /* producers, then consumers */
 	ck_epoch_t epoch;
-	struct node_home stub_home; /* of the first stub */
-	struct blocking blocking;
-	struct credits credits;
+	struct list list;
 	_Alignas(CACHE_LINE) struct ck_fifo_mpmc fifo;
 };
 
@@ -50,11 +42,7 @@ static void ck_fifo_epoch_done(struct family_queue *q)
 {
 	struct ck_fifo_epoch *c = container_of(q, struct ck_fifo_epoch, base);
 
-	for (unsigned i = 0; c->homes != NULL && i < c->producers; i++)
-		node_home_done(&c->homes[i]);
-	node_home_done(&c->stub_home);
-	blocking_done(&c->blocking);
-	free(c->homes);
+	list_done(&c->list);
 	free(c->peers);
 	free(c);
 }
@@ -68,13 +56,10 @@ static int ck_fifo_epoch_init(const struct family_ops *ops, const struct family_
 	if (c == NULL)
 		return -ENOMEM;
 	c->base.ops = ops;
-	c->producers = opts->producers;
-	c->credits.capacity = opts->capacity;
-	c->homes = family_alloc(opts->producers * sizeof *c->homes);
 	c->peers = family_alloc(peers * sizeof *c->peers);
-	stub = node_get(&c->stub_home, sizeof(struct ck_fifo_node));
-	if (c->homes == NULL || c->peers == NULL || stub == NULL || blocking_init(&c->blocking, opts->producers) != 0) {
-		ck_fifo_epoch_done(&c->base);
+	if (c->peers == NULL || list_init(&c->list, opts, sizeof(struct ck_fifo_node), &stub) != 0) {
+		free(c->peers);
+		free(c);
 		return -ENOMEM;
 	}
 	ck_epoch_init(&c->epoch);
@@ -99,69 +84,59 @@ static void ck_fifo_leave(struct ck_fifo_peer *peer)
 	ck_epoch_end(&peer->record, NULL);
 }
 
-static int ck_fifo_epoch_push(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n)
+static void ck_fifo_epoch_link(struct family_queue *q, unsigned who, struct node *node, uint64_t item)
 {
 	struct ck_fifo_epoch *c = container_of(q, struct ck_fifo_epoch, base);
 	struct ck_fifo_peer *peer = &c->peers[who];
-	unsigned credits = credits_take(&c->credits, n), put;
 
-	if (credits == 0)
-		return 0;
-	for (put = 0; put < credits; put++) {
-		struct node *node = node_get(&c->homes[who], sizeof(struct ck_fifo_node));
-
-		if (node == NULL)
-			break;
-		ck_epoch_begin(&peer->record, NULL);
-		ck_fifo_mpmc_enqueue(&c->fifo, &container_of(node, struct ck_fifo_node, node)->entry,
-				     (void *)(uintptr_t)items[put]);
-		ck_fifo_leave(peer);
-	}
-	if (put < credits)
-		credits_give(&c->credits, credits - put);
-	return put > 0 ? (int)put : -ENOMEM;
+	ck_epoch_begin(&peer->record, NULL);
+	ck_fifo_mpmc_enqueue(&c->fifo, &container_of(node, struct ck_fifo_node, node)->entry, (void *)(uintptr_t)item);
+	ck_fifo_leave(peer);
 }
 
-static int ck_fifo_epoch_pop(struct family_queue *q, unsigned who, uint64_t *items, unsigned n)
+static bool ck_fifo_epoch_unlink(struct family_queue *q, unsigned who, uint64_t *ret_item)
 {
 	struct ck_fifo_epoch *c = container_of(q, struct ck_fifo_epoch, base);
-	struct ck_fifo_peer *peer = &c->peers[c->producers + who];
-	unsigned got;
+	struct ck_fifo_peer *peer = &c->peers[c->list.producers + who];
+	struct ck_fifo_mpmc_entry *garbage;
+	void *item;
+	bool any;
 
-	for (got = 0; got < n; got++) {
-		struct ck_fifo_mpmc_entry *garbage;
-		void *item;
-		bool any;
+	ck_epoch_begin(&peer->record, NULL);
+	any = ck_fifo_mpmc_dequeue(&c->fifo, &item, &garbage);
+	ck_fifo_leave(peer);
+	if (!any)
+		return false;
+	*ret_item = (uintptr_t)item;
+	ck_epoch_call(&peer->record, &container_of(garbage, struct ck_fifo_node, entry)->epoch, ck_fifo_reclaim);
+	if (++peer->unlinked % CK_FIFO_POLL_EVERY == 0)
+		ck_epoch_poll(&peer->record);
+	return true;
+}
 
-		ck_epoch_begin(&peer->record, NULL);
-		any = ck_fifo_mpmc_dequeue(&c->fifo, &item, &garbage);
-		ck_fifo_leave(peer);
-		if (!any)
-			break;
-		items[got] = (uintptr_t)item;
-		ck_epoch_call(&peer->record, &container_of(garbage, struct ck_fifo_node, entry)->epoch,
-			      ck_fifo_reclaim);
-		if (++peer->unlinked % CK_FIFO_POLL_EVERY == 0)
-			ck_epoch_poll(&peer->record);
-	}
-	if (got > 0)
-		credits_give(&c->credits, got);
-	return (int)got;
+static int ck_fifo_epoch_push(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n)
+{
+	return list_push(&container_of(q, struct ck_fifo_epoch, base)->list, q, who, items, n,
+			 sizeof(struct ck_fifo_node), ck_fifo_epoch_link);
+}
+static int ck_fifo_epoch_pop(struct family_queue *q, unsigned who, uint64_t *items, unsigned n)
+{
+	return list_pop(&container_of(q, struct ck_fifo_epoch, base)->list, q, who, items, n, ck_fifo_epoch_unlink);
 }
 
 static int ck_fifo_epoch_enqueue(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_enqueue(&container_of(q, struct ck_fifo_epoch, base)->blocking, q, who, items, n, wait,
+	return blocking_enqueue(&container_of(q, struct ck_fifo_epoch, base)->list.blocking, q, who, items, n, wait,
 				ck_fifo_epoch_push);
 }
 static int ck_fifo_epoch_dequeue(struct family_queue *q, unsigned who, uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_dequeue(&container_of(q, struct ck_fifo_epoch, base)->blocking, q, who, items, n, wait,
+	return blocking_dequeue(&container_of(q, struct ck_fifo_epoch, base)->list.blocking, q, who, items, n, wait,
 				ck_fifo_epoch_pop);
 }
 static void ck_fifo_epoch_close(struct family_queue *q)
 {
-	blocking_close(&container_of(q, struct ck_fifo_epoch, base)->blocking);
+	blocking_close(&container_of(q, struct ck_fifo_epoch, base)->list.blocking);
 }
 
 const struct family_ops family_ck_fifo_epoch = {

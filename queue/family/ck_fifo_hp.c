@@ -9,15 +9,10 @@
  * Garbage is bounded: each consumer keeps at most a threshold of unlinked nodes, whoever is suspended.
  *
  * Each peer has a hazard record (two pointers) and uses it in its own calls only.
- * Source: Michael, "Hazard pointers",
- * IEEE TPDS 15(6), 2004, figure 6; ck_hp(3) of Concurrency Kit 0.7.1.
+ * Source: Michael, "Hazard pointers", IEEE TPDS 15(6), 2004, figure 6; ck_hp(3) of Concurrency Kit 0.7.1.
  */
-#include "queue/family/blocking.h"
 #include "queue/family/ck.h"
-#include "queue/family/members.h"
-#include "queue/family/nodes.h"
-
-#include <stdlib.h>
+#include "queue/family/list.h"
 
 #define CK_HP_DEGREE 2
 
@@ -35,13 +30,9 @@ struct ck_hp_peer {
 
 struct ck_fifo_hp {
 	struct family_queue base;
-	unsigned producers;
-	struct node_home *homes;
-	struct ck_hp_peer *peers;   /* producers, then consumers */
-	struct node_home stub_home; /* of the first stub */
+	struct ck_hp_peer *peers; /* producers, then consumers */
 	ck_hp_t hp;
-	struct blocking blocking;
-	struct credits credits;
+	struct list list;
 	_Alignas(CACHE_LINE) struct ck_hp_node *head; /* a stub: its item has been taken */
 	_Alignas(CACHE_LINE) struct ck_hp_node *tail; /* the last node, or the one before it */
 };
@@ -59,11 +50,7 @@ static void ck_fifo_hp_done(struct family_queue *q)
 {
 	struct ck_fifo_hp *c = container_of(q, struct ck_fifo_hp, base);
 
-	for (unsigned i = 0; c->homes != NULL && i < c->producers; i++)
-		node_home_done(&c->homes[i]);
-	node_home_done(&c->stub_home);
-	blocking_done(&c->blocking);
-	free(c->homes);
+	list_done(&c->list);
 	free(c->peers);
 	free(c);
 }
@@ -77,13 +64,10 @@ static int ck_fifo_hp_init(const struct family_ops *ops, const struct family_opt
 	if (c == NULL)
 		return -ENOMEM;
 	c->base.ops = ops;
-	c->producers = opts->producers;
-	c->credits.capacity = opts->capacity;
-	c->homes = family_alloc(opts->producers * sizeof *c->homes);
 	c->peers = family_alloc(peers * sizeof *c->peers);
-	stub = node_get(&c->stub_home, sizeof(struct ck_hp_node));
-	if (c->homes == NULL || c->peers == NULL || stub == NULL || blocking_init(&c->blocking, opts->producers) != 0) {
-		ck_fifo_hp_done(&c->base);
+	if (c->peers == NULL || list_init(&c->list, opts, sizeof(struct ck_hp_node), &stub) != 0) {
+		free(c->peers);
+		free(c);
 		return -ENOMEM;
 	}
 	ck_hp_init(&c->hp, CK_HP_DEGREE, 2 * CK_HP_DEGREE * peers + 32, ck_hp_reclaimed);
@@ -109,15 +93,18 @@ static void ck_fifo_hp_leave(struct ck_hp_peer *peer)
 		ck_hp_set(&peer->record, i, NULL);
 }
 
-static void ck_fifo_hp_link(struct ck_fifo_hp *c, ck_hp_record_t *record, struct ck_hp_node *node)
+static void ck_fifo_hp_link(struct family_queue *q, unsigned who, struct node *free_node, uint64_t item)
 {
-	struct ck_hp_node *tail, *next;
+	struct ck_fifo_hp *c = container_of(q, struct ck_fifo_hp, base);
+	struct ck_hp_peer *peer = &c->peers[who];
+	struct ck_hp_node *node = container_of(free_node, struct ck_hp_node, node), *tail, *next;
 
+	node->item = item;
 	node->next = NULL;
 	ck_pr_fence_store_atomic();
 	for (;;) {
 		tail = ck_pr_load_ptr(&c->tail);
-		ck_fifo_hp_protect(record, 0, tail);
+		ck_fifo_hp_protect(&peer->record, 0, tail);
 		if (tail != ck_pr_load_ptr(&c->tail))
 			continue;
 		next = ck_pr_load_ptr(&tail->next);
@@ -127,10 +114,11 @@ static void ck_fifo_hp_link(struct ck_fifo_hp *c, ck_hp_record_t *record, struct
 			break;
 	}
 	ck_pr_cas_ptr(&c->tail, tail, node);
+	ck_fifo_hp_leave(peer);
 }
 
 /* The node that was the stub, with the item in *ret_item; NULL when empty. */
-static struct ck_hp_node *ck_fifo_hp_unlink(struct ck_fifo_hp *c, ck_hp_record_t *record, uint64_t *ret_item)
+static struct ck_hp_node *ck_fifo_hp_advance(struct ck_fifo_hp *c, ck_hp_record_t *record, uint64_t *ret_item)
 {
 	struct ck_hp_node *head, *tail, *next;
 
@@ -158,62 +146,42 @@ static struct ck_hp_node *ck_fifo_hp_unlink(struct ck_fifo_hp *c, ck_hp_record_t
 	}
 }
 
-static int ck_fifo_hp_push(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n)
+static bool ck_fifo_hp_unlink(struct family_queue *q, unsigned who, uint64_t *ret_item)
 {
 	struct ck_fifo_hp *c = container_of(q, struct ck_fifo_hp, base);
-	struct ck_hp_peer *peer = &c->peers[who];
-	unsigned credits = credits_take(&c->credits, n), put;
+	struct ck_hp_peer *peer = &c->peers[c->list.producers + who];
+	struct ck_hp_node *old = ck_fifo_hp_advance(c, &peer->record, ret_item);
 
-	if (credits == 0)
-		return 0;
-	for (put = 0; put < credits; put++) {
-		struct node *free_node = node_get(&c->homes[who], sizeof(struct ck_hp_node));
-		struct ck_hp_node *node;
-
-		if (free_node == NULL)
-			break;
-		node = container_of(free_node, struct ck_hp_node, node);
-		node->item = items[put];
-		ck_fifo_hp_link(c, &peer->record, node);
-	}
 	ck_fifo_hp_leave(peer);
-	if (put < credits)
-		credits_give(&c->credits, credits - put);
-	return put > 0 ? (int)put : -ENOMEM;
+	if (old == NULL)
+		return false;
+	ck_hp_free(&peer->record, &old->hazard, &old->node, old);
+	return true;
 }
 
+static int ck_fifo_hp_push(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n)
+{
+	return list_push(&container_of(q, struct ck_fifo_hp, base)->list, q, who, items, n, sizeof(struct ck_hp_node),
+			 ck_fifo_hp_link);
+}
 static int ck_fifo_hp_pop(struct family_queue *q, unsigned who, uint64_t *items, unsigned n)
 {
-	struct ck_fifo_hp *c = container_of(q, struct ck_fifo_hp, base);
-	struct ck_hp_peer *peer = &c->peers[c->producers + who];
-	unsigned got;
-
-	for (got = 0; got < n; got++) {
-		struct ck_hp_node *old = ck_fifo_hp_unlink(c, &peer->record, &items[got]);
-
-		ck_fifo_hp_leave(peer);
-		if (old == NULL)
-			break;
-		ck_hp_free(&peer->record, &old->hazard, &old->node, old);
-	}
-	if (got > 0)
-		credits_give(&c->credits, got);
-	return (int)got;
+	return list_pop(&container_of(q, struct ck_fifo_hp, base)->list, q, who, items, n, ck_fifo_hp_unlink);
 }
 
 static int ck_fifo_hp_enqueue(struct family_queue *q, unsigned who, const uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_enqueue(&container_of(q, struct ck_fifo_hp, base)->blocking, q, who, items, n, wait,
+	return blocking_enqueue(&container_of(q, struct ck_fifo_hp, base)->list.blocking, q, who, items, n, wait,
 				ck_fifo_hp_push);
 }
 static int ck_fifo_hp_dequeue(struct family_queue *q, unsigned who, uint64_t *items, unsigned n, bool wait)
 {
-	return blocking_dequeue(&container_of(q, struct ck_fifo_hp, base)->blocking, q, who, items, n, wait,
+	return blocking_dequeue(&container_of(q, struct ck_fifo_hp, base)->list.blocking, q, who, items, n, wait,
 				ck_fifo_hp_pop);
 }
 static void ck_fifo_hp_close(struct family_queue *q)
 {
-	blocking_close(&container_of(q, struct ck_fifo_hp, base)->blocking);
+	blocking_close(&container_of(q, struct ck_fifo_hp, base)->list.blocking);
 }
 
 const struct family_ops family_ck_fifo_hp = {

@@ -340,10 +340,10 @@ const char *ids_error_text(const struct ids *ids, enum ids_error e, char *buf, s
 		snprintf(buf, cap, "the sequence has come to its end, 2^64-1");
 		break;
 	case IDS_E_SINGLES:
-		snprintf(
-			buf, cap,
-			"ID_QUEUE=%.32s carries single IDs of the default sequence: count must be 1, and sequence empty",
-			ids->opts.queue);
+		snprintf(buf, cap,
+			 "ID_QUEUE=%.32s carries single IDs of the default sequence: sequence must be empty%s",
+			 ids->opts.queue,
+			 ids->opts.shards > 1 ? ", and count 1 where several threads take from it" : "");
 		break;
 	}
 	return buf;

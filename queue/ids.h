@@ -37,7 +37,7 @@ struct ids_opts {
 	bool create;        /* sequences are made on first use */
 	uint32_t count_max; /* IDs in one request */
 	/* What carries IDs to the shards. NULL or "ranges": what stands above. A member of queue/family: the comparison
-	 * mode of queue/singles.h, which has single IDs of the default sequence only, and takes no rate. */
+	 * mode of queue/singles.h, which has the default sequence only, and takes no rate. */
 	const char *queue;
 };
 
@@ -77,7 +77,7 @@ enum ids_error {
 	IDS_E_LIMIT,     /* sequences_max reached */
 	IDS_E_UNKNOWN,   /* creation is off and there is no such sequence */
 	IDS_E_EXHAUSTED, /* the sequence has reached 2^64-1 */
-	IDS_E_SINGLES,   /* count above 1, or a named sequence, where opts.queue carries single IDs */
+	IDS_E_SINGLES, /* a named sequence, or count above 1 with several shards, where opts.queue carries single IDs */
 };
 
 /* Queues w (zero-filled or taken back before) for `count` IDs (1 or more) of the sequence. Answers come from

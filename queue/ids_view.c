@@ -61,7 +61,8 @@ struct ids_view *ids_view_new(struct ids *ids, unsigned shard, struct doorbell *
 	v->singles = ids->singles;
 	if (v->singles != NULL) {
 		v->mode = VIEW_SINGLES;
-		v->count_max = 1;
+		if (!singles_takes_many(v->singles))
+			v->count_max = 1;
 	}
 	v->touched = v->later = SLOT_END;
 	port->bell = bell;
@@ -142,7 +143,7 @@ void view_enqueue(struct ids_view *v, struct ids_wait *w, uint32_t slot, uint32_
 enum ids_error ids_view_request(struct ids_view *v, struct ids_wait *w, struct span sequence, uint32_t count)
 {
 	if (unlikely(count - 1 >= v->count_max)) /* 0 too */
-		return v->singles != NULL ? IDS_E_SINGLES : IDS_E_COUNT;
+		return v->singles != NULL && !singles_takes_many(v->singles) ? IDS_E_SINGLES : IDS_E_COUNT;
 	if (sequence.n != 0)
 		return view_request_named(v, w, sequence, count);
 	enqueue(v, w, 0, count);
@@ -343,14 +344,14 @@ static void view_serve_sharded(struct ids_view *v, struct view_seq *s, const str
 		view_ask(v, s);
 }
 
-/* Each request takes its ID when its turn comes, so after it was made. */
+/* Each request takes its IDs when its turn comes, so after it was made. */
 static void view_serve_singles(struct ids_view *v, struct view_seq *s, const struct ids_view_ops *ops, void *ctx)
 {
 	for (uint32_t n = s->waits; n > 0 && !view_seq_is_empty(s); n--) {
 		struct ids_wait *w = s->q.next;
-		uint64_t id;
+		uint64_t first;
 
-		if (!singles_take(v->singles, v->who, &id)) {
+		if (!singles_take(v->singles, v->who, w->count, &first)) {
 			v->taken = 0;
 			if (s->final)
 				view_refuse_front(v, s, ops, ctx);
@@ -359,14 +360,14 @@ static void view_serve_singles(struct ids_view *v, struct view_seq *s, const str
 			return;
 		}
 		wait_unlink(w);
-		s->total--;
+		s->total -= w->count;
 		s->waits--;
 		s->counted -= s->counted != 0;
 		v->waiting--;
-		v->taken++;
+		v->taken += w->count;
 		stat_add(&v->stats.claims, 1);
-		stat_add(&v->stats.ids, 1);
-		ops->answer(ctx, w, id);
+		stat_add(&v->stats.ids, w->count);
+		ops->answer(ctx, w, first);
 	}
 	if (!view_seq_is_empty(s))
 		view_touch(v, s); /* what was requested in the answers */

@@ -5,6 +5,8 @@
  * Invariant: each queue's IDs rise, because one thread puts them, in order. With one queue that is first in, first out,
  * an ID that is taken after another was taken is higher: strict order, as requests take only after they have arrived.
  * With more queues, or more lanes, each shard's IDs rise.
+ * IDs `held` have left the queue for a request that wants more; they are above all that were given out, and nobody else
+ * takes, so they are the next to be given out, whoever asks then.
  */
 #include "queue/singles.h"
 
@@ -17,7 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SINGLES_RUN 8 /* IDs put into one queue before the next has its turn: a cache line */
+#define SINGLES_RUN 8    /* IDs put into one queue before the next has its turn: a cache line */
+#define SINGLES_BATCH 64 /* IDs taken by one call for a request that wants several */
 
 /* What a consumer has taken: where a queue has no bound of its own, so that it gets one. */
 struct taken {
@@ -32,6 +35,8 @@ struct singles {
 	uint64_t put;        /* producer: in all */
 	uint32_t refill;
 	unsigned next, run; /* producer: the queue whose turn it is, and how many it has had of it */
+	_Alignas(CACHE_LINE) uint64_t held_first; /* the one consumer's, as is the next */
+	uint32_t held;
 	struct family_queue *queue[];
 };
 
@@ -77,14 +82,17 @@ int singles_new(const struct singles_opts *o, struct singles **ret, const char *
 	unsigned queues = each ? o->consumers : 1;
 	struct family_opts fo = {.capacity = o->depth, .producers = 1, .consumers = each ? 1 : o->consumers};
 	struct singles *s;
+	size_t size;
 	int rc;
 
 	*ret_why = ops == NULL ? why_unknown(o->queue) : why_not(ops, o);
 	if (*ret_why != NULL)
 		return -EINVAL;
-	s = calloc(1, sizeof *s + queues * sizeof *s->queue);
+	size = (sizeof *s + queues * sizeof *s->queue + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+	s = aligned_alloc(CACHE_LINE, size);
 	if (s == NULL)
 		return -ENOMEM;
+	memset(s, 0, size);
 	s->consumers = o->consumers;
 	s->ranges = ops->enqueue_range != NULL;
 	s->depth = o->depth;
@@ -175,16 +183,56 @@ uint64_t singles_put(struct singles *s, uint64_t first, uint64_t count)
 	return put;
 }
 
-bool singles_take(struct singles *s, unsigned who, uint64_t *ret_id)
+static inline void note_taken(struct singles *s, unsigned who, unsigned n)
+{
+	if (s->taken != NULL)
+		atomic_store_explicit(&s->taken[who].ids,
+				      atomic_load_explicit(&s->taken[who].ids, memory_order_relaxed) + n,
+				      memory_order_relaxed);
+}
+
+/* Collects until `count` are held; false: the queue is empty before that. */
+static bool hold(struct singles *s, uint32_t count)
+{
+	uint64_t ids[SINGLES_BATCH];
+
+	while (s->held < count) {
+		uint32_t n = count - s->held < SINGLES_BATCH ? count - s->held : SINGLES_BATCH;
+		int got = family_dequeue_batch(s->queue[0], 0, ids, n, false);
+
+		if (got <= 0)
+			return false;
+		if (s->held == 0)
+			s->held_first = ids[0];
+		for (int i = 0; i < got; i++)
+			CHECK(ids[i] == s->held_first + s->held + (unsigned)i);
+		s->held += (unsigned)got;
+		note_taken(s, 0, (unsigned)got);
+	}
+	return true;
+}
+
+bool singles_takes_many(const struct singles *s)
+{
+	return s->consumers == 1;
+}
+
+bool singles_take(struct singles *s, unsigned who, uint32_t count, uint64_t *ret_first)
 {
 	bool each = s->queues > 1;
 
-	if (family_dequeue(s->queue[each ? who : 0], each ? 0 : who, ret_id, false) != 0)
+	if (count > 1 || s->held > 0) {
+		DCHECK(singles_takes_many(s));
+		if (!hold(s, count))
+			return false;
+		*ret_first = s->held_first;
+		s->held_first += count;
+		s->held -= count;
+		return true;
+	}
+	if (family_dequeue(s->queue[each ? who : 0], each ? 0 : who, ret_first, false) != 0)
 		return false;
-	if (s->taken != NULL)
-		atomic_store_explicit(&s->taken[who].ids,
-				      atomic_load_explicit(&s->taken[who].ids, memory_order_relaxed) + 1,
-				      memory_order_relaxed);
+	note_taken(s, who, 1);
 	return true;
 }
 
@@ -198,7 +246,7 @@ uint64_t singles_take_back(struct singles *s, uint64_t end)
 	uint64_t lowest = end, count = 0, id;
 
 	for (unsigned who = 0; who < s->consumers; who++) {
-		while (singles_take(s, who, &id)) {
+		while (singles_take(s, who, 1, &id)) {
 			count++;
 			if (id < lowest)
 				lowest = id;

@@ -5,6 +5,9 @@
  * shard. Strict order needs a queue that is first in, first out for all shards together, or one shard: a member that
  * cannot keep the promise is refused at start, not served more weakly.
  * Members that carry ranges get ranges of up to SINGLES_RANGE IDs, and still give IDs out one by one.
+ *
+ * A request for several IDs needs consecutive ones. With one consumer what comes out of any queue is consecutive, so
+ * they are collected, in batches; with more, another consumer may get an ID in between, and such a request is refused.
  */
 #ifndef ORDINAL_QUEUE_SINGLES_H
 #define ORDINAL_QUEUE_SINGLES_H
@@ -30,8 +33,11 @@ void singles_free(struct singles *s);
 /* Producer thread. Puts the IDs first … first+count-1 in, in order, as many as there is room for, and returns how many
  * that were. */
 uint64_t singles_put(struct singles *s, uint64_t first, uint64_t count);
-/* Consumer `who`'s thread. Takes the next ID out; false: there was none. */
-bool singles_take(struct singles *s, unsigned who, uint64_t *ret_id);
+/* Whether singles_take takes more than one ID: there is one consumer. */
+bool singles_takes_many(const struct singles *s);
+/* Consumer `who`'s thread. Takes the next `count` IDs out, *ret_first and those after it; false: there were not as many.
+ * What there was is kept for the next call. */
+bool singles_take(struct singles *s, unsigned who, uint32_t count, uint64_t *ret_first);
 /* How many IDs a consumer takes between two demands for more. */
 uint32_t singles_refill(const struct singles *s);
 /* Producer thread, when no consumer takes any more: empties the queues. If what was inside was all of [x, end), returns

@@ -70,7 +70,7 @@ def test_what_cannot_be_kept_is_refused(daemon, options, because):
 
 
 def test_single_ids_only(daemon):
-    d = daemon(SHARDS=1, ID_QUEUE="basic")
+    d = daemon(SHARDS=2, ID_QUEUE="basic")
     with native.Client(d) as c:
         for n, request in enumerate((native.next_request("", 2), native.next_request("name", 1)), 1):
             c.send(native.frame(REQUEST, n, request, flags=LAST, code=1))

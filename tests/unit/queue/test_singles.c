@@ -149,9 +149,69 @@ static void cancelled_and_requested_in_answers(void **state)
 	bench_close(true);
 }
 
+/* One shard alone gets consecutive IDs, more than the queue holds at a time too. */
+static void many_in_one_request(void **state)
+{
+	static const uint32_t counts[] = {1, 7, 2, 100, 1, 1000, 65, 64};
+
+	for (unsigned i = 0; i < family_count; i++) {
+		struct ids_opts o = opts_of(family_members[i], 1, IDS_STRICT);
+		struct call calls[ARRAY_SIZE(counts)] = {0};
+		uint64_t last = 0;
+
+		fake_clear(FAKE_IMMEDIATE);
+		bench_open(&o);
+		for (unsigned round = 0; round < 10; round++) {
+			for (unsigned k = 0; k < ARRAY_SIZE(counts); k++)
+				assert_int_equal(ask(0, &calls[k], "", counts[k]), IDS_E_OK);
+			settle();
+			for (unsigned k = 0; k < ARRAY_SIZE(counts); k++) {
+				assert_true(calls[k].answered);
+				assert_int_equal(calls[k].first, last + 1);
+				last += counts[k];
+				assert_true(last < durable_of(0));
+			}
+		}
+		assert_int_equal(ask(0, &calls[0], "", o.count_max + 1), IDS_E_COUNT);
+		bench_close(true);
+	}
+}
+
+/* What was collected for a request that has gone away is the next one's, and a clean stop takes it back. */
+static void held_ids_are_not_lost(void **state)
+{
+	for (unsigned i = 0; i < family_count; i++) {
+		struct ids_opts o = opts_of(family_members[i], 1, IDS_STRICT);
+		struct call a = {0}, b = {0}, c = {0};
+
+		o.count_max = 1000000; /* more than window_max, so more than can be durable ahead */
+		fake_clear(FAKE_IMMEDIATE);
+		bench_open(&o);
+		assert_int_equal(ask(0, &a, "", 1), IDS_E_OK);
+		settle();
+		assert_int_equal(a.first, 1);
+		fake.mode = FAKE_MANUAL; /* nothing more becomes durable */
+		assert_int_equal(ask(0, &b, "", o.count_max), IDS_E_OK);
+		settle();
+		assert_false(b.answered);
+		ids_view_cancel(t.view[0], &b.w);
+		assert_int_equal(ask(0, &c, "", 3), IDS_E_OK);
+		settle();
+		assert_true(c.answered);
+		assert_int_equal(c.first, 2);
+		bench_close(true);
+		fake_reopen(FAKE_IMMEDIATE);
+		bench_open(&o);
+		assert_int_equal(ask(0, &a, "", 1), IDS_E_OK);
+		settle();
+		assert_int_equal(a.first, 5);
+		bench_close(true);
+	}
+}
+
 static void what_it_does_not_do(void **state)
 {
-	struct ids_opts o = opts_of(family_find("basic"), 1, IDS_STRICT);
+	struct ids_opts o = opts_of(family_find("basic"), 2, IDS_STRICT);
 	struct call c = {0};
 	char text[256];
 
@@ -294,6 +354,8 @@ int main(void)
 		cmocka_unit_test(nothing_before_it_is_durable),
 		cmocka_unit_test(a_kill_repeats_nothing),
 		cmocka_unit_test(cancelled_and_requested_in_answers),
+		cmocka_unit_test(many_in_one_request),
+		cmocka_unit_test(held_ids_are_not_lost),
 		cmocka_unit_test(what_it_does_not_do),
 		cmocka_unit_test(promises_that_a_member_cannot_keep),
 		cmocka_unit_test(strict_in_real_time),

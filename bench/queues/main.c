@@ -14,7 +14,7 @@
 
 struct main_opts {
 	struct bench_opts bench;
-	bool json, csv, charts;
+	bool json, csv, charts, list;
 	const char *out;
 	const struct family_ops **queues;
 	unsigned n;
@@ -32,7 +32,7 @@ static const char usage[] =
 	"  --batch N        items in a call, 1 to 1024 (1)\n"
 	"  --range N        items in a range, for the queues that carry ranges (64)\n"
 	"  --queue LIST     names separated by commas, or all (all)\n"
-	"  --list           the names, and what they are\n"
+	"  --list           the names, and what they are (with --json: all that is said of them)\n"
 	"  --prefill        no producers: a filled queue, and a fixed number of items for each consumer\n"
 	"  --pin            each thread on one CPU, in turn\n"
 	"  --repeat N       runs of each queue, all queues in turn; the median is shown (3)\n"
@@ -43,10 +43,24 @@ static const char usage[] =
 	"  --no-charts      none\n"
 	"  --help\n";
 
-static void list_queues(void)
+static void list_queues(bool json)
 {
-	for (unsigned i = 0; i < family_count; i++)
-		printf("%-24s %s\n", family_members[i]->name, family_members[i]->about);
+	static const char *const orders[] = {
+		[FAMILY_UNORDERED] = "none", [FAMILY_PER_PRODUCER] = "per producer", [FAMILY_FIFO] = "fifo"};
+
+	for (unsigned i = 0; i < family_count; i++) {
+		const struct family_ops *m = family_members[i];
+
+		if (json)
+			printf("%s{\"name\":\"%s\",\"about\":\"%s\",\"producers_max\":%u,\"consumers_max\":%u,\"order\":\"%s\","
+			       "\"bounded\":%s}",
+			       i > 0 ? ",\n" : "[", m->name, m->about, m->producers_max, m->consumers_max,
+			       orders[m->order], m->bounded ? "true" : "false");
+		else
+			printf("%-24s %s\n", m->name, m->about);
+	}
+	if (json)
+		printf("]\n");
 }
 
 static uint64_t number(const char *name, const char *text, uint64_t min, uint64_t max)
@@ -126,10 +140,9 @@ static void take_option(struct main_opts *o, const char *name, char *arg)
 		o->csv = true;
 	else if (strcmp(name, "no-charts") == 0)
 		o->charts = false;
-	else if (strcmp(name, "list") == 0) {
-		list_queues();
-		exit(0);
-	} else {
+	else if (strcmp(name, "list") == 0)
+		o->list = true;
+	else {
 		fputs(usage, stdout);
 		exit(0);
 	}
@@ -267,6 +280,10 @@ int main(int argc, char **argv)
 	memcpy(o.queues, family_members, family_count * sizeof *o.queues);
 	o.n = family_count;
 	take_options(&o, argc, argv);
+	if (o.list) {
+		list_queues(o.json);
+		return 0;
+	}
 	r.ticks = ticks_init();
 	r.n = o.n;
 	run_all(&o, results);

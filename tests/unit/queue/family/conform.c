@@ -101,8 +101,8 @@ unsigned conform_run(const struct conform_case *k, const struct family_ops *ops,
 	if (child == 0) {
 		struct conform c = {.ops = ops, .shared = shared};
 
-		/* Under SCHED_FIFO a thread that never waits keeps the others from running for as long as it likes, and
-		 * the watchdog could not tell that from a hang. */
+		/* Under SCHED_FIFO a thread that does not sleep keeps others from the CPU, or from a mutex, for as long
+		 * as it likes (README.md of the family), and the watchdog could not tell that from a hang. */
 		CHECK(sched_setscheduler(0, SCHED_OTHER, &(struct sched_param){0}) == 0);
 		c.producers = conform_peers(ops->producers_max);
 		c.consumers = conform_peers(ops->consumers_max);

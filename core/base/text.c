@@ -147,3 +147,15 @@ void json_str(struct json *j, const char *key, const char *v)
 {
 	json_span(j, key, span_of(v));
 }
+
+void text_make_printable(char *text)
+{
+	for (uint8_t *p = (uint8_t *)text; *p; p++) {
+		if (*p >= '\t' && *p <= '\r')
+			*p = ' ';
+		else if (*p < 0x20 || *p == 0x7f)
+			*p = '?';
+		else if (p[0] == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0)
+			p[0] = p[1] = '?';
+	}
+}

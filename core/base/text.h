@@ -23,6 +23,9 @@ void text_printf(struct text *t, const char *fmt, ...) __attribute__((format(pri
 /* Adds `c` until there are `n` bytes since `from` (an earlier t->n). */
 void text_pad(struct text *t, size_t from, size_t n, char c);
 
+/* Text of others, to be shown on a terminal: each control character (C0, DEL, and C1 in UTF-8) becomes '?', white space among them ' '. */
+void text_make_printable(char *s);
+
 /* A writer of one JSON value. Members get a key, elements of an array NULL. */
 struct json {
 	struct text *to;

@@ -102,12 +102,22 @@ static void test_json(void **state)
 	text_done(&t);
 }
 
+static void test_others_text_is_made_printable(void **state)
+{
+	char all[] = "a\x1b[2J\tb\r\nc\x7f\xc2\x9b\xc2\xa0 \xe2\x82\xac\xc2";
+	text_make_printable(all);
+	assert_string_equal(all, "a?[2J b  c???\xc2\xa0 \xe2\x82\xac\xc2");
+	char none[] = "";
+	text_make_printable(none);
+	assert_string_equal(none, "");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_growth), cmocka_unit_test(test_printf_longer_than_the_room),
 		cmocka_unit_test(test_pad),    cmocka_unit_test(test_a_text_without_memory_stays_empty),
-		cmocka_unit_test(test_json),
+		cmocka_unit_test(test_json),   cmocka_unit_test(test_others_text_is_made_printable),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,35 +1,18 @@
 /* TLS over memory; see the header. A context is made on any thread and then only read; a connection's state belongs to its shard.
  *
  * OpenSSL's error queue is per thread: it is cleared before each call whose failure is looked at. */
-#include "core/tls.h"
-#include "core/base/check.h"
+#include "core/tls_internal.h"
 
 #include <errno.h>
 #include <openssl/err.h>
-#include <openssl/ssl.h>
 #include <openssl/x509.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct tls_context {
-	SSL_CTX *ctx;
-	atomic_uint refs;
-};
-
-struct tls {
-	SSL *ssl;
-	BIO *in, *out; /* owned by ssl */
-	struct tls_context *context;
-	bool ready;
-	char name[128];
-	char error[160];
-};
-
 static _Thread_local char why[512];
 
-static const char *openssl_reason(void)
+const char *tls_reason(void)
 {
 	unsigned long e = ERR_peek_last_error();
 	const char *s = e ? ERR_reason_error_string(e) : NULL;
@@ -49,11 +32,11 @@ static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *outle
 static int load(SSL_CTX *ctx, const struct tls_opts *o)
 {
 	if (SSL_CTX_use_certificate_chain_file(ctx, o->cert) != 1) {
-		snprintf(why, sizeof why, "TLS_CERT=\"%s\": %s", o->cert, openssl_reason());
+		snprintf(why, sizeof why, "TLS_CERT=\"%s\": %s", o->cert, tls_reason());
 		return -EINVAL;
 	}
 	if (SSL_CTX_use_PrivateKey_file(ctx, o->key, SSL_FILETYPE_PEM) != 1) {
-		snprintf(why, sizeof why, "TLS_KEY=\"%s\": %s", o->key, openssl_reason());
+		snprintf(why, sizeof why, "TLS_KEY=\"%s\": %s", o->key, tls_reason());
 		return -EINVAL;
 	}
 	if (SSL_CTX_check_private_key(ctx) != 1) {
@@ -64,7 +47,7 @@ static int load(SSL_CTX *ctx, const struct tls_opts *o)
 		return 0;
 	STACK_OF(X509_NAME) *names = SSL_load_client_CA_file(o->client_ca);
 	if (!names || SSL_CTX_load_verify_locations(ctx, o->client_ca, NULL) != 1) {
-		snprintf(why, sizeof why, "TLS_CLIENT_CA=\"%s\": %s", o->client_ca, openssl_reason());
+		snprintf(why, sizeof why, "TLS_CLIENT_CA=\"%s\": %s", o->client_ca, tls_reason());
 		return -EINVAL;
 	}
 	SSL_CTX_set_client_CA_list(ctx, names);
@@ -72,33 +55,41 @@ static int load(SSL_CTX *ctx, const struct tls_opts *o)
 	return 0;
 }
 
-int tls_context_new(const struct tls_opts *opts, struct tls_context **ret, const char **ret_why)
+struct tls_context *tls_context_wrap(SSL_CTX *ctx)
 {
-	*ret_why = why;
-	ERR_clear_error();
 	struct tls_context *x = calloc(1, sizeof *x);
-	SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
 	if (!x || !ctx) {
-		snprintf(why, sizeof why, "no memory for TLS");
 		free(x);
 		SSL_CTX_free(ctx);
-		return -ENOMEM;
+		return NULL;
 	}
-	static const unsigned char session_id[] = "ordinal";
 	SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
-	SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE);
-	SSL_CTX_set_cipher_list(ctx, "ECDHE+AESGCM:ECDHE+CHACHA20"); /* of TLS 1.2; RFC 9113 section 9.2.2 */
+	SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
+	SSL_CTX_set_cipher_list(ctx, TLS_CIPHERS);
 	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
-	SSL_CTX_set_session_id_context(ctx, session_id, sizeof session_id - 1);
-	SSL_CTX_set_alpn_select_cb(ctx, select_alpn, NULL);
-	int rc = load(ctx, opts);
-	if (rc) {
-		SSL_CTX_free(ctx);
-		free(x);
-		return rc;
-	}
 	x->ctx = ctx;
 	atomic_init(&x->refs, 1);
+	return x;
+}
+
+int tls_context_new(const struct tls_opts *opts, struct tls_context **ret, const char **ret_why)
+{
+	static const unsigned char session_id[] = "ordinal";
+	*ret_why = why;
+	ERR_clear_error();
+	struct tls_context *x = tls_context_wrap(SSL_CTX_new(TLS_server_method()));
+	if (!x) {
+		snprintf(why, sizeof why, "no memory for TLS");
+		return -ENOMEM;
+	}
+	SSL_CTX_set_options(x->ctx, SSL_OP_CIPHER_SERVER_PREFERENCE);
+	SSL_CTX_set_session_id_context(x->ctx, session_id, sizeof session_id - 1);
+	SSL_CTX_set_alpn_select_cb(x->ctx, select_alpn, NULL);
+	int rc = load(x->ctx, opts);
+	if (rc) {
+		tls_context_put(x);
+		return rc;
+	}
 	*ret = x;
 	return 0;
 }
@@ -117,7 +108,7 @@ void tls_context_put(struct tls_context *x)
 	free(x);
 }
 
-struct tls *tls_new(struct tls_context *x)
+struct tls *tls_make(struct tls_context *x)
 {
 	struct tls *t = calloc(1, sizeof *t);
 	if (!t)
@@ -135,8 +126,15 @@ struct tls *tls_new(struct tls_context *x)
 	BIO_set_mem_eof_return(t->in, -1); /* empty is "not yet", not the end */
 	BIO_set_mem_eof_return(t->out, -1);
 	SSL_set_bio(t->ssl, t->in, t->out);
-	SSL_set_accept_state(t->ssl);
 	t->context = tls_context_get(x);
+	return t;
+}
+
+struct tls *tls_new(struct tls_context *x)
+{
+	struct tls *t = tls_make(x);
+	if (t)
+		SSL_set_accept_state(t->ssl);
 	return t;
 }
 
@@ -157,16 +155,20 @@ bool tls_feed(struct tls *t, const uint8_t *p, size_t n)
 static void set_error(struct tls *t)
 {
 	long verify = SSL_get_verify_result(t->ssl);
-	if (verify != X509_V_OK)
+	if (t->is_client)
+		tls_client_explain(t);
+	else if (verify != X509_V_OK)
 		snprintf(t->error, sizeof t->error, "the client's certificate was refused: %s",
 			 X509_verify_cert_error_string(verify));
 	else
-		snprintf(t->error, sizeof t->error, "TLS: %s", openssl_reason());
+		snprintf(t->error, sizeof t->error, "TLS: %s", tls_reason());
 }
 
 static void finish_handshake(struct tls *t)
 {
 	t->ready = true;
+	if (t->is_client)
+		return;
 	X509 *cert = SSL_get_peer_certificate(t->ssl);
 	if (!cert)
 		return;
@@ -175,6 +177,22 @@ static void finish_handshake(struct tls *t)
 	if (n < 0 || strlen(t->name) != (size_t)n)
 		t->name[0] = 0;
 	X509_free(cert);
+}
+
+int tls_handshake(struct tls *t)
+{
+	ERR_clear_error();
+	int r = SSL_do_handshake(t->ssl);
+	if (r == 1) {
+		if (!t->ready)
+			finish_handshake(t);
+		return 0;
+	}
+	int e = SSL_get_error(t->ssl, r);
+	if (e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE)
+		return 0;
+	set_error(t);
+	return -EPROTO;
 }
 
 int tls_read(struct tls *t, uint8_t *out, size_t cap)

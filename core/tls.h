@@ -1,5 +1,5 @@
 /* TLS on connections, below any session: a filter that turns received bytes into plaintext and output into records. OpenSSL does the protocol; bytes
- * travel through memory, because the ring owns the socket.
+ * travel through memory, because the ring owns the socket. Both sides: ordinald's connections, and those of rpc/client.
  *
  * A context (certificate, key, client CA) is shared by all shards and counted; connections keep the one they began with, so a reload touches only
  * new ones. TLS 1.2 and up, ALPN "h2" (and none, for native framing).
@@ -26,13 +26,26 @@ int tls_context_new(const struct tls_opts *opts, struct tls_context **ret, const
 struct tls_context *tls_context_get(struct tls_context *x);
 void tls_context_put(struct tls_context *x);
 
+struct tls_client_opts {
+	const char
+		*ca; /* PEM file: the server must show a certificate that it signed; NULL or "": those of the system */
+	const char *cert, *key; /* PEM files, for a server that asks for them (mutual TLS); both or neither */
+};
+/* A client's context. As tls_context_new, with a sentence that names the file. */
+int tls_client_context_new(const struct tls_client_opts *opts, struct tls_context **ret, const char **ret_why);
+
 /* One connection's state. NULL without memory. Owner thread only, as all below. */
 struct tls *tls_new(struct tls_context *x);
+/* The client's side: the server's certificate must be for `name`, a host name (which is also sent, as SNI) or an IP address; copied. `h2`: offers HTTP/2
+ * by ALPN, else nothing. NULL: without memory, or `name` cannot be one. tls_handshake makes the first record. */
+struct tls *tls_client_new(struct tls_context *x, const char *name, bool h2);
 void tls_free(struct tls *t);
 
 /* Gives received bytes. Afterwards tls_read yields what they decrypt to, and tls_take what must be sent (handshake, alerts). false: no memory. */
 bool tls_feed(struct tls *t, const uint8_t *p, size_t n);
-/* Up to cap bytes of plaintext; 0: none now; -EPIPE: the peer has closed in order; -EPROTO: broken or refused, see tls_error. */
+/* Goes on with the handshake, and reads nothing of what follows it. 0: see tls_is_ready; -EPROTO as below. */
+int tls_handshake(struct tls *t);
+/* Up to cap bytes of plaintext (goes on with the handshake first); 0: none now; -EPIPE: the peer has closed in order; -EPROTO: broken or refused, see tls_error. */
 int tls_read(struct tls *t, uint8_t *out, size_t cap);
 /* Encrypts. false: broken. Only once tls_is_ready. */
 bool tls_write(struct tls *t, const uint8_t *p, size_t n);
@@ -44,9 +57,12 @@ bool tls_is_ready(const struct tls *t);
 /* Says goodbye: close_notify joins the pending records. */
 void tls_shutdown(struct tls *t);
 
+/* The server took HTTP/2. Once tls_is_ready. */
+bool tls_has_h2(const struct tls *t);
+
 /* The subject's common name of the client's verified certificate; "" without one. Valid as long as t. */
 const char *tls_client_name(const struct tls *t);
-/* Why it broke, for the log. */
+/* Why it broke, for the log or for whoever called. */
 const char *tls_error(const struct tls *t);
 
 #endif

@@ -2,6 +2,7 @@
  *
  * Main thread: it changes the phase (connect, warm up, measure, stop) that the workers look at once a loop turn, and reads their counters. SIGINT and
  * SIGTERM are blocked everywhere and taken here with sigtimedwait, so an early end is just another reason to stop. */
+#include "tools/credentials.h"
 #include "tools/load.h"
 #include "tools/tool.h"
 
@@ -213,7 +214,6 @@ static int start_subs(struct load *load)
 	bool fanout = o->kind == LOAD_FANOUT;
 	struct subs_opts s = {.address = o->address,
 			      .server = o->server,
-			      .token = o->token,
 			      .protocol = o->protocol,
 			      .stream = o->stream,
 			      .since = fanout ? o->seq_base : o->since,
@@ -227,6 +227,11 @@ static int start_subs(struct load *load)
 			      .cpus = o->cpus,
 			      .cpus_n = o->cpus_n,
 			      .cpu_first = o->threads};
+	struct channel_opts shown = {0};
+	credentials_fill(&shown);
+	s.token = shown.token;
+	s.tls = shown.tls;
+	s.tls_name = shown.tls_name;
 	return subs_start(&load->subs, &s);
 }
 
@@ -359,7 +364,6 @@ int cmd_load(int argc, char **argv)
 	static struct load load;
 	struct load_opts *o = &load.opts;
 	*o = (struct load_opts){.server = tool_server(),
-				.token = tool_token(),
 				.kind = LOAD_IDS,
 				.method = METHOD_IDS_NEXT,
 				.count = 1,

@@ -1,5 +1,6 @@
 /* `ordinal next`: a number of IDs of one sequence, as text. Asks for ranges, one after another, so that 10 million IDs are ten calls.
  * Main thread, with the synchronous channel. */
+#include "tools/credentials.h"
 #include "tools/tool.h"
 
 #include "core/base/clock.h"
@@ -32,7 +33,7 @@ static const char usage[] =
 	"  --count N              how many IDs (default 1); asked for in pieces of at most 1,000,000\n"
 	"  --server HOST:PORT     where ordinald listens (default: $ORDINAL_SERVER, else " TOOL_SERVER_DEFAULT ")\n"
 	"  --protocol native|grpc what to speak (default native)\n"
-	"  --timeout DURATION     for connecting, and for each call (default 5s)\n"
+	"  --timeout DURATION     for connecting, and for each call (default 5s)\n" CREDENTIALS_HELP
 	"  --json                 one object: sequence, order, ranges of {first, count}\n\n" TOOL_EXIT_CODES;
 
 enum { OPT_SEQUENCE = 256, OPT_COUNT, OPT_SERVER, OPT_PROTOCOL, OPT_TIMEOUT, OPT_JSON, OPT_HELP };
@@ -44,6 +45,7 @@ static const struct option options[] = {
 	{"timeout", required_argument, NULL, OPT_TIMEOUT},
 	{"json", no_argument, NULL, OPT_JSON},
 	{"help", no_argument, NULL, OPT_HELP},
+	CREDENTIALS_OPTIONS,
 	{NULL, 0, NULL, 0},
 };
 
@@ -70,7 +72,7 @@ static int take_option(struct next *n, int opt)
 		n->json = true;
 		return 0;
 	default:
-		return -EINVAL;
+		return credentials_option(opt);
 	}
 }
 
@@ -151,7 +153,11 @@ int cmd_next(int argc, char **argv)
 	}
 	struct sync_channel *s;
 	char why[256];
-	if (sync_connect(n.server, n.protocol, tool_token(), n.timeout_ns, &s, why, sizeof why))
+	struct channel_opts o = {.protocol = n.protocol, .connect_timeout_ns = n.timeout_ns};
+	if (credentials_load(n.server))
+		return tool_usage("next");
+	credentials_fill(&o);
+	if (sync_connect(n.server, &o, &s, why, sizeof why))
 		return tool_unreachable(n.server, why);
 	int r = run(&n, s);
 	sync_close(s);

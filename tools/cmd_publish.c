@@ -4,6 +4,7 @@
  * each is for the first of the queue. When a connection is lost or drains, what is unanswered is sent again on the next one, if that
  * is harmless: with --publisher, each frame has a number, and a number that was there before gets its first answer. Without, frames that were under
  * way are in doubt, and that is the end. Main thread. */
+#include "tools/credentials.h"
 #include "tools/dial.h"
 #include "tools/feed_codec.h"
 #include "tools/lines.h"
@@ -68,7 +69,7 @@ static const char usage[] =
 	"  --publisher-seq N      the number of the first frame (default 1)\n"
 	"  --server HOST:PORT     where ordinald listens (default: $ORDINAL_SERVER, else " TOOL_SERVER_DEFAULT ")\n"
 	"  --protocol native|grpc what to speak (default native)\n"
-	"  --patience DURATION    how long a lost connection may stay away (default 30s)\n"
+	"  --patience DURATION    how long a lost connection may stay away (default 30s)\n" CREDENTIALS_HELP
 	"  --quiet                print nothing\n"
 	"  --json                 one object a frame: seq_no, offset, timestamp, durability, duplicate\n\n" TOOL_EXIT_CODES;
 
@@ -99,6 +100,7 @@ static const struct option options[] = {
 	{"quiet", no_argument, NULL, OPT_QUIET},
 	{"json", no_argument, NULL, OPT_JSON},
 	{"help", no_argument, NULL, OPT_HELP},
+	CREDENTIALS_OPTIONS,
 	{NULL, 0, NULL, 0},
 };
 
@@ -138,7 +140,7 @@ static int take_option(struct publish *p, int opt)
 		p->json = true;
 		return 0;
 	default:
-		return -EINVAL;
+		return credentials_option(opt);
 	}
 }
 
@@ -251,8 +253,7 @@ static void on_answer(void *ctx, struct span msg)
 
 static void print_refusal(const struct publish *p, const struct channel_status *st)
 {
-	fprintf(stderr, "ordinal: %s: %.*s\n", grpc_status_name(st->code), (int)st->text.n,
-		st->text.n ? (const char *)st->text.p : "");
+	tool_print_status(st);
 	fprintf(stderr, "%" PRIu64 " frames were acknowledged", p->answered);
 	if (p->sent == 0)
 		fprintf(stderr, ".\n");
@@ -392,6 +393,8 @@ int cmd_publish(int argc, char **argv)
 		p.args = argv + optind;
 		p.args_n = argc - optind;
 	}
+	if (credentials_load(p.dial_opts.server))
+		return tool_usage("publish");
 	lines_init(&p.lines, STDIN_FILENO, PAYLOAD_MAX);
 	int r = dial_init(&p.dial, &p.dial_opts) ? tool_unreachable(p.dial_opts.server, p.dial.why) : run(&p);
 	p.exit_code = r; /* what ends now ends unseen */

@@ -3,6 +3,7 @@
  * resume.c says what to ask for and which frames are new; dial.c makes the connections; this file checks each frame (its CRC, its place) and prints. A
  * damaged frame is never printed: it ends the program. Standard output that blocks stops reading, and what the server does then is the
  * matter of --slow. Main thread. */
+#include "tools/credentials.h"
 #include "tools/dial.h"
 #include "tools/feed_codec.h"
 #include "tools/resume.h"
@@ -51,7 +52,7 @@ static const char usage[] =
 	"  --reorder DURATION     frames that come live are held for so long, up to 1 minute, to be put in the order of (seq_no, timestamp)\n"
 	"  --server HOST:PORT     where ordinald listens (default: $ORDINAL_SERVER, else " TOOL_SERVER_DEFAULT ")\n"
 	"  --protocol native|grpc what to speak (default grpc: frames travel as they are stored)\n"
-	"  --patience DURATION    how long a lost connection may stay away (default 60s)\n"
+	"  --patience DURATION    how long a lost connection may stay away (default 60s)\n" CREDENTIALS_HELP
 	"  --json                 one object a line: offset, seq_no, timestamp, and payload (UTF-8) or payload_base64; or mark\n\n" TOOL_EXIT_CODES;
 
 enum {
@@ -79,6 +80,7 @@ static const struct option options[] = {
 	{"patience", required_argument, NULL, OPT_PATIENCE},
 	{"json", no_argument, NULL, OPT_JSON},
 	{"help", no_argument, NULL, OPT_HELP},
+	CREDENTIALS_OPTIONS,
 	{NULL, 0, NULL, 0},
 };
 
@@ -122,7 +124,7 @@ static int take_option(struct subscribe *s, int opt)
 		s->json = true;
 		return 0;
 	default:
-		return -EINVAL;
+		return credentials_option(opt);
 	}
 }
 
@@ -264,8 +266,7 @@ static void on_done(void *ctx, const struct channel_status *st)
 		dial_pause(&s->dial, "the server has ended the subscription");
 		return;
 	}
-	fprintf(stderr, "ordinal: %s: %.*s\n", grpc_status_name(st->code), (int)st->text.n,
-		st->text.n ? (const char *)st->text.p : "the server gave no reason");
+	tool_print_status(st);
 	end(s, TOOL_FAILED);
 }
 
@@ -326,6 +327,8 @@ int cmd_subscribe(int argc, char **argv)
 		fprintf(stderr, "ordinal: subscribe takes no argument \"%s\"\n", argv[optind]);
 		return tool_usage("subscribe");
 	}
+	if (credentials_load(s.dial_opts.server))
+		return tool_usage("subscribe");
 	resume_init(&s.resume, s.since);
 	s.resume.late = s.reorder_ms > 0; /* frames will come late, even if none has yet */
 	int r = dial_init(&s.dial, &s.dial_opts) ? tool_unreachable(s.dial_opts.server, s.dial.why) : run(&s);

@@ -1,7 +1,7 @@
 /* Connecting again, with pauses that double from PAUSE_FIRST_NS to PAUSE_MAX_NS until dial_well; the first attempt after a good time is made at once.
  * The very first connection is made once: a wrong address is told immediately. Main thread. */
 #include "tools/dial.h"
-#include "tools/tool.h"
+#include "tools/credentials.h"
 
 #include "core/base/clock.h"
 #include "core/ring.h"
@@ -53,9 +53,9 @@ static int connect_now(struct dial *d)
 {
 	struct channel_opts o = {.protocol = d->opts.protocol,
 				 .authority = d->opts.server,
-				 .token = tool_token(),
 				 .calls_max = 4,
 				 .message_max = d->opts.message_max};
+	credentials_fill(&o);
 	int r = channel_connect(d->client, &o, (const struct sockaddr *)&d->address.addr, d->address.len, &events, d,
 				&d->channel);
 	if (r)

@@ -25,9 +25,10 @@ enum load_kind { LOAD_IDS, LOAD_PUBLISH, LOAD_FANOUT, LOAD_SUBSCRIBE };
 enum load_seq { LOAD_SEQ_AUTO, LOAD_SEQ_SAME, LOAD_SEQ_RISING };
 
 struct load_opts {
-	const char *server, *token;
+	const char *server;
 	struct address address;
 	enum channel_protocol protocol;
+	bool tls;
 	enum load_kind kind;
 	unsigned method; /* of the calls that the workers make */
 	bool streaming;  /* that method is one long call a connection */
@@ -141,6 +142,7 @@ extern const struct load_quantile load_quantiles[LOAD_QUANTILES];
 void load_json_latency(const struct hist *h); /* "latency_us":{…} */
 void load_text_latency(const char *head, const struct hist *h);
 void load_json_statuses(const struct load_counts *c); /* "by_status":{…} */
+const char *load_protocol(const struct load_opts *o); /* "grpc over TLS" */
 uint64_t load_errors(const struct load_counts *c);
 double load_per_second(uint64_t n, uint64_t elapsed_ns);
 

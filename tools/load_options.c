@@ -1,4 +1,5 @@
 /* `ordinal load`: its options. Main thread. */
+#include "tools/credentials.h"
 #include "tools/load.h"
 #include "tools/tool.h"
 
@@ -50,7 +51,7 @@ static const char usage[] =
 	"  --slow wait|drop|disconnect   what the server does with a subscriber who is slow (default wait)\n"
 	"  --lag N                fanout, closed loop: publishers wait when a subscriber is so many frames behind; 0: never (default 16384)\n"
 	"  --verify sampled|all|none   of a receive, the CRC of the first 64 frames and of every 16th then; of all; of none (default sampled)\n\n"
-	"  --server HOST:PORT     (default: $ORDINAL_SERVER, else " TOOL_SERVER_DEFAULT ")\n"
+	"  --server HOST:PORT     (default: $ORDINAL_SERVER, else " TOOL_SERVER_DEFAULT ")\n" CREDENTIALS_HELP
 	"  --pin CPULIST          CPUs for the threads, such as 1 or 2-5,8; first for those that call, then for those that read\n"
 	"  --live                 a line on standard error twice a second, even where that is no terminal\n"
 	"  --json                 the report as one object\n\n"
@@ -114,6 +115,7 @@ static const struct option options[] = {
 	{"lag", required_argument, NULL, OPT_LAG},
 	{"verify", required_argument, NULL, OPT_VERIFY},
 	{"help", no_argument, NULL, OPT_HELP},
+	CREDENTIALS_OPTIONS,
 	{NULL, 0, NULL, 0},
 };
 
@@ -187,6 +189,17 @@ static int lag_option(struct load_opts *o)
 	return r;
 }
 
+/* Nothing can be measured in no time; to count calls instead there is --requests. */
+static int duration_option(struct load_opts *o)
+{
+	int r = tool_duration("--duration", optarg, &o->duration_ns);
+	if (r == 0 && o->duration_ns == 0) {
+		fprintf(stderr, "ordinal: --duration must be above 0, not \"%s\"\n", optarg);
+		r = -EINVAL;
+	}
+	return r;
+}
+
 static int rate_option(struct load_opts *o)
 {
 	char *end;
@@ -254,7 +267,7 @@ static int take_feed_option(struct load_opts *o, int opt)
 	case OPT_VERIFY:
 		return verify_option(o);
 	default:
-		return -EINVAL;
+		return credentials_option(opt);
 	}
 }
 
@@ -269,7 +282,7 @@ static int take_option(struct load_opts *o, int opt)
 		return u32_option("--threads", LOAD_THREADS_MAX, &o->threads);
 	case OPT_DURATION:
 		o->duration_given = true;
-		return tool_duration("--duration", optarg, &o->duration_ns);
+		return duration_option(o);
 	case OPT_REQUESTS:
 		return tool_u64("--requests", optarg, 1, UINT64_MAX / 2, &o->requests);
 	case OPT_WARMUP:
@@ -365,5 +378,10 @@ int load_read_options(struct load_opts *o, int argc, char **argv)
 		fprintf(stderr, "ordinal: %s\n", why);
 		return tool_usage("load");
 	}
+	if (credentials_load(o->server))
+		return tool_usage("load");
+	struct channel_opts shown = {0};
+	credentials_fill(&shown);
+	o->tls = shown.tls != NULL;
 	return 0;
 }

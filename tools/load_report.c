@@ -19,6 +19,13 @@ static double us(uint64_t ns)
 	return (double)ns / 1e3;
 }
 
+const char *load_protocol(const struct load_opts *o)
+{
+	if (o->protocol == CHANNEL_GRPC)
+		return o->tls ? "grpc over TLS" : "grpc";
+	return o->tls ? "native over TLS" : "native";
+}
+
 double load_per_second(uint64_t n, uint64_t elapsed_ns)
 {
 	return elapsed_ns ? (double)n * 1e9 / (double)elapsed_ns : 0;
@@ -94,9 +101,10 @@ static void print_json(const struct load_opts *o, const struct load_totals *t)
 	       ",\"elapsed_seconds\":%.6f,\"client_cpu_seconds\":%.6f",
 	       c->calls, c->items, c->unprocessed, c->unsent, (double)t->elapsed_ns / 1e9, (double)t->cpu_ns / 1e9);
 	printf(",\"connections\":%" PRIu32 ",\"connections_lost\":%" PRIu64 ",\"depth\":%" PRIu32
-	       ",\"threads\":%" PRIu32 ",\"protocol\":\"%s\",\"method\":\"%s\",\"count\":%" PRIu32 ",\"rate\":%.1f,",
+	       ",\"threads\":%" PRIu32 ",\"protocol\":\"%s\",\"tls\":%s,\"method\":\"%s\",\"count\":%" PRIu32
+	       ",\"rate\":%.1f,",
 	       o->connections, c->lost, t->depth, o->threads, o->protocol == CHANNEL_GRPC ? "grpc" : "native",
-	       method_name(o), o->count, o->rate);
+	       o->tls ? "true" : "false", method_name(o), o->count, o->rate);
 	if (frames)
 		printf("\"durability\":\"%s\",\"size\":%" PRIu32 ",\"stream\":", feed_durability_name(t->durability),
 		       o->size);
@@ -117,7 +125,9 @@ static void print_check(const struct load_opts *o, const struct load_totals *t)
 	const char *what = noun(o);
 	printf("check      received %" PRIu64 ", repeated %" PRIu64 ", disordered %" PRIu64 ", missing %" PRIu64 "\n",
 	       t->check.received, t->check.repeated, t->counts.disordered, t->check.missing);
-	if (!check_holds(t))
+	if (t->check.received == 0)
+		printf("           no %s came, so nothing was checked\n", what);
+	else if (!check_holds(t))
 		printf("           BROKEN: %s were given twice or out of order\n", what);
 	else if (o->kind == LOAD_PUBLISH)
 		printf("           the offsets were unique and rising; durability: %s\n",
@@ -141,9 +151,8 @@ static void print_text(const struct load_opts *o, const struct load_totals *t)
 	const struct load_counts *c = &t->counts;
 	printf("load       %s over %s, %" PRIu32 " connections x %" PRIu32 " in flight, %" PRIu32
 	       " thread%s, %s %" PRIu32 ", ",
-	       method_name(o), o->protocol == CHANNEL_GRPC ? "grpc" : "native", o->connections, t->depth, o->threads,
-	       o->threads == 1 ? "" : "s", o->kind == LOAD_PUBLISH ? "bytes" : "count",
-	       o->kind == LOAD_PUBLISH ? o->size : o->count);
+	       method_name(o), load_protocol(o), o->connections, t->depth, o->threads, o->threads == 1 ? "" : "s",
+	       o->kind == LOAD_PUBLISH ? "bytes" : "count", o->kind == LOAD_PUBLISH ? o->size : o->count);
 	if (o->rate > 0)
 		printf("open loop at %.0f calls/s\n", o->rate);
 	else

@@ -68,10 +68,11 @@ static void print_json(const struct load_opts *o, const struct load_totals *t)
 	printf(",\"publishers\":%" PRIu32 ",\"depth\":%" PRIu32 ",\"threads\":%" PRIu32 ",\"subscribers\":%" PRIu32
 	       ",\"subscriber_threads\":%" PRIu32 ",\"subscriptions_lost\":%" PRIu64 ",\"size\":%" PRIu32
 	       ",\"rate\":%.1f,\"lag\":%" PRIu32
-	       ",\"verify\":\"%s\",\"slow\":\"%s\",\"protocol\":\"%s\",\"method\":\"%s\",\"stream\":",
+	       ",\"verify\":\"%s\",\"slow\":\"%s\",\"protocol\":\"%s\",\"tls\":%s,\"method\":\"%s\",\"stream\":",
 	       o->threads ? o->connections : 0, o->threads ? t->depth : 0, o->threads, o->subscribers, o->sub_threads,
 	       t->subs.lost, o->size, o->rate, o->lag, verify_name(o->verify), slow_name(o->slow),
-	       o->protocol == CHANNEL_GRPC ? "grpc" : "native", o->kind == LOAD_FANOUT ? "fanout" : "subscribe");
+	       o->protocol == CHANNEL_GRPC ? "grpc" : "native", o->tls ? "true" : "false",
+	       o->kind == LOAD_FANOUT ? "fanout" : "subscribe");
 	tool_json_string(stdout, o->stream);
 	printf("}\n");
 }
@@ -83,8 +84,9 @@ static void print_check(const struct load_opts *o, const struct load_totals *t)
 	       r->received, r->repeated, r->disordered, r->missing);
 	printf("           %s; of each subscriber %" PRIu64 " to %" PRIu64 "; CRC of %" PRIu64 " compared, %" PRIu64
 	       " wrong\n",
-	       check_holds(o, t) ? "each subscriber got each frame once, in order"
-				 : "BROKEN: not every subscriber got every frame once, in order",
+	       r->received == 0    ? "nothing came, so nothing was checked"
+	       : check_holds(o, t) ? "each subscriber got each frame once, in order"
+				   : "BROKEN: not every subscriber got every frame once, in order",
 	       r->fewest, r->most, t->subs.verified, t->subs.damaged);
 	if (t->subs.gaps)
 		printf("           %" PRIu64 " GAP marks named %" PRIu64 " offsets\n", t->subs.gaps,
@@ -113,8 +115,8 @@ static void print_publishing(const struct load_opts *o, const struct load_totals
 static void print_text(const struct load_opts *o, const struct load_totals *t)
 {
 	printf("load       %s over %s, %" PRIu32 " subscriber%s on %" PRIu32 " thread%s, ",
-	       o->kind == LOAD_FANOUT ? "fanout" : "subscribe", o->protocol == CHANNEL_GRPC ? "grpc" : "native",
-	       o->subscribers, o->subscribers == 1 ? "" : "s", o->sub_threads, o->sub_threads == 1 ? "" : "s");
+	       o->kind == LOAD_FANOUT ? "fanout" : "subscribe", load_protocol(o), o->subscribers,
+	       o->subscribers == 1 ? "" : "s", o->sub_threads, o->sub_threads == 1 ? "" : "s");
 	if (o->kind == LOAD_SUBSCRIBE)
 		printf("since %" PRIu64 "\n", o->since);
 	else if (o->rate > 0)

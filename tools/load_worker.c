@@ -15,6 +15,7 @@
  *
  * Publishing is the same with other messages: an answer's offset is judged as an ID is. Each connection is a publisher, and stamps its
  * frames (load_stamp.h); in a fan-out, publishers keep to what the subscribers have got. */
+#include "tools/credentials.h"
 #include "tools/load.h"
 
 #include "core/base/clock.h"
@@ -450,8 +451,8 @@ static const struct channel_events conn_events = {.opened = on_opened, .draining
 static int conn_connect(struct worker *w, struct load_conn *conn)
 {
 	const struct load_opts *o = w->o;
-	struct channel_opts opts = {
-		.protocol = o->protocol, .authority = o->server, .token = o->token, .calls_max = o->depth};
+	struct channel_opts opts = {.protocol = o->protocol, .authority = o->server, .calls_max = o->depth};
+	credentials_fill(&opts);
 	conn->state = CONN_CONNECTING;
 	return channel_connect(w->client, &opts, (const struct sockaddr *)&o->address.addr, o->address.len,
 			       &conn_events, conn, &conn->channel);

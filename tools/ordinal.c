@@ -1,6 +1,7 @@
 /* The `ordinal` program: a table of sub-commands. Each has a file cmd_NAME.c of its own, and its own --help. */
 #include "tools/tool.h"
 
+#include "config_gen.h"
 #include "core/base/check.h"
 
 #include <string.h>
@@ -22,8 +23,8 @@ static void help(FILE *f)
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
 		fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].summary);
 	fprintf(f,
-		"\n`ordinal COMMAND --help` explains each. The server is --server HOST:PORT, else $ORDINAL_SERVER, else\n" TOOL_SERVER_DEFAULT
-		". Where it asks for a token: --token-file FILE, else $ORDINAL_TOKEN.\n" TOOL_EXIT_CODES);
+		"\n`ordinal COMMAND --help` explains each; `ordinal --version`. The server is --server HOST:PORT, else $ORDINAL_SERVER, else\n" TOOL_SERVER_DEFAULT
+		". Where it asks for a token: --token-file FILE, else $ORDINAL_TOKEN. Where it speaks TLS: --tls.\n" TOOL_EXIT_CODES);
 }
 
 int main(int argc, char **argv)
@@ -36,10 +37,12 @@ int main(int argc, char **argv)
 		help(stdout);
 		return TOOL_OK;
 	}
+	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+		printf("ordinal %s\n", ORDINAL_VERSION);
+		return TOOL_OK;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
 		if (strcmp(argv[1], commands[i].name) == 0) {
-			if (commands[i].run != cmd_token && tool_take_token(&argc, argv))
-				return tool_usage(argv[1]);
 			int r = commands[i].run(argc - 1, argv + 1);
 			/* A full disk or a closed pipe must not look like success. */
 			if (fflush(stdout) || ferror(stdout)) {

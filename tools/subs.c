@@ -32,9 +32,10 @@ static int thread_init(struct subs_thread *t)
 {
 	hist_init(&t->counts.latency);
 	t->buf = calloc(1, SUBS_BUF + FEED_SLACK);
+	t->cipher = t->subs->opts.tls ? malloc(SUBS_CIPHER) : NULL;
 	t->conn = calloc(t->conns, sizeof *t->conn);
 	t->epoll = epoll_create1(EPOLL_CLOEXEC);
-	if (!t->buf || !t->conn || t->epoll < 0) {
+	if (!t->buf || !t->conn || t->epoll < 0 || (t->subs->opts.tls && !t->cipher)) {
 		snprintf(t->why, sizeof t->why, "%s", t->epoll < 0 ? strerror(errno) : "not enough memory");
 		return -ENOMEM;
 	}
@@ -140,7 +141,8 @@ static void *run(void *arg)
 	if (t->epoll >= 0)
 		close(t->epoll);
 	free(t->buf);
-	t->buf = NULL;
+	free(t->cipher);
+	t->buf = t->cipher = NULL;
 	atomic_fetch_add(&t->subs->ended, 1);
 	return NULL;
 }

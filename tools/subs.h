@@ -19,6 +19,8 @@ enum subs_verify { SUBS_VERIFY_SAMPLED, SUBS_VERIFY_ALL, SUBS_VERIFY_NONE };
 struct subs_opts {
 	struct address address;
 	const char *server, *token; /* token: NULL: none */
+	struct tls_context *tls;    /* NULL: cleartext */
+	const char *tls_name;
 	enum channel_protocol protocol;
 	struct span stream;
 	uint64_t since;
@@ -60,7 +62,8 @@ struct subs_thread {
 	uint32_t conns;
 	struct subs_conn *conn;
 	pthread_t thread;
-	uint8_t *buf; /* SUBS_BUF and slack */
+	uint8_t *buf;    /* SUBS_BUF and slack */
+	uint8_t *cipher; /* SUBS_CIPHER, with TLS */
 	int epoll;
 	uint32_t live; /* conns that are open */
 	int phase;

@@ -8,6 +8,7 @@
 #include "tools/subs_conn.h"
 
 #include "core/base/clock.h"
+#include "core/base/text.h"
 #include "rpc/methods.h"
 #include "rpc/wire/grpc.h"
 #include "rpc/wire/h2_frame.h"
@@ -33,6 +34,7 @@ __attribute__((format(printf, 2, 3), cold)) static int broken(struct subs_thread
 		va_start(ap, why);
 		vsnprintf(t->why, sizeof t->why, why, ap);
 		va_end(ap);
+		text_make_printable(t->why); /* some of it may be the server's */
 	}
 	return -EPROTO;
 }
@@ -209,6 +211,8 @@ static int take_framed(struct subs_thread *t, struct subs_conn *c, const uint8_t
 
 static int send_all(struct subs_thread *t, struct subs_conn *c, const void *p, size_t n)
 {
+	if (unlikely(c->tls != NULL))
+		return subs_tls_send(c, p, n) ? 0 : broken(t, "sending over TLS failed");
 	ssize_t r = send(c->fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT);
 	if (r == (ssize_t)n)
 		return 0;
@@ -346,8 +350,8 @@ static size_t put_head(uint8_t *out, const struct subs_opts *o)
 {
 	struct span path = method_path(METHOD_FEED_SUBSCRIBE);
 	char bearer[600];
-	size_t n = hpack_put_indexed(out, HEAD_MAX, 3);   /* :method POST */
-	n += hpack_put_indexed(out + n, HEAD_MAX - n, 6); /* :scheme http */
+	size_t n = hpack_put_indexed(out, HEAD_MAX, 3);                /* :method POST */
+	n += hpack_put_indexed(out + n, HEAD_MAX - n, o->tls ? 7 : 6); /* :scheme https or http */
 	n += hpack_put_literal(out + n, HEAD_MAX - n, SPAN_LIT(":path"), path);
 	n = put_field(out, n, ":authority", o->server);
 	n = put_field(out, n, "te", "trailers");
@@ -452,8 +456,11 @@ int subs_conn_open(struct subs_thread *t, struct subs_conn *c)
 	if (c->fd < 0)
 		goto out_errno;
 	setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
+	setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
 	if (connect(c->fd, (const struct sockaddr *)&a->addr, a->len))
 		goto out_errno;
+	if (t->subs->opts.tls && (r = subs_tls_open(t, c)))
+		goto out;
 	if (fcntl(c->fd, F_SETFL, O_NONBLOCK))
 		goto out_errno;
 	t->live++;
@@ -462,7 +469,10 @@ int subs_conn_open(struct subs_thread *t, struct subs_conn *c)
 out_errno:
 	r = -errno;
 out:
-	snprintf(t->why, sizeof t->why, "%s", strerror(-r));
+	if (r != -EKEYREJECTED)
+		snprintf(t->why, sizeof t->why, "%s", strerror(-r));
+	if (c->tls)
+		subs_tls_close(c);
 	if (c->fd >= 0)
 		close(c->fd);
 	c->fd = -1;
@@ -489,6 +499,8 @@ void subs_conn_close(struct subs_thread *t, struct subs_conn *c)
 {
 	if (c->fd < 0)
 		return;
+	if (c->tls)
+		subs_tls_close(c);
 	close(c->fd);
 	c->fd = -1;
 	t->live--;
@@ -534,7 +546,7 @@ bool subs_conn_read(struct subs_thread *t, struct subs_conn *c)
 		to = c->cut;
 		cap = at + SUBS_BUF;
 	}
-	ssize_t n = recv(c->fd, to + at, cap - at, MSG_DONTWAIT);
+	ssize_t n = c->tls ? subs_tls_recv(t, c, to + at, cap - at) : recv(c->fd, to + at, cap - at, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return true;
 	t->now_ns = clock_mono_ns();

@@ -5,7 +5,10 @@
 #include "rpc/wire/hpack.h"
 #include "tools/subs.h"
 
+#include <sys/types.h>
+
 #define SUBS_BUF (192u << 10)        /* one receive; fits into a second-level cache */
+#define SUBS_CIPHER (48u << 10)      /* one receive over TLS */
 #define SUBS_WINDOW (64u << 20)      /* of HTTP/2, for stream and connection */
 #define SUBS_MESSAGE_MAX (64u << 20) /* bytes of one message */
 #define SUBS_EVERY 64                /* frames of a receive that are each timed and checked; */
@@ -13,7 +16,8 @@
 #define SUBS_CRC_GROUP 16            /* and one of so many has its CRC compared */
 
 struct subs_conn {
-	int fd; /* -1: closed */
+	int fd;          /* -1: closed */
+	struct tls *tls; /* NULL: cleartext */
 	bool caught_up;
 	/* HTTP/2: what is left of the DATA frame at hand; bytes since the last WINDOW_UPDATE. */
 	uint32_t data_left;
@@ -38,5 +42,13 @@ void subs_conn_close(struct subs_thread *t, struct subs_conn *c);
 void subs_conn_free(struct subs_conn *c);
 /* Reads once, and takes in what came. False: the subscription is over, and the connection closed. */
 bool subs_conn_read(struct subs_thread *t, struct subs_conn *c);
+
+/* subs_tls.c. The handshake, on a socket that blocks. 0; or -errno, with t->why of -EKEYREJECTED. */
+int subs_tls_open(struct subs_thread *t, struct subs_conn *c);
+/* All, at once; false: not all of it went. */
+bool subs_tls_send(struct subs_conn *c, const void *p, size_t n);
+/* As recv without waiting, of plaintext: all that one receive brought. */
+ssize_t subs_tls_recv(struct subs_thread *t, struct subs_conn *c, uint8_t *to, size_t cap);
+void subs_tls_close(struct subs_conn *c);
 
 #endif

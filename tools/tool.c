@@ -4,6 +4,8 @@
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/base/text.h"
+#include "rpc/wire/grpc.h"
 #include "rpc/wire/pb.h"
 
 #include <ctype.h>
@@ -88,9 +90,19 @@ int tool_unreachable(const char *server, const char *why)
 	fprintf(stderr,
 		"ordinal: cannot connect to %s: %s\n"
 		"Is ordinald running there? Start it with `systemctl start ordinald` (or `make run` in the source tree), or name another\n"
-		"server with --server HOST:PORT or ORDINAL_SERVER.\n",
+		"server with --server HOST:PORT or ORDINAL_SERVER. If it speaks TLS: --tls, and --tls-ca FILE for an authority of your own.\n",
 		server, why);
 	return TOOL_UNREACHABLE;
+}
+
+void tool_print_status(const struct channel_status *st)
+{
+	char text[1024];
+	struct span said = st->text.n ? st->text : SPAN_LIT("the server gave no reason");
+	snprintf(text, sizeof text, "%.*s", (int)(said.n < sizeof text ? said.n : sizeof text - 1),
+		 (const char *)said.p);
+	text_make_printable(text);
+	fprintf(stderr, "ordinal: %s: %s\n", grpc_status_name(st->code), text);
 }
 
 /* Length of the well-formed UTF-8 sequence at p (RFC 3629), or 0. */

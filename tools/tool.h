@@ -32,10 +32,6 @@ int cmd_top(int argc, char **argv);
 #define TOOL_SERVER_DEFAULT "127.0.0.1:50051"
 /* $ORDINAL_SERVER, or TOOL_SERVER_DEFAULT. */
 const char *tool_server(void);
-/* Takes `--token-file FILE` out of the arguments, wherever it stands. 0, or -EINVAL after a line on standard error. */
-int tool_take_token(int *argc, char **argv);
-/* The token of --token-file, else $ORDINAL_TOKEN, else NULL. */
-const char *tool_token(void);
 
 /* Option values. 0, or -EINVAL after one line on standard error that names the option and what it takes. */
 int tool_u64(const char *option, const char *text, uint64_t min, uint64_t max, uint64_t *ret);
@@ -47,6 +43,9 @@ int tool_slow(const char *option, const char *text, enum feed_slow *ret);
 int tool_usage(const char *name);
 /* The sentence for an operator who cannot reach a server, on standard error. Returns TOOL_UNREACHABLE. */
 int tool_unreachable(const char *server, const char *why);
+
+/* "ordinal: CODE: text" on standard error: how a server ended a call. */
+void tool_print_status(const struct channel_status *st);
 
 /* A JSON string with its quotes; bytes that are no UTF-8 become U+FFFD. */
 void tool_json_string(FILE *f, struct span s);

@@ -26,9 +26,30 @@ static int resolve_unix(const char *path, struct address *ret, const char **ret_
 	return 0;
 }
 
+/* The part of `text` that names the host: n bytes at the result. */
+static const char *host_of(const char *text, size_t *n)
+{
+	const char *colon = strrchr(text, ':');
+	*n = colon ? (size_t)(colon - text) : 0;
+	if (*n < 2 || text[0] != '[' || text[*n - 1] != ']')
+		return text;
+	*n -= 2;
+	return text + 1;
+}
+
+void address_host(const char *text, char ret[ADDRESS_HOST_MAX])
+{
+	size_t n = strlen("localhost");
+	const char *host = strncmp(text, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0 ? "localhost" : host_of(text, &n);
+	if (n >= ADDRESS_HOST_MAX)
+		n = ADDRESS_HOST_MAX - 1;
+	memcpy(ret, host, n);
+	ret[n] = 0;
+}
+
 int address_resolve(const char *text, struct address *ret, const char **ret_why)
 {
-	char host[256];
+	char host[ADDRESS_HOST_MAX];
 	if (strncmp(text, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0)
 		return resolve_unix(text + strlen(UNIX_PREFIX), ret, ret_why);
 	const char *colon = strrchr(text, ':');
@@ -43,12 +64,7 @@ int address_resolve(const char *text, struct address *ret, const char **ret_why)
 		*ret_why = "a port is a number from 0 to 65535";
 		return -EINVAL;
 	}
-	if (text[0] == '[' && text[n - 1] == ']') {
-		text++;
-		n -= 2;
-	}
-	memcpy(host, text, n);
-	host[n] = 0;
+	address_host(text, host);
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *list;
 	int r = getaddrinfo(host, colon + 1, &hints, &list);
 	if (r) {

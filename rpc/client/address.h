@@ -9,6 +9,10 @@ struct address {
 	socklen_t len;
 };
 
+#define ADDRESS_HOST_MAX 256
+/* The host of an address that address_resolve takes, without brackets; of a Unix socket "localhost". What a certificate should be for. */
+void address_host(const char *text, char ret[ADDRESS_HOST_MAX]);
+
 /* "host:port", "[v6]:port" or "unix:/path". 0, or -EINVAL / -ENOENT with a sentence in *ret_why (static). */
 int address_resolve(const char *text, struct address *ret, const char **ret_why);
 

@@ -11,10 +11,13 @@
  * Deadlines: calls of a channel mostly have the same timeout, so instead of a timer a call there is one a channel, set to a lower bound of all
  * deadlines (sweep_ns); when it fires, all calls are looked at. Starting a call costs one comparison.
  *
- * Runs on the client's thread; leaves framing to native_client.c and h2_client.c. */
+ * Runs on the client's thread; leaves framing to native_client.c and h2_client.c, and TLS, which lies between them and the socket, to
+ * channel_tls.c. */
 #include "rpc/client/channel_impl.h"
 
 #include "core/base/clock.h"
+#include "core/base/text.h"
+#include "core/tls.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -169,6 +172,8 @@ static int channel_new(struct client *c, const struct channel_opts *o, const str
 		goto out_free;
 	if (!ch->authority || slab_init(&ch->calls, sizeof(struct call), ch->calls_max))
 		goto out_free;
+	if (o->tls && (r = channel_tls_init(ch, o)))
+		goto out_calls;
 	r = ch->ops->init(ch);
 	if (r)
 		goto out_calls;
@@ -179,6 +184,7 @@ static int channel_new(struct client *c, const struct channel_opts *o, const str
 	return 0;
 
 out_calls:
+	tls_free(ch->tls);
 	slab_done(&ch->calls);
 out_free:
 	free(ch->authority);
@@ -216,7 +222,10 @@ static void start(struct channel *ch)
 {
 	ch->state = CHANNEL_STARTING;
 	arm_recv(ch);
-	ch->ops->start(ch);
+	if (ch->tls)
+		channel_tls_start(ch);
+	if (ch->state == CHANNEL_STARTING)
+		ch->ops->start(ch);
 }
 
 int channel_adopt(struct client *c, const struct channel_opts *opts, int fd, const struct channel_events *events,
@@ -270,6 +279,7 @@ int channel_fail(struct channel *ch, int err, const char *why, ...)
 	va_start(ap, why);
 	vsnprintf(ch->why, sizeof ch->why, why, ap);
 	va_end(ap);
+	text_make_printable(ch->why); /* some of it may be the server's */
 	struct client *c = ch->client;
 	ch->state = CHANNEL_CLOSING;
 	ch->err = err;
@@ -294,6 +304,8 @@ void channel_close(struct channel *ch)
 void channel_bury(struct channel *ch)
 {
 	struct client *c = ch->client;
+	if (ch->tls)
+		channel_tls_goodbye(ch);
 	close(ch->fd);
 	ch->events->closed(ch->ctx, ch, ch->err, ch->why);
 	ch->ops->done(ch);
@@ -303,18 +315,26 @@ void channel_bury(struct channel *ch)
 	channel_buf_free(&ch->part);
 	free(ch->authority);
 	free(ch->bearer);
+	tls_free(ch->tls);
 	ch->client = NULL;
 	slab_put(&c->channels, ch->index);
 }
 
 void channel_flush(struct channel *ch)
 {
-	if (ch->is_sending || ch->out.n == 0 || ch->state < CHANNEL_STARTING || ch->state == CHANNEL_CLOSING)
+	if (ch->is_sending || ch->state < CHANNEL_STARTING || ch->state == CHANNEL_CLOSING)
 		return;
-	struct channel_buf was = ch->wire;
-	ch->wire = ch->out;
-	ch->out = was;
-	ch->out.n = 0;
+	if (unlikely(ch->tls != NULL)) {
+		if (!channel_tls_seal(ch))
+			return;
+	} else if (ch->out.n > 0) {
+		struct channel_buf was = ch->wire;
+		ch->wire = ch->out;
+		ch->out = was;
+		ch->out.n = 0;
+	} else {
+		return;
+	}
 	ch->sent = 0;
 	ch->is_sending = true;
 	ring_send(ch->client->ring, ch->fd, ch->wire.p, ch->wire.n, tag(ch, OP_SEND));
@@ -323,8 +343,10 @@ void channel_flush(struct channel *ch)
 
 static void on_sent(struct channel *ch, int32_t res)
 {
-	if (ch->state == CHANNEL_CLOSING)
+	if (ch->state == CHANNEL_CLOSING) {
+		ch->is_sending = res < 0 || ch->sent + (size_t)res < ch->wire.n;
 		return;
+	}
 	if (unlikely(res < 0)) {
 		channel_fail(ch, res, "sending failed: %s", strerror(-res));
 		return;
@@ -336,7 +358,7 @@ static void on_sent(struct channel *ch, int32_t res)
 		return;
 	}
 	ch->is_sending = false;
-	if (ch->out.n > 0 && !ch->is_dirty)
+	if ((ch->out.n > 0 || (ch->tls && channel_tls_has_output(ch))) && !ch->is_dirty)
 		channel_mark_dirty(ch);
 }
 
@@ -364,7 +386,7 @@ static int feed_part(struct channel *ch, const uint8_t **p, size_t *n)
 	return 0;
 }
 
-static void feed(struct channel *ch, const uint8_t *p, size_t n)
+void channel_feed(struct channel *ch, const uint8_t *p, size_t n)
 {
 	if (ch->part.n > 0 && feed_part(ch, &p, &n))
 		return;
@@ -377,20 +399,32 @@ static void feed(struct channel *ch, const uint8_t *p, size_t n)
 		channel_fail(ch, -ENOMEM, "no memory for a message");
 }
 
+/* What may explain an end so early. */
+static const char *when(const struct channel *ch)
+{
+	if (ch->state != CHANNEL_STARTING)
+		return "";
+	if (!ch->tls)
+		return " without a greeting (it may want TLS)";
+	return tls_is_ready(ch->tls) ? " after the TLS handshake (it may want another certificate)"
+				     : " in the TLS handshake (it may not speak TLS)";
+}
+
 static void on_recv(struct channel *ch, const struct ring_event *ev)
 {
 	struct ring *ring = ch->client->ring;
 	if (ev->flags & RING_EV_BUFFER) {
 		if (ev->res > 0 && ch->state != CHANNEL_CLOSING)
-			feed(ch, ring_buf(ring, ev->buf), (size_t)ev->res);
+			(unlikely(ch->tls != NULL) ? channel_tls_input : channel_feed)(ch, ring_buf(ring, ev->buf),
+										       (size_t)ev->res);
 		ring_buf_put(ring, ev->buf);
 	}
 	if (ch->state == CHANNEL_CLOSING)
 		return;
 	if (unlikely(ev->res == 0))
-		channel_fail(ch, -ECONNRESET, "the server closed the connection");
+		channel_fail(ch, -ECONNRESET, "the server closed the connection%s", when(ch));
 	else if (unlikely(ev->res < 0 && ev->res != -ENOBUFS))
-		channel_fail(ch, ev->res, "receiving failed: %s", strerror(-ev->res));
+		channel_fail(ch, ev->res, "receiving failed%s: %s", when(ch), strerror(-ev->res));
 	else if (!ch->recv_armed)
 		arm_recv(ch);
 }
@@ -428,15 +462,18 @@ void channel_event(struct channel *ch, const struct ring_event *ev)
 	}
 }
 
-int channel_call(struct channel *ch, unsigned method, struct span request, uint64_t timeout_ns, unsigned flags,
-		 const struct channel_call_ops *ops, void *ctx, uint32_t *ret_call)
+static int not_open(const struct channel *ch)
+{
+	return ch->state < CHANNEL_OPEN ? -ENOTCONN : -ESHUTDOWN;
+}
+
+static inline int begin(struct channel *ch, unsigned method, struct span path, struct span request, uint64_t timeout_ns,
+			unsigned flags, const struct channel_call_ops *ops, void *ctx, uint32_t *ret_call)
 {
 	if (unlikely(ch->state != CHANNEL_OPEN))
-		return ch->state < CHANNEL_OPEN ? -ENOTCONN : -ESHUTDOWN;
+		return not_open(ch);
 	if (unlikely(ch->calls.used >= ch->calls_limit || ch->out.n > ch->queue_max))
 		return -EAGAIN;
-	if (unlikely(method == 0 || method >= METHOD_COUNT))
-		return -EINVAL;
 	uint32_t index;
 	struct call *call = slab_get(&ch->calls, &index);
 	if (unlikely(!call))
@@ -446,7 +483,7 @@ int channel_call(struct channel *ch, unsigned method, struct span request, uint6
 			      .deadline_ns = UINT64_MAX,
 			      .state = CALL_OPEN,
 			      .ended = !(flags & CHANNEL_MORE)};
-	int r = ch->ops->call(ch, call, index, method, request, timeout_ns, call->ended);
+	int r = ch->ops->call(ch, call, index, method, path, request, timeout_ns, call->ended);
 	if (unlikely(r)) {
 		call->state = CALL_FREE;
 		slab_put(&ch->calls, index);
@@ -460,6 +497,23 @@ int channel_call(struct channel *ch, unsigned method, struct span request, uint6
 	if (ret_call)
 		*ret_call = index;
 	return 0;
+}
+
+int channel_call(struct channel *ch, unsigned method, struct span request, uint64_t timeout_ns, unsigned flags,
+		 const struct channel_call_ops *ops, void *ctx, uint32_t *ret_call)
+{
+	if (unlikely(method == 0 || method >= METHOD_COUNT))
+		return ch->state == CHANNEL_OPEN ? -EINVAL : not_open(ch);
+	return begin(ch, method, (struct span){0, 0}, request, timeout_ns, flags, ops, ctx, ret_call);
+}
+
+int channel_call_method(struct channel *ch, const struct channel_method *method, struct span request,
+			uint64_t timeout_ns, unsigned flags, const struct channel_call_ops *ops, void *ctx,
+			uint32_t *ret_call)
+{
+	if (method->path.n == 0 || method->path.n > CHANNEL_PATH_MAX || method->path.p[0] != '/')
+		return ch->state == CHANNEL_OPEN ? -EINVAL : not_open(ch);
+	return begin(ch, method->number, method->path, request, timeout_ns, flags, ops, ctx, ret_call);
 }
 
 int channel_call_send(struct channel *ch, uint32_t index, struct span msg, unsigned flags)

@@ -1,4 +1,4 @@
-/* One connection to a server, and the calls on it. Speaks gRPC (HTTP/2 in clear text with prior knowledge) or Ordinal's native framing.
+/* One connection to a server, and the calls on it. Speaks gRPC (HTTP/2 with prior knowledge) or Ordinal's native framing, in cleartext or over TLS.
  *
  *   CONNECTING --opened--> OPEN --GOAWAY--> DRAINING --last call done--> CLOSED
  *        |                   |                  |                          ^
@@ -20,16 +20,20 @@
 
 struct client;
 struct channel;
+struct tls_context;
 
 enum channel_protocol { CHANNEL_NATIVE, CHANNEL_GRPC };
 
 struct channel_opts {
 	enum channel_protocol protocol;
-	const char *authority;       /* HTTP/2's :authority, "host:port"; copied; NULL: "localhost" */
-	const char *token;           /* a bearer token (rpc/access.h), sent with every call; copied; NULL: none */
-	uint32_t calls_max;          /* in flight; 0: 1024 */
-	uint32_t message_max;        /* bytes of one received message; 0: 4 MiB */
-	uint32_t queue_max;          /* bytes queued for sending above which new messages are refused; 0: 4 MiB */
+	const char *authority; /* HTTP/2's :authority, "host:port"; copied; NULL: "localhost" */
+	struct tls_context
+		*tls;         /* from tls_client_context_new; the channel counts its own use of it; NULL: cleartext */
+	const char *tls_name; /* what the server's certificate must be for (core/tls.h); copied; not NULL with tls */
+	const char *token;    /* a bearer token (rpc/access.h), sent with every call; copied; NULL: none */
+	uint32_t calls_max;   /* in flight; 0: 1024 */
+	uint32_t message_max; /* bytes of one received message; 0: 4 MiB */
+	uint32_t queue_max;   /* bytes queued for sending above which new messages are refused; 0: 4 MiB */
 	uint64_t connect_timeout_ns; /* until `opened`; 0: 5 s */
 };
 
@@ -39,12 +43,13 @@ struct channel_events {
 	/* The server asked for no new calls; those in flight go on, and the channel closes by itself after the last. May be NULL. */
 	void (*draining)(void *ctx, struct channel *ch);
 	/* The last callback: every call is done, the socket is closed, and `ch` is gone when this returns. err: 0 after channel_close or a
-	 * finished drain, else -errno, with a sentence in `why`. */
+	 * finished drain, else -errno, with a sentence in `why`. -EKEYREJECTED: TLS has failed:
+	 * a certificate or its name was refused, by either side, or there is no TLS here. */
 	void (*closed)(void *ctx, struct channel *ch, int err, const char *why);
 };
 
 /* Begins to connect / takes over a connected stream socket (closed with the channel). Results come as events, never inside this call. 0;
- * -ENOMEM, -EMFILE …; -ENOSPC: channels_max. `addr` may go afterwards; `events` must stay. */
+ * -EINVAL: a token or name that cannot be one; -ENOMEM, -EMFILE …; -ENOSPC: channels_max. `addr` may go afterwards; `events` must stay. */
 int channel_connect(struct client *c, const struct channel_opts *opts, const struct sockaddr *addr, socklen_t len,
 		    const struct channel_events *events, void *ctx, struct channel **ret);
 int channel_adopt(struct client *c, const struct channel_opts *opts, int fd, const struct channel_events *events,
@@ -77,6 +82,18 @@ struct channel_call_ops {
  *   -EINVAL     no such method    -EMSGSIZE   the message cannot be framed    -ENOMEM */
 int channel_call(struct channel *ch, unsigned method, struct span request, uint64_t timeout_ns, unsigned flags,
 		 const struct channel_call_ops *ops, void *ctx, uint32_t *ret_call);
+/* A method that rpc/methods.h does not have: of a service added since, or of any gRPC server. */
+#define CHANNEL_PATH_MAX 512
+struct channel_method {
+	struct span
+		path; /* gRPC: "/package.Service/Method", at most CHANNEL_PATH_MAX bytes; read during the call of channel_call_method only */
+	uint16_t number; /* native framing; 0: not reachable there (-EINVAL) */
+};
+/* As channel_call. The path is sent in full each time, where those of methods.h are a byte after the first. */
+int channel_call_method(struct channel *ch, const struct channel_method *method, struct span request,
+			uint64_t timeout_ns, unsigned flags, const struct channel_call_ops *ops, void *ctx,
+			uint32_t *ret_call);
+
 /* A further message of a call that was started with CHANNEL_MORE; without CHANNEL_MORE in `flags` it is the last. 0; -EAGAIN, -EMSGSIZE, -ENOMEM as
  * above; -EPIPE: the client's side has ended. */
 int channel_call_send(struct channel *ch, uint32_t call, struct span msg, unsigned flags);

@@ -78,6 +78,7 @@ struct channel {
 	uint32_t index, gen;    /* of our tags */
 	uint32_t ops_in_flight; /* completions owed by the ring */
 	bool recv_armed;
+	struct tls *tls; /* NULL: cleartext */
 
 	const struct channel_events *events;
 	void *ctx;
@@ -87,7 +88,7 @@ struct channel {
 	char *bearer; /* "Bearer TOKEN", or NULL */
 	struct sockaddr_storage addr;
 	int err;
-	char why[160];
+	char why[200];
 };
 
 struct protocol_ops {
@@ -98,9 +99,9 @@ struct protocol_ops {
 	/* Takes in whole units from p. Returns the bytes consumed, with ch->need set for the unit that begins at the rest, or -errno after
 	 * channel_fail. Returns early (any value) when a callback has closed the channel. */
 	ssize_t (*input)(struct channel *ch, const uint8_t *p, size_t n);
-	/* 0 or -errno with nothing queued. */
-	int (*call)(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span request,
-		    uint64_t timeout_ns, bool last);
+	/* 0 or -errno with nothing queued. `path`: empty: that of `method` in rpc/methods.h. */
+	int (*call)(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span path,
+		    struct span request, uint64_t timeout_ns, bool last);
 	int (*send)(struct channel *ch, struct call *call, uint32_t index, struct span msg, bool last);
 	int (*end)(struct channel *ch, struct call *call, uint32_t index);
 	/* Tells the server that nobody waits any more; before channel_finish. */
@@ -157,6 +158,22 @@ int channel_fail(struct channel *ch, int err, const char *why, ...) __attribute_
 void channel_finish(struct channel *ch, uint32_t index, bool by_server, const struct channel_status *status);
 /* The server has ended a call of CALL_ZOMBIE. */
 void channel_release(struct channel *ch, uint32_t index);
+
+/* channel_tls.c; ch->tls is not NULL. */
+/* Makes ch->tls. 0, -ENOMEM or -EINVAL. */
+int channel_tls_init(struct channel *ch, const struct channel_opts *o);
+/* The first record. */
+void channel_tls_start(struct channel *ch);
+/* Received bytes: what they decrypt to goes to channel_feed. */
+void channel_tls_input(struct channel *ch, const uint8_t *p, size_t n);
+/* There are bytes that channel_tls_seal would put into `wire`. */
+bool channel_tls_has_output(const struct channel *ch);
+/* Turns `out` into records in `wire`, which is empty. False: there is nothing to send, or the channel has failed. */
+bool channel_tls_seal(struct channel *ch);
+/* Before the descriptor is closed: tells the server so, as far as it goes without waiting. */
+void channel_tls_goodbye(struct channel *ch);
+/* Takes received plaintext in. */
+void channel_feed(struct channel *ch, const uint8_t *p, size_t n);
 
 /* For client.c. */
 void channel_event(struct channel *ch, const struct ring_event *ev);

@@ -66,13 +66,14 @@ void channel_mark_dirty(struct channel *ch)
 	c->dirty[c->dirty_n++] = ch;
 }
 
+/* A channel may fail here (TLS), and its callbacks make others dirty: each is taken out before it is flushed. */
 static void flush(struct client *c)
 {
-	for (uint32_t i = 0; i < c->dirty_n; i++) {
-		c->dirty[i]->is_dirty = false;
-		channel_flush(c->dirty[i]);
+	while (c->dirty_n > 0) {
+		struct channel *ch = c->dirty[--c->dirty_n];
+		ch->is_dirty = false;
+		channel_flush(ch);
 	}
-	c->dirty_n = 0;
 }
 
 static void forget_dirty(struct client *c, struct channel *ch)

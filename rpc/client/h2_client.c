@@ -136,7 +136,7 @@ static int h2_init(struct channel *ch)
 	h->send_window = H2_WINDOW_DEFAULT;
 	h->stream_window = H2_WINDOW_DEFAULT;
 	h->frame_max = H2_FRAME_SIZE_DEFAULT;
-	h2c_encoder_init(&h->encoder);
+	h2c_encoder_init(&h->encoder, ch->tls != NULL);
 	ch->need = H2_FRAME_HEADER;
 	return 0;
 }
@@ -267,9 +267,11 @@ static int on_head(struct channel *ch, uint32_t stream, uint8_t flags, const str
 		call->headers_seen = true;
 		return 0;
 	}
+	if (unlikely(!call->headers_seen && head->http == 0))
+		return finish(ch, call, index, GRPC_INTERNAL, SPAN_LIT("the answer has no :status"));
 	if (unlikely(call->more && call->more->in.n > 0))
 		return finish(ch, call, index, GRPC_INTERNAL, SPAN_LIT("the answer ended in the middle of a message"));
-	if (likely(head->status == GRPC_OK))
+	if (likely(head->status == GRPC_OK && (call->headers_seen || head->http == 200)))
 		return finish(ch, call, index, GRPC_OK, (struct span){0, 0});
 	if (head->status > 0)
 		return finish(ch, call, index, (unsigned)head->status,
@@ -465,8 +467,11 @@ static int set_stream_window(struct channel *ch, uint32_t value)
 	h->stream_window = (int32_t)value;
 	for (uint32_t i = 0; i < ch->calls.made && by != 0; i++) {
 		struct call *call = channel_slot(ch, i);
-		if (call->state == CALL_OPEN)
-			call->send_window += by;
+		if (call->state != CALL_OPEN)
+			continue;
+		call->send_window += by;
+		if (call->send_window > H2_WINDOW_MAX)
+			return broken(ch, "a window above 2^31-1");
 	}
 	return 0;
 }
@@ -529,21 +534,28 @@ static int on_ping(struct channel *ch, const struct h2_frame *f, const uint8_t *
 	return 0;
 }
 
+/* The calls that the server will not look at. */
+static void give_back(struct channel *ch, uint32_t last)
+{
+	static const struct span why = SPAN_LIT("the server went away before this call");
+	for (uint32_t i = 0; i < ch->calls.made && ch->state != CHANNEL_CLOSING; i++) {
+		struct call *call = channel_slot(ch, i);
+		if (call->state == CALL_OPEN && call->stream > last)
+			channel_finish(ch, i, true, &(struct channel_status){GRPC_UNAVAILABLE, why, true});
+	}
+}
+
 static int on_goaway(struct channel *ch, const struct h2_frame *f, const uint8_t *p)
 {
 	if (f->stream != 0 || f->len < 8)
 		return broken(ch, "GOAWAY of a wrong shape");
 	uint32_t last = load_be32(p) & 0x7fffffff, error = load_be32(p + 4);
-	/* First, so that no callback below starts a call here. */
-	channel_set_draining(ch);
-	for (uint32_t i = 0; i < ch->calls.made && ch->state != CHANNEL_CLOSING; i++) {
-		struct call *call = channel_slot(ch, i);
-		if (call->state == CALL_OPEN && call->stream > last)
-			channel_finish(ch, i, true,
-				       &(struct channel_status){GRPC_UNAVAILABLE,
-								SPAN_LIT("the server went away before this call"),
-								true});
-	}
+	/* First what keeps callbacks from starting calls here. With an error it is not a drain, which might end well before the reason is told. */
+	if (likely(error == H2_NO_ERROR))
+		channel_set_draining(ch);
+	else
+		ch->state = CHANNEL_STARTING;
+	give_back(ch, last);
 	if (error != H2_NO_ERROR)
 		return channel_fail(ch, -ECONNABORTED, "the server ended the connection with HTTP/2 error %u: %.*s",
 				    error, (int)(f->len - 8 < 80 ? f->len - 8 : 80), (const char *)p + 8);

@@ -18,6 +18,7 @@
 #define H2_TIMEOUTS 4 /* distinct timeouts that get an entry */
 struct h2c_encoder {
 	uint32_t inserted, bytes, limit; /* limit: what the server's SETTINGS allow, at most 4096 */
+	bool https;                      /* the scheme */
 	bool resize;                     /* begin the next block with size updates: clears the table */
 	uint32_t authority, te, content_type, user_agent, authorization, path[METHOD_COUNT];
 	struct {
@@ -30,14 +31,14 @@ struct h2c_encoder {
 		uint8_t bytes[60];
 	} block[METHOD_COUNT];
 };
-void h2c_encoder_init(struct h2c_encoder *e);
+void h2c_encoder_init(struct h2c_encoder *e, bool https);
 /* The server's HEADER_TABLE_SIZE. */
 void h2c_encoder_resize(struct h2c_encoder *e, uint32_t size);
-/* The header block of a request (`bearer`: the value of its authorization field, or NULL), in `scratch` (H2_HEAD_MAX bytes) or elsewhere, valid until the next call; *ret_n bytes. */
+/* The header block of a request of `method`, or with `path` if that is not empty (and then `method` is 0) (`bearer`: the value of its authorization field, or NULL), in `scratch` (H2_HEAD_MAX bytes) or elsewhere, valid until the next call; *ret_n bytes. */
 #define H2_HEAD_MAX 2048
 #define H2_AUTHORITY_MAX 300 /* bytes; so that every block fits */
-const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const char *authority, const char *bearer,
-				uint64_t timeout_ns, uint8_t *scratch, size_t *ret_n);
+const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, struct span path, const char *authority,
+				const char *bearer, uint64_t timeout_ns, uint8_t *scratch, size_t *ret_n);
 
 /* What we use of an answer's header block. */
 struct h2c_head {
@@ -89,8 +90,8 @@ struct call_more {
 };
 
 /* h2c_output.c */
-int h2c_call(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span request,
-	     uint64_t timeout_ns, bool last);
+int h2c_call(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span path,
+	     struct span request, uint64_t timeout_ns, bool last);
 int h2c_send(struct channel *ch, struct call *call, uint32_t index, struct span msg, bool last);
 int h2c_end(struct channel *ch, struct call *call, uint32_t index);
 /* Sends what the windows now allow. 0 or -ENOMEM. */

@@ -11,13 +11,13 @@
 #include <errno.h>
 
 /* RFC 7541 appendix A. */
-enum { STATIC_METHOD_POST = 3, STATIC_SCHEME_HTTP = 6, STATIC_LAST = 61 };
+enum { STATIC_METHOD_POST = 3, STATIC_SCHEME_HTTP = 6, STATIC_SCHEME_HTTPS = 7, STATIC_LAST = 61 };
 enum { TABLE_MAX = 4096, ENTRY_OVERHEAD = 32 };
 enum { FIELDS_MAX = 100 };
 
-void h2c_encoder_init(struct h2c_encoder *e)
+void h2c_encoder_init(struct h2c_encoder *e, bool https)
 {
-	*e = (struct h2c_encoder){.limit = TABLE_MAX};
+	*e = (struct h2c_encoder){.limit = TABLE_MAX, .https = https};
 }
 
 void h2c_encoder_resize(struct h2c_encoder *e, uint32_t size)
@@ -26,7 +26,7 @@ void h2c_encoder_resize(struct h2c_encoder *e, uint32_t size)
 		size = TABLE_MAX;
 	if (size == e->limit)
 		return;
-	*e = (struct h2c_encoder){.limit = size, .resize = true};
+	*e = (struct h2c_encoder){.limit = size, .resize = true, .https = e->https};
 }
 
 struct writer {
@@ -98,8 +98,15 @@ static void put_resize(struct h2c_encoder *e, struct writer *w)
 	w->impure = true;
 }
 
-const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const char *authority, const char *bearer,
-				uint64_t timeout_ns, uint8_t *scratch, size_t *ret_n)
+/* The block has no place among the ready-made ones. */
+static void put_other_path(struct writer *w, struct span path)
+{
+	wrote(w, hpack_put_literal(w->p + w->n, H2_HEAD_MAX - w->n, SPAN_LIT(":path"), path));
+	w->impure = true;
+}
+
+const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, struct span path, const char *authority,
+				const char *bearer, uint64_t timeout_ns, uint8_t *scratch, size_t *ret_n)
 {
 	struct h2c_block *known = &e->block[method];
 	if (likely(known->n && known->timeout_ns == timeout_ns)) {
@@ -110,8 +117,11 @@ const uint8_t *h2c_encoder_head(struct h2c_encoder *e, unsigned method, const ch
 	if (e->resize)
 		put_resize(e, &w);
 	put_indexed(&w, STATIC_METHOD_POST);
-	put_indexed(&w, STATIC_SCHEME_HTTP);
-	put_field(e, &w, &e->path[method], SPAN_LIT(":path"), method_path(method));
+	put_indexed(&w, e->https ? STATIC_SCHEME_HTTPS : STATIC_SCHEME_HTTP);
+	if (likely(path.n == 0))
+		put_field(e, &w, &e->path[method], SPAN_LIT(":path"), method_path(method));
+	else
+		put_other_path(&w, path);
 	put_field(e, &w, &e->authority, SPAN_LIT(":authority"),
 		  (struct span){(const uint8_t *)authority, strlen(authority)});
 	put_field(e, &w, &e->te, SPAN_LIT("te"), SPAN_LIT("trailers"));

@@ -96,8 +96,8 @@ int h2c_send(struct channel *ch, struct call *call, uint32_t index, struct span 
 	return 0;
 }
 
-int h2c_call(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span request,
-	     uint64_t timeout_ns, bool last)
+int h2c_call(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span path,
+	     struct span request, uint64_t timeout_ns, bool last)
 {
 	struct h2_client *h = ch->proto;
 	uint8_t scratch[H2_HEAD_MAX];
@@ -116,8 +116,8 @@ int h2c_call(struct channel *ch, struct call *call, uint32_t index, unsigned met
 	call->stream = h->stream_next;
 	call->send_window = h->stream_window;
 	h->stream_next += 2;
-	const uint8_t *block = h2c_encoder_head(&h->encoder, method, ch->authority, ch->bearer, timeout_ns, scratch,
-						&n);
+	const uint8_t *block = h2c_encoder_head(&h->encoder, path.n ? 0 : method, path, ch->authority, ch->bearer,
+						timeout_ns, scratch, &n);
 	h2_frame_put(p, (uint32_t)n, H2_HEADERS, H2_F_END_HEADERS, call->stream);
 	memcpy(p + H2_FRAME_HEADER, block, n);
 	channel_commit(ch, H2_FRAME_HEADER + n);

@@ -48,10 +48,12 @@ static void native_start(struct channel *ch)
 		channel_fail(ch, -ENOMEM, "no memory for a connection");
 }
 
-static int native_call(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span request,
-		       uint64_t timeout_ns, bool last)
+static int native_call(struct channel *ch, struct call *call, uint32_t index, unsigned method, struct span path,
+		       struct span request, uint64_t timeout_ns, bool last)
 {
 	uint64_t ms = 0;
+	if (unlikely(method == 0))
+		return -EINVAL;
 	if (timeout_ns) {
 		ms = (timeout_ns + NS_PER_MS - 1) / NS_PER_MS;
 		if (ms > UINT32_MAX)

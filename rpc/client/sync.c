@@ -3,6 +3,8 @@
 #include "rpc/client/address.h"
 #include "rpc/client/sync.h"
 
+#include "core/base/text.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +15,7 @@ struct sync_channel {
 	struct channel *channel; /* NULL once closed */
 	bool open;
 	int err;
-	char why[160];
+	char why[200];
 	/* The call at hand. */
 	struct sync_reply *reply;
 	struct channel_buf message;
@@ -53,15 +55,16 @@ static void on_done(void *ctx, const struct channel_status *st)
 	snprintf(s->reply->text, sizeof s->reply->text, "%.*s",
 		 (int)(st->text.n < SYNC_TEXT_MAX ? st->text.n : SYNC_TEXT_MAX),
 		 st->text.n ? (const char *)st->text.p : "");
+	text_make_printable(s->reply->text);
 	s->done = true;
 }
 
 static const struct channel_call_ops call_ops = {.message = on_message, .done = on_done};
 
-int sync_connect(const char *server, enum channel_protocol protocol, const char *token, uint64_t timeout_ns,
-		 struct sync_channel **ret, char *why, size_t cap)
+int sync_connect(const char *server, const struct channel_opts *opts, struct sync_channel **ret, char *why, size_t cap)
 {
 	struct address a;
+	struct channel_opts o = *opts;
 	const char *text;
 	int r = address_resolve(server, &a, &text);
 	if (r) {
@@ -71,6 +74,9 @@ int sync_connect(const char *server, enum channel_protocol protocol, const char 
 	struct sync_channel *s = calloc(1, sizeof *s);
 	if (!s)
 		return -ENOMEM;
+	if (!o.authority)
+		o.authority = server;
+	o.calls_max = 4;
 	r = ring_init(&(struct ring_params){.entries = 16, .cq_entries = 64, .bufs = 16, .buf_size = 16384}, &s->ring);
 	if (r) {
 		snprintf(why, cap, "%s", ring_explain(r));
@@ -78,13 +84,7 @@ int sync_connect(const char *server, enum channel_protocol protocol, const char 
 	}
 	r = client_new(s->ring, 1, &s->client);
 	if (r == 0)
-		r = channel_connect(s->client,
-				    &(struct channel_opts){.protocol = protocol,
-							   .authority = server,
-							   .token = token,
-							   .calls_max = 4,
-							   .connect_timeout_ns = timeout_ns},
-				    (struct sockaddr *)&a.addr, a.len, &events, s, &s->channel);
+		r = channel_connect(s->client, &o, (struct sockaddr *)&a.addr, a.len, &events, s, &s->channel);
 	if (r) {
 		snprintf(why, cap, "%s", strerror(-r));
 		goto out;
@@ -110,6 +110,16 @@ void sync_close(struct sync_channel *s)
 	ring_done(s->ring);
 	channel_buf_free(&s->message);
 	free(s);
+}
+
+struct channel *sync_channel_of(const struct sync_channel *s)
+{
+	return s->channel;
+}
+
+int sync_turn(struct sync_channel *s, uint64_t timeout_ns)
+{
+	return client_turn(s->client, timeout_ns);
 }
 
 int sync_call(struct sync_channel *s, unsigned method, struct span request, uint64_t timeout_ns, struct sync_reply *ret)

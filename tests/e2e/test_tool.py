@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,25 @@ PROTOCOLS = ["native", "grpc"]
 
 def lines(done):
     return [int(line) for line in done.stdout.split()]
+
+
+# ---- all ----
+
+def test_both_programs_tell_their_version():
+    said = tool("--version").stdout
+    assert re.fullmatch(r"ordinal \d+\.\d+\.\d+\n", said) and tool("-V").stdout == said
+    daemon = subprocess.run([appliance.ORDINALD, "--version"], capture_output=True, text=True, check=True, timeout=60)
+    assert daemon.stdout == said.replace("ordinal", "ordinald")
+
+
+def test_every_command_that_calls_a_server_takes_the_same_credentials():
+    shared = {"--token-file", "--tls", "--tls-ca", "--tls-cert", "--tls-key", "--tls-name"}
+    callers = set()
+    for command in re.findall(r"^  ([a-z]+)  ", tool("--help").stdout, re.M):
+        options = set(re.findall(r"^  (--[a-z-]+)", tool(command, "--help").stdout, re.M))
+        callers |= {command} if "--server" in options else set()
+        assert options & shared == (shared if "--server" in options else set()), command
+    assert callers == {"next", "publish", "subscribe", "load"}
 
 
 # ---- next ----
@@ -66,6 +86,7 @@ def test_nobody_listens(command):
     [], ["frobnicate"], ["next", "--count", "0"], ["next", "--count", "-1"], ["next", "more"], ["next", "--protocol", "smtp"],
     ["load", "--rate", "0"], ["load", "--pin", "x"], ["load", "--pin", "5-3"], ["load", "--method", "put"], ["load", "--threads", "0"],
     ["load", "--method", "take", "--timeout", "1s"], ["stats", "all"], ["next", "--timeout", "soon"],
+    ["load", "--duration", "0"], ["load", "--duration", "0ms"], ["stats", "--token-file", "t"], ["config", "--tls"],
 ])
 def test_wrong_usage_is_exit_code_2(args):
     done = tool(*args, check=False)
@@ -143,6 +164,17 @@ def test_a_stall_is_charged_to_every_call_that_it_delayed(daemon):
     assert report["calls"] == 3000
     assert report["latency_us"]["p90"] >= 300_000
     assert report["latency_us"]["max"] >= 900_000
+
+
+@pytest.mark.parametrize("method", ["next", "publish", "subscribe"])
+def test_load_claims_nothing_of_what_it_did_not_receive(server, method):
+    """With no ID received it said that the IDs were unique and rising."""
+    args = {"next": ("--sequence", "x" * 129, "--requests", 10), "publish": ("--stream", "x" * 4000, "--requests", 10),
+            "subscribe": ("--stream", "nothing")}[method]
+    done = tool("load", "--server", server.address, "--method", method, *args, check=False)
+    assert "received 0, " in done.stdout, done.stdout + done.stderr
+    assert "came, so nothing was checked" in done.stdout
+    assert "unique" not in done.stdout and "each frame" not in done.stdout
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -48,7 +48,7 @@ struct harness {
 	int peer;
 	unsigned opened, draining, closed;
 	int err;
-	char why[160];
+	char why[200];
 };
 
 static inline void seen_message(void *ctx, struct span msg)

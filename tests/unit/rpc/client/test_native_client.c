@@ -408,6 +408,26 @@ static void test_a_call_that_cannot_be_made_costs_nothing(void **state)
 	harness_end(&h);
 }
 
+static void test_a_method_of_ones_own_needs_a_number(void **state)
+{
+	struct harness h;
+	struct seen s = {0};
+	struct channel_method m = {SPAN_LIT("/example.v1.Readings/Convert"), 40};
+
+	begin(&h, 4);
+	assert_int_equal(channel_call_method(h.channel, &m, SPAN_LIT("abc"), 0, 0, &seen_ops, &s, &s.call), 0);
+	char body[3];
+	struct native_header hdr = expect(&h, NATIVE_REQUEST, body, 3);
+	assert_int_equal(hdr.code, 40);
+	answer(&h, NATIVE_MESSAGE | NATIVE_F_LAST, 0, hdr.call, "reply", 5);
+	harness_until(&h, &s.done, 1);
+	assert_int_equal(s.code, GRPC_OK);
+	m.number = 0;
+	assert_int_equal(channel_call_method(h.channel, &m, SPAN_LIT("abc"), 0, 0, &seen_ops, &s, NULL), -EINVAL);
+	assert_int_equal(channel_calls(h.channel), 0);
+	harness_end(&h);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -427,6 +447,7 @@ int main(void)
 		cmocka_unit_test(test_it_is_open_only_when_the_server_has_answered),
 		cmocka_unit_test(test_ping_is_answered),
 		cmocka_unit_test(test_a_call_that_cannot_be_made_costs_nothing),
+		cmocka_unit_test(test_a_method_of_ones_own_needs_a_number),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -132,7 +132,7 @@ BENCH_SRC := $(sort $(wildcard bench/*.c bench/micro/*.c bench/macro/*.c))
 FAMILY_SRC := $(sort $(wildcard queue/family/*.c))
 FAMILY_TEST_SRC := $(sort $(wildcard tests/unit/queue/family/conform*.c))
 QUEUES_SRC := $(sort $(wildcard bench/queues/*.c)) $(FAMILY_SRC)
-OUR_SRC := $(sort $(LIB_SRC) $(wildcard tests/interop/*.c) $(wildcard rpc/ordinald.c) $(TOOL_SRC) $(UNIT_SRC) $(TEST_LIB_SRC) $(FUZZ_SRC) $(wildcard tests/fuzz/replay.c) \
+OUR_SRC := $(sort $(LIB_SRC) $(wildcard tests/interop/*.c tests/example/*.c tests/host/*.c) $(wildcard rpc/ordinald.c) $(TOOL_SRC) $(UNIT_SRC) $(TEST_LIB_SRC) $(FUZZ_SRC) $(wildcard tests/fuzz/replay.c) \
 	$(BENCH_SRC) $(QUEUES_SRC) $(FAMILY_TEST_SRC))
 
 PB_SRC := $(PROTO:rpc/proto/%.proto=$(G)/%.pb-c.c)
@@ -156,15 +156,23 @@ $(UNIT_BIN) $(REPLAY_BIN) $(BENCH_SRC:%.c=$(B)/%): $(B)/%: $(O)/%.o
 $(filter $(B)/tests/unit/queue/family/%,$(UNIT_BIN)): $(FAMILY_TEST_SRC:%.c=$(O)/%.o) $(FAMILY_SRC:%.c=$(O)/%.o)
 $(B)/tests/unit/queue/test_singles $(B)/tests/unit/rpc/test_workers: $(O)/queue/family/ck_tsan.o # what TSan is to be silent about
 $(filter $(B)/tests/unit/tools/%,$(UNIT_BIN)): $(filter-out $(O)/tools/ordinal.o,$(TOOL_SRC:%.c=$(O)/%.o))
-# gRPC's TestService on the daemon's own parts
-INTEROP_SRC := $(sort $(wildcard tests/interop/*.c))
+# Services of tests, on the daemon's own parts (tests/host): gRPC's TestService, and the example of rpc/README.md with its client
 INTEROP_PB := $(G)/grpc/testing/test.pb-c
+EXAMPLE_PB := $(G)/example/v1/readings.pb-c
+TEST_PROGRAMS := $(addprefix $(B)/tests/,interop-server example-server example-client)
 $(INTEROP_PB).c $(INTEROP_PB).h: tests/interop/proto/grpc/testing/test.proto
+$(EXAMPLE_PB).c $(EXAMPLE_PB).h: tests/example/proto/example/v1/readings.proto
+$(foreach p,$(INTEROP_PB) $(EXAMPLE_PB),$p.c $p.h):
 	$(say) PROTO $<
 	@mkdir -p $(G)
-	$(Q)protoc-c --proto_path=tests/interop/proto --c_out=$(G) $<
-$(INTEROP_SRC:%.c=$(O)/%.o): $(INTEROP_PB).h
-$(B)/tests/interop-server: $(INTEROP_SRC:%.c=$(O)/%.o) $(INTEROP_PB:$(G)/%=$(O)/gen/%).o $(B)/libordinal.a
+	$(Q)protoc-c --proto_path=$(firstword $(subst /proto/,/proto ,$<)) --c_out=$(G) $<
+$(patsubst %.c,$(O)/%.o,$(wildcard tests/interop/*.c)): $(INTEROP_PB).h
+$(patsubst %.c,$(O)/%.o,$(wildcard tests/example/*.c)) $(O)/tests/unit/rpc/client/test_stub.o: $(EXAMPLE_PB).h
+$(B)/tests/interop-server: $(addprefix $(O)/tests/,interop/interop_server.o interop/svc_test.o host/host.o) $(INTEROP_PB:$(G)/%=$(O)/gen/%).o $(B)/libordinal.a
+$(B)/tests/example-server: $(addprefix $(O)/tests/,example/example_server.o example/svc_readings.o host/host.o) $(EXAMPLE_PB:$(G)/%=$(O)/gen/%).o $(B)/libordinal.a
+$(B)/tests/example-client: $(O)/tests/example/example_client.o $(EXAMPLE_PB:$(G)/%=$(O)/gen/%).o $(B)/libordinal.a
+$(B)/tests/unit/rpc/client/test_stub: $(EXAMPLE_PB:$(G)/%=$(O)/gen/%).o
+$(TEST_PROGRAMS):
 	$(say) LD $@
 	@mkdir -p $(@D)
 	$(Q)$(LINK)
@@ -270,11 +278,11 @@ RUN_TESTS := $(PYTHON) tools/build/run_tests.py --build $(B)
 test:
 	$(Q)tools/build/packages.sh run test
 	$(Q)$(MAKE) tests-all
-tests-all: programs python $(B)/tests/interop-server $(UNIT_BIN) $(REPLAY_BIN)
+tests-all: programs python $(TEST_PROGRAMS) $(UNIT_BIN) $(REPLAY_BIN)
 	$(Q)$(RUN_TESTS) $(if $(SANITIZE),,--lint $(LINT_CHECKS)) --unit $(UNIT_BIN) --fuzz $(REPLAY_BIN) --e2e tests/e2e
 test-unit: $(UNIT_BIN) $(REPLAY_BIN)
 	$(Q)$(RUN_TESTS) --unit $(UNIT_BIN) --fuzz $(REPLAY_BIN)
-test-e2e: programs python $(B)/tests/interop-server
+test-e2e: programs python $(TEST_PROGRAMS)
 	$(Q)$(RUN_TESTS) --e2e tests/e2e
 
 # On a real, booted systemd: the package in a Debian 12 tree, with systemd-nspawn. Only root can. ORDINAL_HEAVY=1: 200 restarts instead of 10.

@@ -91,6 +91,9 @@ AR := ar
 ifneq ($(CONFIG_NATIVE_ARCH),)
 OPT += -march=native
 endif
+ifneq ($(CONFIG_FRAME_POINTERS),)
+OPT += -fno-omit-frame-pointer
+endif
 ifneq ($(CONFIG_LTO),)
 ifneq ($(findstring clang,$(CC)),)
 OPT += -flto=thin

@@ -596,6 +596,18 @@ int journal_start(struct journal *j)
 	return 0;
 }
 
+int journal_pin(struct journal *j, int cpu)
+{
+	cpu_set_t set;
+
+	CHECK(j->started);
+	if (cpu < 0 || cpu >= CPU_SETSIZE)
+		return -EINVAL;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	return -pthread_setaffinity_np(j->thread, sizeof set, &set);
+}
+
 /* ---- closing ---- */
 
 /* All that was appended, then each log's end, then the word that it was a clean stop. */

@@ -102,6 +102,8 @@ int journal_port_new(struct journal *j, struct doorbell *bell, uint32_t depth, s
 
 /* Starts the thread. Main thread. 0 or -errno. */
 int journal_start(struct journal *j);
+/* Pins the thread, after journal_start. 0 or -errno, and it runs as before. Main thread. */
+int journal_pin(struct journal *j, int cpu);
 
 /* A record to append: its payload is `head` followed by `body` (either may be empty), together at most
  * jlog_record_max bytes. */

@@ -370,12 +370,26 @@ static bool is_needed(struct shard *s)
 	return false;
 }
 
+/* A place that is refused costs time, not correctness: the thread runs wherever it may. */
+static void take_place(struct shard *s)
+{
+	int rc = topo_pin_self(s->cpu);
+	if (rc) {
+		log_warn("cannot pin shard %u to CPU %d: %s; it runs on any CPU that the daemon may use", s->index,
+			 s->cpu, strerror(-rc));
+		s->cpu = -1;
+	}
+	rc = topo_bind_memory_self(s->node);
+	if (rc) {
+		log_warn("cannot place the memory of shard %u on node %d: %s; it comes from any node", s->index,
+			 s->node, strerror(-rc));
+		s->node = -1;
+	}
+}
+
 static int set_up(struct shard *s)
 {
-	if (s->cpu >= 0)
-		topo_pin_self(s->cpu);
-	if (s->node >= 0)
-		topo_bind_memory_self(s->node);
+	take_place(s);
 	s->now_ns = clock_mono_ns();
 	wheel_init(&s->wheel, s->now_ns, s);
 	s->accept_timer.fire = on_accept_timer;

@@ -69,7 +69,8 @@ enum shard_phase { SHARD_STARTING, SHARD_RUNNING, SHARD_DRAINING, SHARD_ENDED, S
 
 struct shard {
 	unsigned index;
-	int cpu, node; /* -1: not pinned */
+	int cpu,
+		node; /* -1: not pinned, memory from anywhere; set so by the thread where the kernel refuses, before it runs its loop */
 	const struct shard_opts *opts;
 	struct ring *ring;
 	uint64_t now_ns; /* monotonic, read once a turn */

@@ -263,6 +263,20 @@ static uint32_t read_quota(const char *root)
 	}
 }
 
+/* How many CPUs the machine has; 0: unknown. */
+static unsigned read_online(const char *root)
+{
+	static int list[TOPO_CPUS_MAX];
+	static char text[FILE_MAX];
+	char path[PATH_MAX];
+	struct cpu_set set;
+	int n;
+
+	snprintf(path, sizeof path, "%s/sys/devices/system/cpu/online", root);
+	n = read_text(text, sizeof text, path) ? parse_list(text, list, &set) : 0;
+	return n > 0 ? (unsigned)n : 0;
+}
+
 /* ---- The plan ---- */
 
 static int by_use(const void *va, const void *vb)
@@ -360,8 +374,12 @@ static void deal(const struct machine *m, const struct topo_opts *opts, struct t
 		t->journal_cpu = m->cpu[t->shards + 1 % spare].cpu;
 		t->log_cpu = m->cpu[t->shards + 2 % spare].cpu;
 	}
-	for (unsigned i = 0; i < m->count; i++)
-		CPU_SET_S((size_t)m->cpu[i].cpu, sizeof t->mask, t->mask);
+	for (unsigned i = 0; i < m->count; i++) {
+		const struct cpu_info *c = &m->cpu[i];
+
+		CPU_SET_S((size_t)c->cpu, sizeof t->mask, t->mask);
+		t->cpu[i] = (struct topo_cpu){(int16_t)c->cpu, (int16_t)c->core, (int16_t)c->node};
+	}
 }
 
 int topo_plan(const struct topo_opts *opts, struct topo *ret, const char **ret_why)
@@ -380,6 +398,8 @@ int topo_plan(const struct topo_opts *opts, struct topo *ret, const char **ret_w
 		goto out;
 	read_cores(m, root);
 	read_nodes(m, root);
+	t.online = read_online(root);
+	t.allowed = m->count;
 	err = choose(m, opts->cpus);
 	if (err < 0)
 		goto out;

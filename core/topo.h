@@ -32,15 +32,24 @@ struct topo_place {
 	int node; /* memory node of the CPU; -1: unknown, or numa is off */
 };
 
+struct topo_cpu {
+	int16_t cpu;
+	int16_t core; /* lowest CPU of the same core that the process may run on; itself when unknown */
+	int16_t node; /* -1: unknown */
+};
+
 struct topo {
 	unsigned shards;
 	struct topo_place shard[TOPO_SHARDS_MAX]; /* more shards than CPUs: round and round */
 	int producer_cpu, journal_cpu, log_cpu;   /* spare CPUs, shared if fewer than three; -1: none, do not pin */
+	unsigned online;                          /* CPUs of the machine; 0: unknown */
+	unsigned allowed;                         /* those of them that the process may run on */
 	unsigned cpus;                            /* CPUs in use, spare ones included */
 	unsigned cores;                           /* cores that they belong to; as many as CPUs when SMT is unknown */
 	unsigned nodes;                           /* NUMA nodes that they belong to; 1 when unknown */
 	uint32_t quota_milli;                     /* the cgroup's CPU quota in thousandths of a CPU; 0: none */
 	cpu_set_t mask[TOPO_CPUS_MAX / CPU_SETSIZE]; /* the same CPUs, for topo_confine_self */
+	struct topo_cpu cpu[TOPO_CPUS_MAX];          /* the same CPUs, in the order of use */
 };
 
 /* Makes the plan. 0; -EINVAL the list cannot be read, names a CPU twice, or one that the process may not run on, or

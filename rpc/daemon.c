@@ -454,12 +454,42 @@ static int make_shards(struct daemon *d, const char **ret_why)
 	return 0;
 }
 
+/* The kernel does not let a thread have the CPU that the plan gives it: from here on the plan says so. */
+static void lose_place(const char *thread, int *cpu, int err)
+{
+	log_warn("cannot pin the %s thread to CPU %d: %s; it runs on any CPU that the daemon may use", thread, *cpu,
+		 strerror(-err));
+	*cpu = -1;
+}
+
+static int start_producer(struct daemon *d)
+{
+	int rc = ids_start(d->ids, d->topo.producer_cpu);
+	if (rc == 0 || d->topo.producer_cpu < 0)
+		return rc;
+	lose_place("producer", &d->topo.producer_cpu, rc);
+	return ids_start(d->ids, -1);
+}
+
+/* The journal and the log leave the shards' CPUs, where there are others. */
+static void place_helpers(struct daemon *d)
+{
+	struct topo *t = &d->topo;
+	int rc = t->journal_cpu >= 0 ? journal_pin(d->journal, t->journal_cpu) : 0;
+	if (rc)
+		lose_place("journal", &t->journal_cpu, rc);
+	rc = t->log_cpu >= 0 ? log_pin(t->log_cpu) : 0;
+	if (rc)
+		lose_place("log", &t->log_cpu, rc);
+}
+
 static int start_threads(struct daemon *d, const char **ret_why)
 {
 	int rc = journal_start(d->journal);
 	if (rc)
 		return rc;
-	rc = ids_start(d->ids, d->topo.producer_cpu);
+	place_helpers(d);
+	rc = start_producer(d);
 	if (rc == 0)
 		rc = streams_start(d->streams);
 	if (rc == 0 && d->workers)
@@ -477,6 +507,16 @@ static int start_threads(struct daemon *d, const char **ret_why)
 	return 0;
 }
 
+/* This thread, those that it will start, and the log's, which runs already. */
+static void confine(struct daemon *d)
+{
+	int rc = topo_confine_self(&d->topo);
+	if (rc == 0)
+		rc = log_confine();
+	if (rc && rc != -ESRCH)
+		log_warn("cannot keep to the %u CPUs in use: %s", d->topo.cpus, strerror(-rc));
+}
+
 static int make(struct daemon *d, const char **ret_why)
 {
 	const struct config *c = &d->cfg;
@@ -489,7 +529,7 @@ static int make(struct daemon *d, const char **ret_why)
 		       ret_why);
 	if (rc)
 		return rc;
-	topo_confine_self(&d->topo);
+	confine(d);
 	rc = check_cleartext(c);
 	if (rc)
 		return rc;

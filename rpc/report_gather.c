@@ -137,6 +137,7 @@ static void read_shard(struct report *r, unsigned i, struct report_shard *ret)
 	ret->conns = atomic_load_explicit(&s->conn_count, memory_order_relaxed);
 	ret->phase = atomic_load_explicit(&s->phase, memory_order_relaxed);
 	ret->cpu = s->cpu;
+	ret->node = s->node;
 	ret->cpu_ns = shard_cpu_ns(r, i);
 	ret->busy = rates_per_s(&r->rates, REPORT_RATE_COUNT + REPORT_RATES_MAX + i, RATES_PERIOD_NS) / 1e9;
 }

@@ -47,7 +47,7 @@ struct report_shard {
 	uint64_t cpu_ns;
 	uint32_t conns, calls, queue_depth;
 	double busy; /* CPU time by time, over the last second */
-	int cpu;
+	int cpu, node;
 	unsigned phase;
 };
 

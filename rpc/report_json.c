@@ -128,6 +128,45 @@ static void put_journal(const struct report_data *d, struct json *j)
 	json_close(j, '}');
 }
 
+static void put_thread(struct json *j, const char *name, int cpu, int node)
+{
+	json_open(j, NULL, '{');
+	json_str(j, "name", name);
+	json_f64(j, "cpu", cpu);
+	json_f64(j, "memory_node", node);
+	json_close(j, '}');
+}
+
+/* Where threads are: -1 is "anywhere among the CPUs in use", "any node", "unknown". */
+static void put_topology(const struct report_data *d, struct json *j)
+{
+	const struct topo *t = &d->report->d->topo;
+	json_open(j, "topology", '{');
+	json_u64(j, "cpus_online", t->online);
+	json_u64(j, "cpus_allowed", t->allowed);
+	json_f64(j, "quota_cpus", t->quota_milli / 1e3);
+	json_open(j, "cpus", '[');
+	for (unsigned i = 0; i < t->cpus; i++) {
+		json_open(j, NULL, '{');
+		json_u64(j, "cpu", (uint64_t)t->cpu[i].cpu);
+		json_u64(j, "core", (uint64_t)t->cpu[i].core);
+		json_f64(j, "node", t->cpu[i].node);
+		json_close(j, '}');
+	}
+	json_close(j, ']');
+	json_open(j, "threads", '[');
+	for (unsigned i = 0; i < d->shards; i++) {
+		char name[32];
+		snprintf(name, sizeof name, "shard/%u", i);
+		put_thread(j, name, d->shard[i].cpu, d->shard[i].node);
+	}
+	put_thread(j, "producer", t->producer_cpu, -1);
+	put_thread(j, "journal", t->journal_cpu, -1);
+	put_thread(j, "log", t->log_cpu, -1);
+	json_close(j, ']');
+	json_close(j, '}');
+}
+
 void report_json(const struct report_data *d, struct text *to)
 {
 	const struct report *r = d->report;
@@ -148,6 +187,7 @@ void report_json(const struct report_data *d, struct text *to)
 	put_calls(d, &j);
 	put_sequences(d, &j);
 	put_shards(d, &j);
+	put_topology(d, &j);
 	if (d->has_journal)
 		put_journal(d, &j);
 	json_open(&j, "log", '{');

@@ -147,10 +147,8 @@ int cmd_next(int argc, char **argv)
 		if (take_option(&n, opt))
 			return tool_usage("next");
 	}
-	if (optind < argc) {
-		fprintf(stderr, "ordinal: next takes no argument \"%s\"\n", argv[optind]);
-		return tool_usage("next");
-	}
+	if (tool_no_arguments("next", argc, argv))
+		return TOOL_USAGE;
 	struct sync_channel *s;
 	char why[256];
 	struct channel_opts o = {.protocol = n.protocol, .connect_timeout_ns = n.timeout_ns};

@@ -323,10 +323,8 @@ int cmd_subscribe(int argc, char **argv)
 		fprintf(stderr, "ordinal: subscribe needs --stream\n");
 		return tool_usage("subscribe");
 	}
-	if (optind < argc) {
-		fprintf(stderr, "ordinal: subscribe takes no argument \"%s\"\n", argv[optind]);
-		return tool_usage("subscribe");
-	}
+	if (tool_no_arguments("subscribe", argc, argv))
+		return TOOL_USAGE;
 	if (credentials_load(s.dial_opts.server))
 		return tool_usage("subscribe");
 	resume_init(&s.resume, s.since);

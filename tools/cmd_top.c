@@ -3,6 +3,7 @@
  * On a terminal: the alternate screen, without echo or line mode, given back at the end however it comes (q, SIGINT, SIGTERM, an error). With
  * --once, or where standard output is no terminal: plain text. Main thread. */
 #include "tools/stats_http.h"
+#include "tools/stats_read.h"
 #include "tools/tool.h"
 #include "tools/top_view.h"
 
@@ -24,7 +25,7 @@ static const char usage[] =
 	"start. q or Ctrl-C ends it.\n\n"
 	"  --interval DURATION  between two readings (default 1s)\n"
 	"  --once               one interval, as plain text, and end\n"
-	"  --socket PATH        the socket (default: $ORDINAL_STATS_SOCKET, else /run/ordinal/stats.sock, else build/run/stats.sock)\n\n" TOOL_EXIT_CODES;
+	"  --socket PATH        " STATS_READ_SOCKET TOOL_EXIT_CODES;
 
 enum { OPT_INTERVAL = 256, OPT_ONCE, OPT_SOCKET, OPT_HELP };
 static const struct option options[] = {
@@ -37,11 +38,6 @@ static const struct option options[] = {
 
 enum { ROWS_PLAIN = 1000, ROWS_HEAD = 22 /* lines that are not rows of streams and sequences, about */ };
 
-struct reading {
-	struct top_reading top;
-	char *text;
-};
-
 static volatile sig_atomic_t stopped;
 
 static void on_signal(int number)
@@ -50,33 +46,11 @@ static void on_signal(int number)
 	stopped = 1;
 }
 
-static void reading_done(struct reading *r)
+static int take_reading(const char *socket_path, struct top_reading *ret)
 {
-	jread_done(&r->top.json);
-	free(r->text);
-	r->text = NULL;
-}
-
-static int take_reading(const char *socket_path, struct reading *ret)
-{
-	char why[512];
-	size_t n;
-	*ret = (struct reading){0};
-	if (stats_http_get(socket_path, "/stats.json", &ret->text, &n, why, sizeof why)) {
-		fprintf(stderr,
-			"ordinal: cannot read the stats socket %s: %s\n"
-			"Is ordinald running on this machine? Name its STATS_SOCKET with --socket PATH or ORDINAL_STATS_SOCKET.\n",
-			socket_path, why);
-		return TOOL_UNREACHABLE;
-	}
-	ret->top.mono_ns = clock_mono_ns();
-	int r = jread_parse((struct span){(const uint8_t *)ret->text, n}, &ret->top.json);
-	if (r == 0)
-		return TOOL_OK;
-	fprintf(stderr, "ordinal: what %s answers is no JSON: %s\n", socket_path, strerror(-r));
-	free(ret->text);
-	ret->text = NULL;
-	return TOOL_FAILED;
+	int r = stats_read_json(socket_path, &ret->stats);
+	ret->mono_ns = clock_mono_ns();
+	return r;
 }
 
 /* Waits for the interval. True: the end is wanted. */
@@ -117,13 +91,13 @@ static void draw(const char *text, unsigned rows, unsigned columns)
 	fflush(stdout);
 }
 
-static int show(const struct reading *now, const struct reading *before, bool screen)
+static int show(const struct top_reading *now, const struct top_reading *before, bool screen)
 {
 	struct winsize w = {0};
 	char *text = NULL;
 	size_t n;
 	if (!screen) {
-		top_view(stdout, &now->top, &before->top, ROWS_PLAIN);
+		top_view(stdout, now, before, ROWS_PLAIN);
 		return fflush(stdout) ? TOOL_FAILED : TOOL_OK;
 	}
 	ioctl(STDOUT_FILENO, TIOCGWINSZ, &w);
@@ -132,7 +106,7 @@ static int show(const struct reading *now, const struct reading *before, bool sc
 	FILE *f = open_memstream(&text, &n);
 	if (!f)
 		return TOOL_FAILED;
-	top_view(f, &now->top, &before->top, w.ws_row > ROWS_HEAD + 6 ? (w.ws_row - ROWS_HEAD) / 2u : 3);
+	top_view(f, now, before, w.ws_row > ROWS_HEAD + 6 ? (w.ws_row - ROWS_HEAD) / 2u : 3);
 	if (fclose(f) == 0)
 		draw(text, w.ws_row, w.ws_col);
 	free(text);
@@ -141,7 +115,7 @@ static int show(const struct reading *now, const struct reading *before, bool sc
 
 static int loop(const char *socket_path, uint64_t interval_ns, bool once, bool screen, bool keys)
 {
-	struct reading before, now;
+	struct top_reading before = {0}, now = {0};
 	int r = take_reading(socket_path, &before);
 	if (r)
 		return r;
@@ -152,12 +126,12 @@ static int loop(const char *socket_path, uint64_t interval_ns, bool once, bool s
 		if (r)
 			break;
 		r = show(&now, &before, screen);
-		reading_done(&before);
+		stats_reading_done(&before.stats);
 		before = now;
 		if (once)
 			break;
 	}
-	reading_done(&before);
+	stats_reading_done(&before.stats);
 	return r;
 }
 
@@ -222,10 +196,8 @@ int cmd_top(int argc, char **argv)
 			return tool_usage("top");
 		}
 	}
-	if (optind < argc) {
-		fprintf(stderr, "ordinal: top takes no argument \"%s\"\n", argv[optind]);
-		return tool_usage("top");
-	}
+	if (tool_no_arguments("top", argc, argv))
+		return TOOL_USAGE;
 	if (interval_ns < 50 * NS_PER_MS || interval_ns > 3600 * NS_PER_S) {
 		fprintf(stderr, "ordinal: --interval is from 50ms to 1h\n");
 		return tool_usage("top");

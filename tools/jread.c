@@ -132,9 +132,12 @@ static int parse_value(struct parser *s, unsigned depth, uint32_t *ret)
 	if (s->p == s->end)
 		return -EBADMSG;
 	if (*s->p == '{' || *s->p == '[') {
+		const uint8_t *from = s->p;
 		bool keyed = *s->p++ == '{';
 		s->j->node[at].type = keyed ? JREAD_OBJECT : JREAD_ARRAY;
-		return parse_members(s, depth, at, keyed);
+		r = parse_members(s, depth, at, keyed);
+		s->j->node[at].text = (struct span){from, (size_t)(s->p - from)};
+		return r;
 	}
 	if (*s->p == '"') {
 		s->p++;

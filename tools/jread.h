@@ -11,7 +11,7 @@ struct jread_node {
 	uint32_t next;    /* the sibling after this; 0: none */
 	uint32_t child;   /* of arrays and objects; 0: none */
 	struct span key;  /* of members; as written, between the quotes */
-	struct span text; /* strings: as written, between the quotes */
+	struct span text; /* as written: strings between the quotes; arrays and objects with their brackets */
 	double number;
 };
 

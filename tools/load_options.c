@@ -368,10 +368,8 @@ int load_read_options(struct load_opts *o, int argc, char **argv)
 		if (take_option(o, opt))
 			return tool_usage("load");
 	}
-	if (optind < argc) {
-		fprintf(stderr, "ordinal: load takes no argument \"%s\"\n", argv[optind]);
-		return tool_usage("load");
-	}
+	if (tool_no_arguments("load", argc, argv))
+		return TOOL_USAGE;
 	fill_in(o);
 	const char *why = contradiction(o);
 	if (why) {

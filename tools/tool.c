@@ -10,6 +10,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <getopt.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,6 +84,14 @@ int tool_usage(const char *name)
 {
 	fprintf(stderr, "Try `ordinal %s --help`.\n", name);
 	return TOOL_USAGE;
+}
+
+int tool_no_arguments(const char *name, int argc, char **argv)
+{
+	if (optind >= argc)
+		return 0;
+	fprintf(stderr, "ordinal: %s takes no argument \"%s\"\n", name, argv[optind]);
+	return tool_usage(name);
 }
 
 int tool_unreachable(const char *server, const char *why)

@@ -41,6 +41,8 @@ int tool_protocol(const char *option, const char *text, enum channel_protocol *r
 int tool_slow(const char *option, const char *text, enum feed_slow *ret);
 /* "Try `ordinal NAME --help`." Returns TOOL_USAGE. */
 int tool_usage(const char *name);
+/* For commands that take options only: 0, or TOOL_USAGE after a sentence when getopt has left an argument. */
+int tool_no_arguments(const char *name, int argc, char **argv);
 /* The sentence for an operator who cannot reach a server, on standard error. Returns TOOL_UNREACHABLE. */
 int tool_unreachable(const char *server, const char *why);
 

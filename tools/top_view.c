@@ -256,10 +256,10 @@ static void put_sequences(const struct view *v)
 void top_view(FILE *f, const struct top_reading *now, const struct top_reading *before, unsigned rows)
 {
 	struct view v = {.f = f,
-			 .now = &now->json,
-			 .before = &before->json,
-			 .top = now->json.node,
-			 .top_before = before->json.node,
+			 .now = &now->stats.json,
+			 .before = &before->stats.json,
+			 .top = now->stats.json.node,
+			 .top_before = before->stats.json.node,
 			 .seconds = (double)(now->mono_ns - before->mono_ns) / 1e9,
 			 .rows = rows};
 	put_head(&v);

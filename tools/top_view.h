@@ -2,13 +2,13 @@
 #ifndef ORDINAL_TOOLS_TOP_VIEW_H
 #define ORDINAL_TOOLS_TOP_VIEW_H
 
-#include "tools/jread.h"
+#include "tools/stats_read.h"
 
 #include <stdio.h>
 
 struct top_reading {
-	struct jread json;
-	uint64_t mono_ns; /* when it was taken */
+	struct stats_reading stats; /* of /stats.json */
+	uint64_t mono_ns;           /* when it was taken */
 };
 
 /* Lines of text for `now`; rates are since `before`. Of each long table at most `rows` rows. */

@@ -751,3 +751,15 @@ int log_pin(int cpu)
 	CPU_SET(cpu, &set);
 	return -pthread_setaffinity_np(g.thread, sizeof set, &set);
 }
+
+int log_confine(void)
+{
+	cpu_set_t set[8]; /* 8192 CPUs, the most that Linux can be built for */
+
+	if (!atomic_load_explicit(&g.running, memory_order_relaxed))
+		return -ESRCH;
+	memset(set, 0, sizeof set);
+	if (sched_getaffinity(0, sizeof set, set) != 0)
+		return -errno;
+	return -pthread_setaffinity_np(g.thread, sizeof set, set);
+}

@@ -26,6 +26,8 @@ int log_init(const char *target, enum log_level level);
 void log_done(void);
 /* Pins the writer to a CPU. 0 or -errno; -ESRCH when it is not running. Main thread. */
 int log_pin(int cpu);
+/* Lets the writer run on the CPUs that the calling thread may run on, and no others. 0 or -errno; -ESRCH as above. Main thread. */
+int log_confine(void);
 
 /* Gives the calling thread its buffer and its name in lines ("shard/0", cut at 31 bytes). A thread that logs without
  * registering writes under a lock (for start-up and tests), as its pthread name. 0 or -ENOMEM. */

@@ -1,6 +1,6 @@
 """check.py CONSOLE: judges what tests/numa/init has printed.
 
-Every shard is pinned to a CPU of its own; each large area of anonymous memory (receive buffers, arenas, queues; 500 pages and more) is on one node, and both
+Every shard is pinned to a CPU of its own, and the daemon's topology says so and names its node; each large area of anonymous memory (receive buffers, arenas, queues; 500 pages and more) is on one node, and both
 nodes have such areas; IDs were handed out under load, none twice. Which shard an area belongs to is not known here.
 """
 
@@ -23,6 +23,11 @@ def main(path):
     expect(kernel and kernel[1].startswith("6.1."), f"the kernel is {kernel[1] if kernel else 'unknown'}")
     shards = {int(n): cpus for n, cpus in re.findall(r"==== thread shard/(\d+) cpus (\S+)", text)}
     expect(shards == {0: "0", 1: "1", 2: "2", 3: "3"}, f"each shard is pinned to a CPU of its own: {shards}")
+    told = re.search(r'^\{"cpus_online".*\}', text, re.M)
+    told = json.loads(told[0]) if told else {"cpus": [], "threads": []}
+    expect({c["cpu"]: c["node"] for c in told["cpus"]} == {0: 0, 1: 0, 2: 1, 3: 1}, "the topology knows the nodes of the CPUs")
+    places = [(t["cpu"], t["memory_node"]) for t in told["threads"] if t["name"].startswith("shard/")]
+    expect(places == [(0, 0), (1, 0), (2, 1), (3, 1)], f"each shard's memory is asked for on the node of its CPU: {places}")
     report = re.search(r"^\{\"calls_per_second.*\}", text, re.M)
     load = json.loads(report[0]) if report else {}
     check = load.get("check", {})

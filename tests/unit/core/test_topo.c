@@ -123,6 +123,26 @@ static void test_one_shard_a_cpu_cores_first_nodes_together(void **state)
 	assert_int_equal(t.quota_milli, 0);
 }
 
+static void test_the_plan_tells_where_each_cpu_is(void **state)
+{
+	two_nodes();
+	put("0-15\n", "sys/devices/system/cpu/online");
+	assert_int_equal(plan("0-6", "6,2,1", 1), 0);
+	assert_int_equal(t.online, 16);
+	assert_int_equal(t.allowed, 7);
+	assert_int_equal(t.cpus, 3);
+	for (unsigned i = 0; i < t.cpus; i++) {
+		static const struct topo_cpu is[] = {{6, 2, 1}, {2, 2, 1}, {1, 1, 0}};
+
+		assert_int_equal(t.cpu[i].cpu, is[i].cpu);
+		assert_int_equal(t.cpu[i].core, is[i].core);
+		assert_int_equal(t.cpu[i].node, is[i].node);
+	}
+	assert_int_equal(t.producer_cpu, 2);
+	assert_int_equal(t.journal_cpu, 1);
+	assert_int_equal(t.log_cpu, 2);
+}
+
 static void test_second_threads_come_last_however_they_are_numbered(void **state)
 {
 	two_nodes_adjacent();
@@ -377,6 +397,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_one_shard_a_cpu_cores_first_nodes_together),
+		TEST(test_the_plan_tells_where_each_cpu_is),
 		TEST(test_second_threads_come_last_however_they_are_numbered),
 		TEST(test_nodes_that_interleave_are_grouped),
 		TEST(test_affinity_mask_is_respected),

@@ -374,6 +374,31 @@ static void test_shard_figures(void **state)
 	free(text);
 }
 
+static void test_the_topology_is_told(void **state)
+{
+	struct rig *r = *state;
+	struct topo *t = &r->d.topo;
+	t->online = 4;
+	t->allowed = 3;
+	t->cpus = 2;
+	t->cpu[0] = (struct topo_cpu){.cpu = 0, .core = 0, .node = -1};
+	t->cpu[1] = (struct topo_cpu){.cpu = 2, .core = 1, .node = 1};
+	t->quota_milli = 2500;
+	t->producer_cpu = t->journal_cpu = 2;
+	t->log_cpu = -1;
+	r->shard[0].node = -1;
+	r->shard[1].node = 1;
+	char *json = get_json(r);
+	check_json(json);
+	has(json,
+	    "\"topology\":{\"cpus_online\":4,\"cpus_allowed\":3,\"quota_cpus\":2.5,\"cpus\":["
+	    "{\"cpu\":0,\"core\":0,\"node\":-1},{\"cpu\":2,\"core\":1,\"node\":1}],\"threads\":["
+	    "{\"name\":\"shard/0\",\"cpu\":-1,\"memory_node\":-1},{\"name\":\"shard/1\",\"cpu\":0,\"memory_node\":1},"
+	    "{\"name\":\"producer\",\"cpu\":2,\"memory_node\":-1},{\"name\":\"journal\",\"cpu\":2,\"memory_node\":-1},"
+	    "{\"name\":\"log\",\"cpu\":-1,\"memory_node\":-1}]}");
+	free(json);
+}
+
 /* Names of sequences are the clients' choice. */
 static void test_names_are_escaped(void **state)
 {
@@ -532,6 +557,7 @@ int main(void)
 		T(test_nothing_has_happened_yet),
 		T(test_calls_are_added_up_over_shards),
 		T(test_shard_figures),
+		T(test_the_topology_is_told),
 		T(test_names_are_escaped),
 		T(test_sections_and_rates_of_services),
 		T(test_paths),

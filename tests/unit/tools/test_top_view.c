@@ -93,14 +93,14 @@ static char *screen(const char *before, const char *now, uint64_t ns)
 	struct top_reading a = {.mono_ns = 1000}, b = {.mono_ns = 1000 + ns};
 	char *text;
 	size_t n;
-	assert_int_equal(jread_parse((struct span){(const uint8_t *)before, strlen(before)}, &a.json), 0);
-	assert_int_equal(jread_parse((struct span){(const uint8_t *)now, strlen(now)}, &b.json), 0);
+	assert_int_equal(jread_parse((struct span){(const uint8_t *)before, strlen(before)}, &a.stats.json), 0);
+	assert_int_equal(jread_parse((struct span){(const uint8_t *)now, strlen(now)}, &b.stats.json), 0);
 	FILE *f = open_memstream(&text, &n);
 	assert_non_null(f);
 	top_view(f, &b, &a, 10);
 	fclose(f);
-	jread_done(&a.json);
-	jread_done(&b.json);
+	jread_done(&a.stats.json);
+	jread_done(&b.stats.json);
 	return text;
 }
 

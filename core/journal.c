@@ -145,6 +145,16 @@ static void see_root(void *arg, const char *name, bool is_dir)
 		r->has_logs = true;
 }
 
+/* What is there is not what the opener expects. */
+static int super_unexpected(const struct journal *j, struct jio *io, bool found)
+{
+	size_t n = (size_t)snprintf(io->why, sizeof io->why, found ? "journal " : "no journal");
+
+	for (size_t i = 0; found && i < sizeof j->super.id; i++)
+		n += (size_t)snprintf(io->why + n, sizeof io->why - n, "%02x", j->super.id[i]);
+	return -ESTALE;
+}
+
 static int super_open(struct journal *j, struct jio *io)
 {
 	struct root root = {0};
@@ -156,8 +166,12 @@ static int super_open(struct journal *j, struct jio *io)
 		err = super_read(j, io);
 	else if (root.has_logs)
 		err = jio_fail(io, -EBADMSG, SUPER_FILE, "damaged at byte 0: the file is missing, yet there are logs");
+	else if (j->opts.expected != NULL)
+		err = super_unexpected(j, io, false);
 	else
 		err = super_create(j, io);
+	if (err == 0 && j->opts.expected != NULL && memcmp(j->opts.expected, j->super.id, sizeof j->super.id) != 0)
+		err = super_unexpected(j, io, true);
 	if (err != 0)
 		return err;
 	j->was_clean = j->super.flags & JF_SUPER_CLEAN;
@@ -272,6 +286,13 @@ int journal_open(const struct journal_opts *opts, struct journal **ret, const ch
 	*ret = j;
 	return 0;
 }
+
+const uint8_t *journal_id(const struct journal *j)
+{
+	return j->super.id;
+}
+
+_Static_assert(JOURNAL_ID_BYTES == JF_ID_BYTES, "one size of a journal's name");
 
 bool journal_was_clean(const struct journal *j)
 {

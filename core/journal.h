@@ -31,6 +31,7 @@ struct jlog;
 
 #define JOURNAL_RECORD_MAX (8u << 20) /* bytes of one record's payload */
 #define JOURNAL_PORTS_MAX 256u
+#define JOURNAL_ID_BYTES 16u
 #define JOURNAL_SEGMENT_MIN (16u << 10)
 #define JOURNAL_SEGMENT_MAX (1u << 30)
 
@@ -49,14 +50,19 @@ struct journal_opts {
 	 * damage to its last group is known for what it is even after a kill. 0: 200 ms; UINT32_MAX: only a clean
 	 * close does. */
 	uint32_t idle_note_ms;
+	/* NULL, or JOURNAL_ID_BYTES: the journal that has to be there; none is created then. */
+	const uint8_t *expected;
 	const struct journal_disk *disk; /* NULL: the file system; tests give a simulated one (core/journal_disk.h) */
 };
 
 /* Opens the directory, takes its lock (with a bounded retry of 2 s: a killed process may hold it a moment longer),
- * reads the superblock. 0; -EBUSY another process has it; -EBADMSG damaged or of a newer format; other -errno.
+ * reads the superblock. 0; -EBUSY another process has it; -EBADMSG damaged or of a newer format; -ESTALE: not the
+ * expected one, and the why is "no journal" or "journal ID"; other -errno.
  * `*ret_why` (if not NULL) is set to a sentence for people, valid until the calling thread's next call of this
  * module, for any failure of this and of journal_log_open. Main thread. */
 int journal_open(const struct journal_opts *opts, struct journal **ret, const char **ret_why);
+/* Its name, given at random when it was created: JOURNAL_ID_BYTES. Any thread. */
+const uint8_t *journal_id(const struct journal *j);
 /* Whether the last journal before this opening was closed with journal_close and without a failure (true for a new
  * one). */
 bool journal_was_clean(const struct journal *j);

@@ -9,6 +9,7 @@
 #include "core/base/log.h"
 #include "core/mesh.h"
 #include "core/ring.h"
+#include "core/witness.h"
 #include "rpc/handover.h"
 #include "rpc/session.h"
 #include "rpc/svc_bench.h"
@@ -26,7 +27,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-static char why[640];
+static char why[1024];
 
 static uint64_t ms(int64_t v)
 {
@@ -399,12 +400,37 @@ static int make_workers(struct daemon *d, enum ids_order order, const char **ret
 	return workers_new(&o, d->ids, &d->workers, ret_why);
 }
 
+/* The journal that the witness knows; or, where it knows none, whatever is in the data directory, which it knows from then on. */
+static int open_journal(struct daemon *d, const char **ret_why)
+{
+	const struct config *c = &d->cfg;
+	struct witness w;
+	int rc = witness_read(c->data_witness, c->data_dir, &w, ret_why);
+	if (rc)
+		return rc;
+	struct journal_opts jo = {.dir = c->data_dir,
+				  .group_max = (uint32_t)c->journal_group_max,
+				  .failed = journal_failed,
+				  .ctx = d,
+				  .expected = w.knows ? w.id : NULL};
+	rc = journal_open(&jo, &d->journal, ret_why);
+	if (rc == -ESTALE)
+		*ret_why = witness_refusal(&w, c->data_dir, *ret_why);
+	if (rc || w.knows || !w.path[0])
+		return rc;
+	memcpy(w.id, journal_id(d->journal), sizeof w.id);
+	rc = witness_write(&w);
+	if (rc)
+		log_warn(
+			"cannot write %s (DATA_WITNESS): %s; a data directory whose disk is not mounted will look like a first start",
+			w.path, strerror(-rc));
+	return 0;
+}
+
 static int make_data(struct daemon *d, const char **ret_why)
 {
 	const struct config *c = &d->cfg;
-	struct journal_opts jo = {
-		.dir = c->data_dir, .group_max = (uint32_t)c->journal_group_max, .failed = journal_failed, .ctx = d};
-	int rc = journal_open(&jo, &d->journal, ret_why);
+	int rc = open_journal(d, ret_why);
 	if (rc)
 		return rc;
 	struct ids_opts io = {

@@ -1,6 +1,6 @@
 """The worst day: what the other tests of starting and of limits leave out. What is wrong is said in a sentence, and no ID comes twice.
 
-Elsewhere: a full or read-only disk, the port or the data directory in use (test_start.py), descriptors that run out (test_limits.py), a wrong
+The data directory on a mount that has vanished; io_uring forbidden; the clock set back; the cgroup's memory limit. Elsewhere: a full or read-only disk, the port or the data directory in use (test_start.py), descriptors that run out (test_limits.py), a wrong
 configuration at reload (test_reload.py), a crash, a watchdog (test_crash.py, test_service.py).
 """
 
@@ -8,30 +8,19 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 import appliance
 import native
-
-# Forbids io_uring_setup (425 on every architecture) as containers do, and becomes the command.
-FORBID = r"""
-import ctypes, os, struct, sys
-libc = ctypes.CDLL(None, use_errno=True)
-code = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x00050000 | int(sys.argv[1])), (0x06, 0, 0, 0x7fff0000)]
-program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *c) for c in code))
-filters = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code), ctypes.addressof(program)))
-assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filters, 0, 0) == 0, os.strerror(ctypes.get_errno())
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
+from forbid import forbid
 
 
 @pytest.mark.parametrize("errno, words", [(1, "io_uring is forbidden"), (38, "io_uring")])
 def test_io_uring_is_forbidden(daemon, errno, words):
     d = daemon.prepare(SHARDS=1)
-    d.wrapper = [sys.executable, "-c", FORBID, str(errno)]
+    d.wrapper = forbid(errno, "io_uring_setup")
     code, said = d.start_refused()
     assert code == 1 and words in said, said
     d.wrapper = []
@@ -123,3 +112,130 @@ def test_the_cgroups_memory_limit(daemon, small_group):
     d.start()
     with native.Client(d) as c:
         assert c.next().start > last
+
+
+# ---- the data directory's disk is not there ----
+
+def ids(d, count=3):
+    with native.Client(d) as c:
+        return [c.next().start for _ in range(count)]
+
+
+def witnessed(daemon, tmp_path, **options):
+    (tmp_path / "state").mkdir()
+    return daemon.prepare(SHARDS=1, DATA_WITNESS=tmp_path / "state" / "journal", **options)
+
+
+def refused_for_the_witness(d):
+    """It does not start, and says what to do."""
+    code, said = d.start_refused()
+    assert code == 1 and str(d.options["DATA_DIR"]) in said and str(d.options["DATA_WITNESS"]) in said
+    assert "is its disk mounted" in said and "IDs could repeat" in said and "remove" in said
+    return said
+
+
+def test_an_empty_data_directory_is_no_first_start(daemon, tmp_path):
+    """What is seen when a disk is not mounted, or DATA_DIR is wrong. Nobody gets ID 1 again."""
+    d = witnessed(daemon, tmp_path)
+    d.start()
+    assert ids(d) == [1, 2, 3]
+    d.stop()
+    away = d.directory / "away"
+    d.data.rename(away)
+    assert "no journal" in refused_for_the_witness(d)
+    assert not list(d.data.glob("**/.super*")), "nothing was begun there"
+    refused_for_the_witness(d)
+    shutil.rmtree(d.data)
+    away.rename(d.data)
+    d.start()
+    assert ids(d) == [4, 5, 6]
+
+
+def test_another_journal_is_not_ours(daemon, tmp_path):
+    d = witnessed(daemon, tmp_path)
+    d.start()
+    ids(d)
+    d.stop()
+    other = daemon(SHARDS=1)
+    ids(other)
+    other.stop()
+    d.options["DATA_DIR"] = other.data
+    assert "holds journal" in refused_for_the_witness(d)
+
+
+def test_to_begin_anew_on_purpose_the_witness_is_removed(daemon, tmp_path):
+    d = witnessed(daemon, tmp_path)
+    d.start()
+    ids(d)
+    d.stop()
+    shutil.rmtree(d.data)
+    refused_for_the_witness(d)
+    d.options["DATA_WITNESS"].unlink()
+    d.start()
+    assert ids(d) == [1, 2, 3]
+    d.stop()
+    shutil.rmtree(d.data)
+    refused_for_the_witness(d)
+
+
+def test_a_witness_that_is_none(daemon, tmp_path):
+    d = witnessed(daemon, tmp_path)
+    d.options["DATA_WITNESS"].write_text("ordinal journal\n")
+    code, said = d.start_refused()
+    assert code == 1 and str(d.options["DATA_WITNESS"]) in said and "remove" in said
+    assert not d.data.exists()
+
+
+def test_a_witness_that_cannot_be_written_is_said(daemon, tmp_path):
+    d = daemon.prepare(SHARDS=1, DATA_WITNESS=tmp_path / "none" / "journal")
+    d.start()
+    assert "cannot write" in d.log_since_start() and "DATA_WITNESS" in d.log_since_start()
+    assert ids(d) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("data, found", [("{a}", "b"), ("{a}/below", "b"), ("{b}", "a"), ("/elsewhere", "b")])
+def test_the_unit_s_witness_is_beside_the_data(daemon, tmp_path, data, found):
+    """$STATE_DIRECTORY names both directories of the unit; a witness in the data directory would vanish with it."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    d = daemon.prepare(SHARDS=1)
+    d.options["DATA_DIR"] = data.format(a=a, b=b) if data != "/elsewhere" else tmp_path / "elsewhere"
+    d.environment = {"STATE_DIRECTORY": f"{a}:{b}"}
+    d.start()
+    assert (tmp_path / found / "journal").read_text().startswith("ordinal journal ")
+    assert not (tmp_path / ("a" if found == "b" else "b") / "journal").exists()
+
+
+def test_the_mount_vanishes_under_the_daemon(daemon, tmp_path):
+    """Lazily unmounted, as by a hasty administrator: what is open goes on to the same disk. The next start does not take the empty mount point for a
+    first start; when the disk is back, IDs go on where they were.
+    """
+    disk, point = tmp_path / "disk", tmp_path / "point"
+    disk.mkdir()
+    point.mkdir()
+
+    def mount():
+        return subprocess.run(["mount", "--bind", disk, point], check=False, capture_output=True).returncode == 0
+
+    if os.geteuid() != 0 or not mount():
+        pytest.skip("only root can mount here")
+    mounted = True
+    try:
+        d = witnessed(daemon, tmp_path, DATA_DIR=point / "data", WINDOW_MIN=1, WINDOW_MAX=1, COUNT_MAX=1)
+        d.start()
+        assert ids(d) == [1, 2, 3]
+        subprocess.run(["umount", "-l", point], check=True)
+        mounted = False
+        assert ids(d) == [4, 5, 6], "each needs a window of its own on the disk"
+        d.kill()
+        assert "no journal" in refused_for_the_witness(d)
+        shutil.rmtree(point / "data", ignore_errors=True)
+        mounted = mount()
+        assert mounted
+        d.start()
+        assert min(ids(d)) > 6
+        d.stop()
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", point], check=True)

@@ -78,10 +78,20 @@ def mark(machine):
     return re.search(r"-- cursor: (.*)", machine.run("journalctl", "-n", "0", "--show-cursor", "--no-pager").stdout)[1]
 
 
+def is_installed(machine, package):
+    return machine.run("dpkg-query", "-W", "-f", "${db:Status-Status}", package, check=False).stdout == "installed"
+
+
 def test_install(machine):
+    """`apt install ./ordinal_*.deb`, which finds what the package depends on among Debian's."""
+    said = subprocess.run(["dpkg-deb", "-f", debs()[-1], "Depends"], check=True, capture_output=True, text=True).stdout
+    depends = [d.split()[0] for d in said.split(",")]
+    missing = [d for d in depends if not is_installed(machine, d)]
+    assert missing, "the tree was to have only systemd"
     machine.put_file(debs()[-1], "/root/ordinal.deb")
-    machine.run("apt-get", "install", "-y", "-o", "APT::Sandbox::User=root", "/root/ordinal.deb")
-    assert is_running(machine)
+    machine.run("apt-get", "install", "-y", "--no-install-recommends", "-o", "APT::Sandbox::User=root", "/root/ordinal.deb")
+    print(f"apt installed {', '.join(d for d in missing if is_installed(machine, d))} with it")
+    assert all(is_installed(machine, d) for d in depends) and is_running(machine)
     assert machine.run("systemctl", "is-enabled", "ordinald").stdout.strip() == "enabled"
     state = show(machine, "StatusText", "User")
     assert "Listening on 127.0.0.1:50051" in state["StatusText"] and state["User"] == "ordinal"
@@ -279,6 +289,60 @@ def test_a_configuration_that_is_wrong_at_start_stays_stopped_and_says_why(machi
     machine.run("systemctl", "start", "ordinald")
 
 
+MOUNT = "[Mount]\nWhat=/var/disk\nWhere=/srv/ordinal\nType=none\nOptions=bind\n"
+ON_DISK = "[Unit]\nStartLimitIntervalSec=0\n{}\n[Service]\nReadWritePaths=/srv/ordinal\n"
+
+
+def refused_to_start(machine, words):
+    here = mark(machine)
+    machine.run("systemctl", "start", "ordinald", check=False)
+    machine.wait(lambda: words in said_since(machine, here), f'"{words}"')
+    machine.run("systemctl", "stop", "ordinald")
+    machine.run("systemctl", "reset-failed", "ordinald", check=False)
+
+
+def test_a_disk_that_is_not_mounted_is_no_first_start(machine):
+    """DATA_DIR on a disk of its own. Whether the unit names the mount or not: without the disk, nobody gets an ID a second time."""
+    before = next_id(machine)
+    machine.run("systemctl", "stop", "ordinald")
+    machine.run("sh", "-c", "mkdir -p /var/disk /srv/ordinal && chown ordinal: /var/disk /srv/ordinal")
+    machine.put("/etc/systemd/system/srv-ordinal.mount", MOUNT)
+    drop_in(machine, ON_DISK.format("RequiresMountsFor=/srv/ordinal"))
+    set_options(machine, DATA_DIR='"/srv/ordinal/data"')
+    # The data has not been moved there yet.
+    refused_to_start(machine, "is its disk mounted")
+    machine.run("sh", "-c", "rm -rf /var/disk/data && cp -a /var/lib/ordinal /var/disk/data")
+    machine.run("systemctl", "start", "ordinald")
+    moved = next_id(machine)
+    assert moved == before + 1
+    # The disk goes, and cannot be mounted again: the unit's dependency holds it back.
+    machine.run("systemctl", "stop", "ordinald")
+    machine.run("umount", "-l", "/srv/ordinal")
+    machine.run("mv", "/etc/systemd/system/srv-ordinal.mount", "/root")
+    machine.put("/etc/systemd/system/srv-ordinal.mount", MOUNT.replace("/var/disk", "/dev/disk/by-label/none").replace("bind", "ro"))
+    machine.run("systemctl", "daemon-reload")
+    done = machine.run("systemctl", "start", "ordinald", check=False)
+    assert done.returncode != 0 and "dependency" in done.stderr.lower(), done.stderr
+    assert show(machine, "ActiveState")["ActiveState"] == "inactive"
+    # A unit that does not name the mount: the daemon itself refuses.
+    drop_in(machine, ON_DISK.format(""))
+    refused_to_start(machine, "holds no journal")
+    # The disk is back.
+    machine.run("mv", "/root/srv-ordinal.mount", "/etc/systemd/system/srv-ordinal.mount")
+    drop_in(machine, ON_DISK.format("RequiresMountsFor=/srv/ordinal"))
+    machine.run("systemctl", "start", "ordinald")
+    assert next_id(machine) == moved + 1
+    # Back to where it was, with the data.
+    machine.run("systemctl", "stop", "ordinald")
+    machine.run("sh", "-c", "find /var/lib/ordinal -mindepth 1 -delete && cp -a /srv/ordinal/data/. /var/lib/ordinal/")
+    machine.run("umount", "/srv/ordinal")
+    machine.run("rm", "-r", "/etc/systemd/system/ordinald.service.d", "/etc/systemd/system/srv-ordinal.mount")
+    machine.run("systemctl", "daemon-reload")
+    set_options(machine)
+    machine.run("systemctl", "start", "ordinald")
+    assert next_id(machine) == moved + 2
+
+
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory):
     """The same package under a newer version."""
@@ -312,7 +376,7 @@ def test_remove_keeps_data_and_configuration(machine):
 
 def test_purge_leaves_nothing(machine):
     machine.run("dpkg", "--purge", "ordinal")
-    left = machine.run("sh", "-c", "ls -d /var/lib/ordinal /etc/ordinal /var/log/ordinal /run/ordinal /etc/systemd/system/*/ordinald* 2>/dev/null",
+    left = machine.run("sh", "-c", "ls -d /var/lib/ordinal* /etc/ordinal /var/log/ordinal /run/ordinal /etc/systemd/system/*/ordinald* 2>/dev/null",
                        check=False).stdout
     assert left == ""
     assert machine.run("systemctl", "is-active", "ordinald", check=False).stdout.strip() in ("inactive", "failed", "unknown")

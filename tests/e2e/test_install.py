@@ -73,3 +73,4 @@ def test_completion_offers_commands_and_options(installed):
     assert offered("ordinal", "ne") == ["next"]
     assert "--count" in offered("ordinal", "next", "--c")
     assert offered("ordinal", "next", "--protocol", "g") == ["grpc"]
+    assert offered("ordinal", "stats", "t") == ["topology"] and "--json" in offered("ordinal", "stats", "--j")

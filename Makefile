@@ -383,6 +383,7 @@ CONF := $(SYSCONFDIR)/ordinal/ordinal.conf
 INSTALLS := 755:$(B)/ordinald:$(SBINDIR)/ordinald 755:$(B)/ordinal:$(BINDIR)/ordinal 755:tools/tune/ordinal-tune:$(SBINDIR)/ordinal-tune \
 	644:tools/tune/ordinal-tune.8:$(MANDIR)/man8/ordinal-tune.8 \
 	$(foreach p,latency throughput small,644:systemd/profiles/$p.conf:$(PREFIX)/share/ordinal/profiles/$p.conf) \
+	644:systemd/access.example:$(PREFIX)/share/ordinal/access.example \
 	644:$(B)/ordinald.service:$(UNITDIR)/ordinald.service \
 	644:systemd/ordinald.socket:$(UNITDIR)/ordinald.socket 644:systemd/sysusers.conf:$(LIBDIR)/sysusers.d/ordinal.conf 644:systemd/sysctl.conf:$(LIBDIR)/sysctl.d/60-ordinal.conf \
 	644:tools/man/ordinald.8:$(MANDIR)/man8/ordinald.8 644:$(B)/ordinal.1:$(MANDIR)/man1/ordinal.1 \

@@ -163,12 +163,33 @@ static void on_conn_mail(struct shard *to, const struct mesh_msg *m, void *ctx)
 	shard_adopt(to, (int)m->arg);
 }
 
+/* What the operator can do about an error of the data directory; "" where the error says it all. */
+static const char *disk_advice(int err)
+{
+	switch (-err) {
+	case ENOSPC:
+	case EDQUOT:
+		return "; make room there and start it again, nothing that was acknowledged is lost";
+	case EROFS:
+		return "; mount it writable, and under systemd name it in ReadWritePaths= of a drop-in";
+	case EACCES:
+	case EPERM:
+		return "; give it to the user that ordinald runs as";
+	case EIO:
+		return "; the kernel's log says what is wrong with the disk";
+	case EBUSY:
+		return "; stop that one, or give each a DATA_DIR of its own";
+	default:
+		return "";
+	}
+}
+
 /* Journal thread: the daemon cannot keep its promises any more. */
 static void journal_failed(void *ctx, int err, const char *what)
 {
 	struct daemon *d = ctx;
 	snprintf(d->fail_text, sizeof d->fail_text, "%s", what);
-	log_error("the journal has failed: %s; nothing more is acknowledged, stopping", what);
+	log_error("the journal has failed: %s; nothing more is acknowledged, stopping%s", what, disk_advice(err));
 	wake_main(d->fail_fd);
 }
 
@@ -414,8 +435,12 @@ static int open_journal(struct daemon *d, const char **ret_why)
 				  .ctx = d,
 				  .expected = w.knows ? w.id : NULL};
 	rc = journal_open(&jo, &d->journal, ret_why);
-	if (rc == -ESTALE)
+	if (rc == -ESTALE) {
 		*ret_why = witness_refusal(&w, c->data_dir, *ret_why);
+	} else if (rc) {
+		snprintf(why, sizeof why, "%s%s", *ret_why, disk_advice(rc));
+		*ret_why = why;
+	}
 	if (rc || w.knows || !w.path[0])
 		return rc;
 	memcpy(w.id, journal_id(d->journal), sizeof w.id);
@@ -591,7 +616,8 @@ int daemon_start(struct daemon *d, const struct config *cfg, const char **ret_wh
 		return 0;
 	if (!*ret_why)
 		*ret_why = why[0] ? why : strerror(-rc);
-	snprintf(why, sizeof why, "%s", *ret_why); /* what made it may go away now */
+	if (*ret_why != why) /* what made it may go away now */
+		snprintf(why, sizeof why, "%s", *ret_why);
 	*ret_why = why;
 	daemon_stop(d);
 	return rc;

@@ -31,7 +31,7 @@ def installed(tmp_path_factory):
 def test_what_is_installed(installed):
     assert {"usr/sbin/ordinald", "usr/bin/ordinal", "etc/ordinal/ordinal.conf", "usr/lib/systemd/system/ordinald.service",
             "usr/share/man/man8/ordinald.8", "usr/share/man/man1/ordinal.1", "usr/share/man/man5/ordinal.conf.5",
-            "usr/share/bash-completion/completions/ordinal"} <= files(installed)
+            "usr/share/ordinal/access.example", "usr/share/ordinal/profiles/small.conf", "usr/share/bash-completion/completions/ordinal"} <= files(installed)
     unit = (installed / "usr/lib/systemd/system/ordinald.service").read_text()
     assert "@" not in re.sub(r"@[a-z-]+", "", unit), "everything is filled in"
     assert "/usr/sbin/ordinald" in unit

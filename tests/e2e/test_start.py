@@ -26,7 +26,7 @@ def test_the_data_directory_in_use(daemon):
     d = daemon(SHARDS=1)
     other = daemon.prepare(DATA_DIR=d.data)
     code, said = other.start_refused()
-    assert code == 1 and str(d.data) in said
+    assert code == 1 and str(d.data) in said and "stop that one, or give each a DATA_DIR of its own" in said
     with native.Client(d) as c:
         assert c.next() == range(1, 2)
     d.stop()
@@ -46,7 +46,7 @@ def test_a_read_only_data_directory(daemon):
     d = daemon.prepare(SHARDS=1)
     d.data.mkdir(mode=0o500)
     code, said = d.start_refused()
-    assert code == 1 and str(d.data) in said
+    assert code == 1 and str(d.data) in said and "give it to the user that ordinald runs as" in said
 
 
 def test_a_data_directory_that_cannot_be(daemon):
@@ -80,7 +80,7 @@ def test_a_read_only_file_system(daemon, small_disk):
     assert read_only(small_disk, True)
     d = daemon.prepare(DATA_DIR=small_disk / "data")
     code, said = d.start_refused()
-    assert code == 1 and "Read-only file system" in said
+    assert code == 1 and "Read-only file system" in said and "mount it writable" in said and "ReadWritePaths=" in said
 
 
 def fill_disk(where):
@@ -101,7 +101,7 @@ def test_a_full_disk_at_start(daemon, small_disk):
     fill_disk(small_disk)
     d = daemon.prepare(DATA_DIR=small_disk / "data")
     code, said = d.start_refused()
-    assert code == 1 and "No space left on device" in said
+    assert code == 1 and "No space left on device" in said and "make room there" in said
     (small_disk / "filling").unlink()
     d.start()
     with native.Client(d) as c:
@@ -132,7 +132,7 @@ def test_a_full_disk_while_running(daemon, small_disk):
             pass
     assert asked < 60_000, "the disk was full"
     assert d.process.wait(appliance.PATIENCE_S) == 1
-    assert "journal has failed" in d.log()
+    assert "journal has failed" in d.log() and "make room there and start it again" in d.log()
     (small_disk / "filling").unlink()
     d.start()
     with native.Client(d) as c:

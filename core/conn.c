@@ -439,7 +439,7 @@ static bool is_sending(const struct conn *c)
 /* All output has gone: the good end of FLUSHING. */
 static void finish(struct conn *c)
 {
-	if (c->recv_eof) {
+	if (c->recv_eof || c->unwaited) {
 		conn_die(c, (enum conn_reason)c->reason);
 		return;
 	}
@@ -549,6 +549,12 @@ void conn_close(struct conn *c)
 	c->state = CONN_FLUSHING;
 	if (!c->dirty)
 		conn_mark_dirty(c);
+}
+
+void conn_close_now(struct conn *c)
+{
+	c->unwaited = true;
+	conn_close(c);
 }
 
 void conn_drain(struct conn *c)

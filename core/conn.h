@@ -104,6 +104,7 @@ struct conn {
 	bool wants_writable;         /* by the session: see conn_want_writable */
 	bool dirty, starved, doomed; /* on the shard's lists */
 	uint8_t reason;
+	bool unwaited;  /* at its end the peer is not waited for */
 	bool unsettled; /* on the shard's list; survives reuse of the slab slot */
 	struct conn *dirty_next, *starved_next, *doomed_next;
 	struct conn_out out, sending;
@@ -157,8 +158,11 @@ static inline void conn_want_writable(struct conn *c)
 	c->wants_writable = true;
 }
 
-/* Ends in good order: nothing more is delivered, what is queued is sent. */
+/* Ends in good order: nothing more is delivered, what is queued is sent; then the peer has a second to close as well, so that what it still sends does
+ * not reset the connection before it has read everything. */
 void conn_close(struct conn *c);
+/* The same without that second: for a peer that is known to have read everything, or that has nothing to read but the end. */
+void conn_close_now(struct conn *c);
 /* Ends now; queued output is dropped. Callable from anywhere on the shard; takes effect at the end of the turn. */
 void conn_abort(struct conn *c, enum conn_reason why);
 

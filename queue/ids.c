@@ -339,6 +339,9 @@ const char *ids_error_text(const struct ids *ids, enum ids_error e, char *buf, s
 	case IDS_E_EXHAUSTED:
 		snprintf(buf, cap, "the sequence has come to its end, 2^64-1");
 		break;
+	case IDS_E_FAILED:
+		snprintf(buf, cap, "the journal has failed: there are no more IDs that are known to be new");
+		break;
 	case IDS_E_SINGLES:
 		snprintf(buf, cap,
 			 "ID_QUEUE=%.32s carries single IDs of the default sequence: sequence must be empty%s",

@@ -77,6 +77,7 @@ enum ids_error {
 	IDS_E_LIMIT,     /* sequences_max reached */
 	IDS_E_UNKNOWN,   /* creation is off and there is no such sequence */
 	IDS_E_EXHAUSTED, /* the sequence has reached 2^64-1 */
+	IDS_E_FAILED,    /* the journal has failed: no more are reserved */
 	IDS_E_SINGLES, /* a named sequence, or count above 1 with several shards, where opts.queue carries single IDs */
 };
 

@@ -171,6 +171,19 @@ enum ids_error view_request_named(struct ids_view *v, struct ids_wait *w, struct
 	return IDS_E_OK;
 }
 
+void view_refuse_creations(struct ids_view *v, const struct ids_view_ops *ops, void *ctx)
+{
+	for (unsigned i = 0; i < VIEW_BUCKETS; i++)
+		for (struct creation *c = v->bucket[i]; c != NULL; c = c->next)
+			while (c->waits.next != &c->waits) {
+				struct ids_wait *w = c->waits.next;
+
+				wait_unlink(w);
+				v->waiting--;
+				ops->refused(ctx, w, IDS_E_FAILED);
+			}
+}
+
 void view_created(struct ids_view *v, struct creation *c, const struct ids_view_ops *ops, void *ctx)
 {
 	struct creation **link = &v->bucket[c->hash % VIEW_BUCKETS];

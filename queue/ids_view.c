@@ -263,17 +263,22 @@ static uint64_t view_answer(struct ids_view *v, struct view_seq *s, struct ids_w
 
 /* The front can never be served. Taking it back touches the sequence, so those behind it are looked at in the next
  * round. */
-static void view_refuse_front(struct ids_view *v, struct view_seq *s, const struct ids_view_ops *ops, void *ctx)
+static void view_refuse_front(struct ids_view *v, struct view_seq *s, enum ids_error why,
+			      const struct ids_view_ops *ops, void *ctx)
 {
 	struct ids_wait *w = s->q.next;
 
 	ids_view_cancel(v, w);
-	ops->refused(ctx, w, IDS_E_EXHAUSTED);
+	ops->refused(ctx, w, why);
 }
 
-/* Those left over wait for a range. */
-static void view_park(struct ids_view *v, struct view_seq *s)
+/* Those left over wait for a range, if there may be one. */
+static void view_park(struct ids_view *v, struct view_seq *s, const struct ids_view_ops *ops, void *ctx)
 {
+	while (unlikely(v->failed) && !view_seq_is_empty(s))
+		view_refuse_front(v, s, IDS_E_FAILED, ops, ctx);
+	if (view_seq_is_empty(s))
+		return;
 	stat_add(&v->stats.parked, s->waits - s->counted);
 	s->counted = s->waits;
 	view_ask(v, s);
@@ -303,10 +308,10 @@ static void view_serve_strict(struct ids_view *v, struct view_seq *s, const stru
 	}
 	if (stop != &s->q && !view_seq_is_empty(s)) {
 		if (s->final && s->q.next->count > sequence_left(next, s->end)) {
-			view_refuse_front(v, s, ops, ctx);
+			view_refuse_front(v, s, IDS_E_EXHAUSTED, ops, ctx);
 			return;
 		}
-		view_park(v, s);
+		view_park(v, s, ops, ctx);
 	} else if (sequence_left(next, s->end) < atomic_load_explicit(&q->low_water, memory_order_relaxed)) {
 		view_ask(v, s);
 	}
@@ -333,10 +338,10 @@ static void view_serve_sharded(struct ids_view *v, struct view_seq *s, const str
 			s->end = s->ahead_end;
 			s->ahead_first = s->ahead_end = 0;
 		} else if (s->final) {
-			view_refuse_front(v, s, ops, ctx);
+			view_refuse_front(v, s, IDS_E_EXHAUSTED, ops, ctx);
 			return;
 		} else {
-			view_park(v, s);
+			view_park(v, s, ops, ctx);
 			return;
 		}
 	}
@@ -354,9 +359,9 @@ static void view_serve_singles(struct ids_view *v, struct view_seq *s, const str
 		if (!singles_take(v->singles, v->who, w->count, &first)) {
 			v->taken = 0;
 			if (s->final)
-				view_refuse_front(v, s, ops, ctx);
+				view_refuse_front(v, s, IDS_E_EXHAUSTED, ops, ctx);
 			else
-				view_park(v, s);
+				view_park(v, s, ops, ctx);
 			return;
 		}
 		wait_unlink(w);
@@ -460,13 +465,26 @@ static bool view_set_hungry(struct ids_view *v)
 	return spsc_count(&v->port->feed) != 0;
 }
 
+/* What is durable is claimed as ever; whoever would have to wait is refused. */
+static void view_fail(struct ids_view *v)
+{
+	v->failed = true;
+	for (uint32_t slot = 0; slot < v->ids->count; slot++)
+		if (v->seqs[slot].waits != 0)
+			view_touch(v, &v->seqs[slot]);
+}
+
 void ids_view_turn(struct ids_view *v, const struct ids_view_ops *ops, void *ctx)
 {
+	if (unlikely(v->waiting != 0 && !v->failed && journal_has_failed(v->ids->journal)))
+		view_fail(v);
 	do {
 		if (spsc_count(&v->port->feed) != 0)
 			view_take_feed(v, ops, ctx);
 		if (v->touched != SLOT_END)
 			view_serve_touched(v, ops, ctx);
+		if (unlikely(v->failed && v->creating != 0))
+			view_refuse_creations(v, ops, ctx);
 		if (unlikely(v->later != SLOT_END || v->later_creations != NULL))
 			view_send_later(v);
 	} while (view_set_hungry(v));

@@ -79,6 +79,9 @@ struct method_stats {
 	struct hist latency_ns;
 };
 
+/* Draining: a peer without a call that has been silent for so long is idle, and is not waited for as one that may be about to ask for something. */
+#define RPC_QUIET_NS (250 * NS_PER_MS)
+
 struct tls_context;
 
 struct rpc_opts {

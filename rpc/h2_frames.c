@@ -356,8 +356,10 @@ static void on_ping(struct h2_session *s, const struct h2_frame *f, const uint8_
 	}
 	if (!(f->flags & H2_F_ACK))
 		h2_put(s, H2_PING, H2_F_ACK, 0, p, 8);
-	else if (s->draining == H2_DRAIN_WARNED && load_be64(p) == H2_DRAIN_PING)
+	else if (s->draining == H2_DRAIN_WARNED && load_be64(p) == H2_DRAIN_PING) {
+		s->settled = s->open == 0; /* it has read everything, and all that it had sent before is here */
 		h2_final_goaway(s);
+	}
 }
 
 static void on_window_update(struct h2_session *s, const struct h2_frame *f, const uint8_t *p)

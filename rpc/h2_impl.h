@@ -95,6 +95,7 @@ struct h2_session {
 	struct rpc_shard *rpc;
 	struct conn *conn;
 	bool preface_done, settings_got, settings_acked, ending, eof, noted;
+	bool settled;     /* draining: the peer has no call, and knows that it can have none */
 	uint8_t draining; /* enum h2_drain */
 	uint16_t continuations;
 	uint8_t block_flags;               /* of the HEADERS frame */

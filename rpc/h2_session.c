@@ -153,8 +153,17 @@ void h2_maybe_close(struct h2_session *s)
 {
 	if (s->open == 0 && (s->draining == H2_DRAIN_FINAL || s->eof) && !s->ending) {
 		s->ending = true;
-		conn_close(s->conn);
+		if (s->settled)
+			conn_close_now(s->conn);
+		else
+			conn_close(s->conn);
 	}
+}
+
+/* A peer that had been silent for a while before the first GOAWAY, has been since, and has no call. */
+static bool is_quiet(const struct h2_session *s)
+{
+	return s->open == 0 && s->conn->active_ns + RPC_QUIET_NS <= s->drain_ns;
 }
 
 /* Input. */
@@ -271,9 +280,14 @@ static uint64_t least(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
+/* How long a quiet peer has to acknowledge GOAWAY: what it had sent before is here by then, and what it sends later it may send again elsewhere. */
+#define QUIET_GRACE_NS (100 * NS_PER_MS)
+
 static uint64_t tick_ns(const struct h2_session *s)
 {
 	const struct rpc_opts *o = s->rpc->opts;
+	if (s->draining == H2_DRAIN_WARNED && is_quiet(s))
+		return QUIET_GRACE_NS;
 	return least(least(NS_PER_S, o->preface_ns / 4), least(o->headers_ns / 4, o->body_ns / 4)) + NS_PER_MS;
 }
 
@@ -306,8 +320,10 @@ static void on_timer(struct timer *t, void *ctx)
 			      "a frame took longer than HEADERS_TIMEOUT_MS or BODY_TIMEOUT_MS");
 		return;
 	}
-	if (s->draining == H2_DRAIN_WARNED && now - s->drain_ns >= NS_PER_S)
+	if (s->draining == H2_DRAIN_WARNED && (is_quiet(s) || now - s->drain_ns >= NS_PER_S)) {
+		s->settled = s->open == 0; /* it does not read: there is nothing to wait for */
 		h2_final_goaway(s);
+	}
 	h2_streams_check(s);
 	if (!s->ending && (!s->settings_got || s->block_stream || s->part.len || s->draining == H2_DRAIN_WARNED ||
 			   h2_streams_need_watch(s)))
@@ -359,6 +375,8 @@ static void h2_drain(struct conn *c)
 	h2_put_goaway(s, H2_WINDOW_MAX, H2_NO_ERROR, "draining");
 	store_be64(ping, H2_DRAIN_PING);
 	h2_put(s, H2_PING, 0, 0, ping, sizeof ping);
+	if (is_quiet(s))
+		wheel_del(&s->rpc->shard->wheel, &s->timer); /* soon instead */
 	h2_watch(s);
 }
 

@@ -46,7 +46,8 @@ struct native_session {
 	uint8_t *part; /* a frame cut by the end of a buffer */
 	uint32_t part_len, part_cap;
 	struct timer timer; /* a frame that does not get finished; the end of draining */
-	uint64_t drain_seen_ns;
+	uint64_t drain_ns;
+	bool quiet; /* at drain_ns it had no call, and had been silent for RPC_QUIET_NS */
 };
 
 static const struct call_ops native_call_ops;
@@ -566,7 +567,6 @@ static size_t part_fill(struct native_session *ns, const uint8_t *p, size_t n)
 static void native_data(struct conn *c, const uint8_t *p, size_t n)
 {
 	struct native_session *ns = c->session;
-	ns->drain_seen_ns = ns->rpc->shard->now_ns;
 	size_t at = ns->part_len ? part_fill(ns, p, n) : 0;
 	if (ns->part_len)
 		return;
@@ -621,12 +621,14 @@ static void native_drain(struct conn *c)
 	if (ns->draining)
 		return;
 	ns->draining = true;
-	ns->drain_seen_ns = ns->rpc->shard->now_ns;
+	ns->drain_ns = ns->rpc->shard->now_ns;
+	ns->quiet = ns->open == 0 && c->active_ns + RPC_QUIET_NS <= ns->drain_ns;
 	put_frame(ns, NATIVE_GOAWAY, 0, 0, NULL, 0);
 	wheel_add(&ns->rpc->shard->wheel, &ns->timer, ns->rpc->shard->now_ns + 100 * NS_PER_MS);
 }
 
-/* The client is expected to close after GOAWAY, when its calls have been answered. One that stays but has been silent for a second is let go. */
+/* The client is expected to close after GOAWAY, when its calls have been answered. One that stays but has been silent for a second is let go; one that had
+ * been silent before, at once. */
 static void on_timer(struct timer *t, void *ctx)
 {
 	struct native_session *ns = container_of(t, struct native_session, timer);
@@ -639,7 +641,10 @@ static void on_timer(struct timer *t, void *ctx)
 			conn_abort(ns->conn, CONN_R_TIMEOUT);
 		return;
 	}
-	if (ns->open == 0 && s->now_ns - ns->drain_seen_ns >= NS_PER_S)
+	uint64_t heard_ns = ns->conn->active_ns > ns->drain_ns ? ns->conn->active_ns : ns->drain_ns;
+	if (ns->open == 0 && ns->quiet && heard_ns == ns->drain_ns)
+		conn_close_now(ns->conn);
+	else if (ns->open == 0 && s->now_ns - heard_ns >= NS_PER_S)
 		conn_close(ns->conn);
 	else
 		wheel_add(&s->wheel, t, s->now_ns + 100 * NS_PER_MS);

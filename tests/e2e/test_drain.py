@@ -1,6 +1,7 @@
 """SIGTERM: what was accepted is answered, what is stuck is bounded, and the exit code is 0."""
 
 import re
+import select
 import shutil
 import signal
 import socket
@@ -200,6 +201,71 @@ def test_a_second_signal_ends_at_once(daemon):
     d.wait_stopped()
     for c in clients:
         c.close()
+
+
+def is_reset(sock):
+    """Whether the other end is gone, and does not only say no more: it answers what is sent to it with a reset."""
+    for _ in range(2):
+        try:
+            sock.sendall(bytes(9))
+            if not select.select([sock], [], [], 5)[0]:
+                return False
+            sock.recv(1)
+        except (ConnectionResetError, BrokenPipeError):
+            return True
+    return False
+
+
+def a_take_that_holds_the_end_up(d):
+    c = native.Client(d)
+    c.send(frame_of_take())
+    c.ping()
+    return c
+
+
+def test_an_idle_channel_that_acknowledges_goaway_is_closed_at_once(daemon):
+    """It was given a second to close by itself, which clients that hold a channel without a call do not do."""
+    d = daemon(SHARDS=1, DRAIN_TIMEOUT_MS=3_600_000)
+    with a_take_that_holds_the_end_up(d) as busy, h2raw.Connection(d) as idle, h2raw.Connection(d) as called:
+        idle.sync()
+        called.serves(1)
+        d.signal(signal.SIGTERM)
+        for h in (idle, called):
+            while (f := h.get()).kind != h2raw.PING:
+                pass
+            h.send(frame(h2raw.PING, h2raw.ACK, 0, f.payload))
+            h.rest()
+            assert [g.code for g in h.goaways] == [h2raw.NO_ERROR] * 2 and is_reset(h.sock)
+        assert h.goaways[1].last_stream == 1
+        busy.send(native.frame(native.MESSAGE, 1, flags=EMPTY | native.LAST))
+
+
+def test_an_idle_channel_that_reads_nothing_does_not_hold_the_end_up(daemon):
+    """A stock gRPC channel is like that while nobody waits for an answer. The end took three seconds for its sake."""
+    d = daemon(SHARDS=1, DRAIN_TIMEOUT_MS=3_600_000)
+    with a_take_that_holds_the_end_up(d) as busy, h2raw.Connection(d) as h, native.Client(d) as n:
+        h.sync()
+        n.next()
+        time.sleep(1.1)  # what is silent for a while is idle
+        d.signal(signal.SIGTERM)
+        assert [f.kind for f in h.rest()] == [h2raw.GOAWAY, h2raw.PING, h2raw.GOAWAY] and is_reset(h.sock)
+        assert n.get().kind == native.GOAWAY and n.get() is None and is_reset(n.sock)
+        busy.send(native.frame(native.MESSAGE, 1, flags=EMPTY | native.LAST))
+
+
+def test_a_request_that_crosses_goaway_is_answered(daemon):
+    """Or given back: the channel has been idle, and its request was on the way when the daemon began to drain."""
+    d = daemon(SHARDS=1, DRAIN_TIMEOUT_MS=3_600_000)
+    with h2raw.Connection(d) as h:
+        h.sync()
+        time.sleep(1.1)
+        d.signal(signal.SIGTERM)
+        while h.get().kind != h2raw.GOAWAY:
+            pass
+        h.send(h2raw.call(1))
+        h.rest()
+        given_back = h.goaways[-1].last_stream == 0 and not h.answers
+        assert given_back or (h.answers[1].status == 0 and h.goaways[-1].last_stream == 1)
 
 
 def test_sigint_stops_as_well(daemon):

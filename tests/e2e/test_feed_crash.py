@@ -151,6 +151,29 @@ def test_a_write_that_fails_acknowledges_nothing(daemon, stubs):
         assert pb.PublishReply.FromString(c.call(field(1, b"a"), method=3).payload).offset > 0
 
 
+def test_a_failed_journal_does_not_wait_for_the_end_of_the_drain(daemon, stubs):
+    """Whoever waits for what will never be durable is refused, at once, and then nothing holds up the end: not requests for IDs that were parked, not
+    publishers, not subscribers, nor a channel that idles."""
+    d = daemon.prepare(SHARDS=2, FEED_SEGMENT_BYTES=1 << 20, DRAIN_TIMEOUT_MS=3_600_000, PRODUCER_RATE=1)
+    d.wrapper = ["prlimit", "--fsize=900000"]
+    d.start()
+    clients = [native.Client(d) for _ in range(4)]
+    for i, c in enumerate(clients):
+        c.send(request(1, native.next_request(count=1000)) + request(2, native.next_request(f"s{i}", 1000)))
+        c.send(request(3, field(1, b"a"), method=SUBSCRIBE))
+        c.send(native.frame(native.PING, 9, b"p"))
+        while c.get().kind != native.PONG:
+            pass
+    life = Life(d, stubs.pb, 1)
+    assert d.process.wait(appliance.PATIENCE_S) == 1
+    life.join()
+    assert "the journal has failed" in d.log() and "after the drain time" not in d.log()
+    for c in clients:
+        ends = {f.call: f.code for f in iter(c.get, None) if f.kind == native.END}
+        assert ends[1] == ends[2] == native.UNAVAILABLE
+        c.close()
+
+
 def test_the_end_of_a_publisher_that_half_closed_in_time(daemon, stubs):
     """LAST on the final request: every answer, then the end, also when all of it came at once."""
     d = daemon(SHARDS=2)

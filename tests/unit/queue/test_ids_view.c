@@ -461,6 +461,52 @@ static void test_one_shard_in_sharded_order_skips_nothing(void **state)
 	bench_close(true);
 }
 
+/* Those who waited were left until the end of the drain, as nobody would ever feed them. */
+static void requests_are_refused_when_the_journal_has_failed(enum ids_order order)
+{
+	struct ids_opts o = opts_default;
+	struct call first = {0}, served = {0}, parked = {0}, behind = {0}, other = {0}, unmade[2] = {0}, later = {0};
+
+	fake_clear(FAKE_IMMEDIATE);
+	o.order = order;
+	bench_open(&o);
+	ask(0, &first, "", 1);
+	ask(0, &other, "other", 1);
+	settle();
+	assert_true(first.answered && other.answered);
+	ask(0, &parked, "", 5000); /* more than a window */
+	ask(0, &behind, "", 1);
+	ask(0, &other, "other", 5000);
+	ask(0, &unmade[0], "unmade", 1);
+	ask(0, &unmade[1], "unmade", 1);
+	turn(0);
+	assert_int_equal(ids_view_waiting(t.view[0]), 5);
+	fake_fail();
+	settle();
+	assert_int_equal(ids_view_waiting(t.view[0]), 0);
+	assert_int_equal(parked.refused, IDS_E_FAILED);
+	assert_true(behind.refused == IDS_E_FAILED || behind.answered);
+	assert_int_equal(other.refused, IDS_E_FAILED);
+	assert_int_equal(unmade[0].refused, IDS_E_FAILED);
+	assert_int_equal(unmade[1].refused, IDS_E_FAILED);
+	/* The rest of the window is on disk. */
+	ask(0, &served, "", 1);
+	ask(0, &later, "new", 1);
+	settle();
+	assert_true(served.answered && served.first > first.first);
+	assert_int_equal(later.refused, IDS_E_FAILED);
+	ask(0, &later, "", 5000);
+	settle();
+	assert_int_equal(later.refused, IDS_E_FAILED);
+	bench_close(false);
+}
+
+static void test_requests_are_refused_when_the_journal_has_failed(void **state)
+{
+	requests_are_refused_when_the_journal_has_failed(IDS_STRICT);
+	requests_are_refused_when_the_journal_has_failed(IDS_SHARDED);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -483,6 +529,7 @@ int main(void)
 		cmocka_unit_test(test_full_rings_lose_nothing),
 		cmocka_unit_test(test_sharded_ranges_do_not_overlap_and_rise),
 		cmocka_unit_test(test_one_shard_in_sharded_order_skips_nothing),
+		cmocka_unit_test(test_requests_are_refused_when_the_journal_has_failed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -194,3 +194,18 @@ def load_end(process, timeout_s=120):
     out, err = process.communicate(timeout=timeout_s)
     assert out, f"ordinal load: {process.returncode}\n{err}"
     return process.returncode, json.loads(out)
+
+
+def fill_disk(where):
+    """Leaves no byte free on a file system."""
+    with open(where / "filling", "wb", buffering=0) as f:
+        try:
+            while True:
+                f.write(bytes(1 << 16))
+        except OSError:
+            pass
+        try:
+            while True:
+                f.write(b"x")
+        except OSError:
+            pass

@@ -109,3 +109,15 @@ def connect(stubs):
     yield open_channel
     for channel in channels:
         channel.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 8 MB."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", where], check=False,
+                                       capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system here")
+    yield where
+    subprocess.run(["umount", "-l", where], check=True)

@@ -174,7 +174,7 @@ def property_holds(d, pb, frames, lives):
 
 
 def test_replay_is_what_the_model_says(daemon, stubs):
-    property_holds(daemon(**OPTIONS), stubs.pb, 16_000, 8)
+    property_holds(daemon(**OPTIONS), stubs.pb, 10_000, 8)
 
 
 @pytest.mark.heavy

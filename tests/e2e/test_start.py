@@ -60,18 +60,6 @@ def test_a_data_directory_that_cannot_be(daemon):
     assert code == 1 and str(d.directory / "file") in said
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 8 MB."""
-    where = tmp_path / "disk"
-    where.mkdir()
-    if not is_root() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", where], check=False,
-                                       capture_output=True).returncode:
-        pytest.skip("only root can mount a small file system here")
-    yield where
-    subprocess.run(["umount", "-l", where], check=True)
-
-
 def read_only(where, on):
     return subprocess.run(["mount", "-o", f"remount,{'ro' if on else 'rw'}", where], check=False, capture_output=True).returncode == 0
 
@@ -83,22 +71,8 @@ def test_a_read_only_file_system(daemon, small_disk):
     assert code == 1 and "Read-only file system" in said and "mount it writable" in said and "ReadWritePaths=" in said
 
 
-def fill_disk(where):
-    with open(where / "filling", "wb", buffering=0) as f:
-        try:
-            while True:
-                f.write(bytes(1 << 16))
-        except OSError:
-            pass
-        try:
-            while True:
-                f.write(b"x")
-        except OSError:
-            pass
-
-
 def test_a_full_disk_at_start(daemon, small_disk):
-    fill_disk(small_disk)
+    appliance.fill_disk(small_disk)
     d = daemon.prepare(DATA_DIR=small_disk / "data")
     code, said = d.start_refused()
     assert code == 1 and "No space left on device" in said and "make room there" in said
@@ -113,7 +87,7 @@ def test_a_full_disk_while_running(daemon, small_disk):
     d = daemon.prepare(DATA_DIR=small_disk / "data", SHARDS=2, WINDOW_MIN=1, WINDOW_MAX=1, COUNT_MAX=1, SEQUENCES_MAX=65536,
                        DRAIN_TIMEOUT_MS=500)
     d.start()
-    fill_disk(small_disk)
+    appliance.fill_disk(small_disk)
     got, asked = {}, 0
     with native.Client(d) as c:
         try:

@@ -30,6 +30,9 @@ def missing():
         return "systemd-nspawn or dpkg-deb is not installed"
     if not os.path.exists(f"{TREE}/etc/ordinal-tests") or not debs():
         return "`make check-service` makes the Debian tree and the package first"
+    with open(f"{TREE}/etc/ordinal-tests", encoding="ascii") as f:
+        if not f.read().startswith("systemd-sysv,"):
+            return "the Debian tree has what the package is to bring: `make check-service` makes it again"
     if os.path.getmtime(debs()[-1]) < os.path.getmtime(appliance.ORDINALD):
         return "the package is older than the build: `make check-service` makes it again"
     return None

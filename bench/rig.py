@@ -2,6 +2,7 @@
 port with its data on a real disk; and what should be known about the machine before a figure is believed."""
 
 import ctypes
+import json
 import os
 import re
 import resource
@@ -143,6 +144,28 @@ class Rig:
                 raise Failure(f"ordinald did not start:\n{text}")
             time.sleep(0.02)
         raise Failure("ordinald says after 30 s still not that it listens")
+
+    def redis(self, cpu, *options, name="redis"):
+        """Redis without snapshots, and without an append-only file unless `options` say so. Returns the child, its port and its version."""
+        port, directory = free_port(), f"{self.dir}/{name}-data"
+        os.mkdir(directory)
+        child, _ = self.server(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", directory,
+                                "--daemonize", "no", *options], cpu, name)
+        wait_for_port(port, child, "redis-server")
+        found = re.search(r"v=(\S+)", first_line(["redis-server", "--version"]) or "")
+        return child, port, found.group(1) if found else "?"
+
+
+def stats(path):
+    """What a daemon says of itself on its stats socket."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(10)
+        s.connect(path)
+        s.sendall(b"GET /stats.json HTTP/1.1\r\nHost: ordinald\r\nConnection: close\r\n\r\n")
+        answer = b""
+        while piece := s.recv(65536):
+            answer += piece
+    return json.loads(answer.partition(b"\r\n\r\n")[2])
 
 
 def stop(child):

@@ -10,8 +10,9 @@ VERSION := 0.1.0
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 DESTDIR ?=
-# Fuzzing time of each target for `make fuzz`, in seconds
+# Fuzzing time of each target for `make fuzz`, and the most that one input may take, in seconds of the clock on the wall
 TIME ?= 60
+UNIT_TIME ?= 10
 PYTHON := /usr/bin/python3
 ifneq ($(filter default undefined,$(origin CC)),)
 CC := gcc
@@ -42,6 +43,7 @@ variant-undefined,address := asan
 variant-address := asan
 variant-thread := tsan
 variant-fuzzer := fuzz
+variant-coverage := coverage
 ifeq ($(SANITIZE),)
 B := build
 else
@@ -54,7 +56,7 @@ comma := ,
 # ---- flags -------------------------------------------------------------------------------------------------------------------
 
 # Goals that compile read the build options; the others must work where nothing is installed yet.
-BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz bench bench-queues bench-server-queues bench-idle uninstall deb check-service check-numa python
+BARE_GOALS := help clean deps deps-% run test defconfig menuconfig fuzz fuzz-coverage bench bench-queues bench-server-queues bench-idle uninstall deb check-service check-numa python
 GOALS := $(or $(MAKECMDGOALS),all)
 ifneq ($(filter-out $(BARE_GOALS),$(GOALS)),)
 include $(G)/config.mk
@@ -108,6 +110,10 @@ ifeq ($(SANITIZE),)
 CPPFLAGS += -D_FORTIFY_SOURCE=2
 else ifeq ($(SANITIZE),fuzzer)
 SAN := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+OPT := -O2
+else ifeq ($(SANITIZE),coverage)
+SAN := -fprofile-instr-generate -fcoverage-mapping
+OPT := -O1
 else
 SAN := -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
 # gcc's TSan does not model fences; where one is used, what they order is atomic itself
@@ -312,9 +318,17 @@ fuzz-run: $(FUZZ_SRC:tests/fuzz/%.c=run-%)
 $(FUZZ_SRC:tests/fuzz/%.c=run-%): run-fuzz_%: $(B)/tests/fuzz/fuzz_%
 	@mkdir -p $(B)/corpus/$*
 	$(say) FUZZ "$* for $(TIME) s"
-	$(Q)$< -max_total_time=$(TIME) -timeout=10 -artifact_prefix=$(B)/fuzz_$*- $(B)/corpus/$* $(wildcard tests/fuzz/seeds/$*) \
+	$(Q)$< -max_total_time=$(TIME) -timeout=$(UNIT_TIME) -artifact_prefix=$(B)/fuzz_$*- $(B)/corpus/$* $(wildcard tests/fuzz/seeds/$*) \
 		> $(B)/fuzz_$*.log 2>&1 || { cat $(B)/fuzz_$*.log; exit 1; }
 	@tail -n 1 $(B)/fuzz_$*.log
+
+# How many lines of each parser the seeds and what fuzzing has kept reach; fails below 90%. ARGS=--lines: which lines they do not reach.
+.PHONY: fuzz-coverage fuzz-coverage-run
+fuzz-coverage:
+	$(Q)tools/build/packages.sh run fuzz
+	$(Q)$(MAKE) SANITIZE=coverage CC=clang fuzz-coverage-run
+fuzz-coverage-run: $(REPLAY_BIN)
+	$(Q)tools/build/fuzz_coverage.py --build $(B) --corpus build/fuzz/corpus --seeds tests/fuzz/seeds $(ARGS)
 
 # ---- benchmarks --------------------------------------------------------------------------------------------------------------
 
@@ -442,6 +456,7 @@ help:
 	@echo "  lint         clang-format, clang-tidy, cppcheck and the direction of includes; one alone: lint-tidy and so on"
 	@echo "  format       reformat every source file"
 	@echo "  fuzz         fuzz every target for TIME seconds (TIME=$(TIME))"
+	@echo "  fuzz-coverage  which share of each parser the seeds and the kept corpus reach"
 	@echo
 	@echo "  bench        build the benchmarks and run bench/run (ARGS=... for its arguments)"
 	@echo "  bench-queues compare the queue implementations"

@@ -12,6 +12,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* No stream gets so far: sums of such positions and offsets cannot overflow. */
+#define NUMBERS_MAX (UINT64_C(1) << 62)
+
 static _Thread_local char why_text[256];
 
 struct recovery {
@@ -103,7 +106,8 @@ static int recover_head(struct recovery *r, const struct jrecord *rec)
 		o->max_seq = load_le64(p + 16);
 		o->max_ts = (int64_t)load_le64(p + 24);
 	}
-	if (first == 0 || first != o->next_offset || pos < o->end_pos || rec->mark != first + load_le32(p + 32) - 1)
+	if (first == 0 || first > NUMBERS_MAX || pos > NUMBERS_MAX || first != o->next_offset || pos < o->end_pos ||
+	    rec->mark != first + load_le32(p + 32) - 1)
 		return refuse(r, rec, "does not follow the one before it");
 	return 0;
 }

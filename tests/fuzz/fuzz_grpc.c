@@ -1,10 +1,12 @@
-/* gRPC's text formats: the bytes as a timeout, as a number of nanoseconds, as a message to encode and as one to decode.
+/* gRPC's text formats, and gzip: the bytes as a timeout, as a number of nanoseconds, as a message to encode and as one to decode.
  *
  * Holds: a timeout that is accepted and written again is no shorter, and at most 1 / 27,000 longer; encoding yields printable ASCII that
- * decodes to the same bytes; no capacity is overrun; a cut message is a beginning of the whole. */
+ * decodes to the same bytes; no capacity is overrun; a cut message is a beginning of the whole; what is deflated
+ * inflates to itself, and never to more than is allowed. */
 #include "rpc/wire/grpc.h"
 
 #include "core/base/check.h"
+#include "rpc/gzip.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -43,6 +45,28 @@ static void fuzz_message(struct span text)
 	free(encoded);
 }
 
+static void fuzz_gzip(struct span in)
+{
+	static struct gzip *g;
+	struct span deflated, out;
+	size_t max = in.n ? (size_t)in.p[0] * 64 : 0;
+
+	if (!g)
+		g = gzip_new();
+	CHECK(g);
+	int r = gzip_inflate(g, in, max, &out);
+	CHECK(r == -EBADMSG || r == -EMSGSIZE || (r == 0 && out.n <= max));
+	CHECK(gzip_deflate(g, in, &deflated) == 0);
+	CHECK(gzip_inflate(g, deflated, in.n, &out) == 0 && out.n == in.n);
+	CHECK(in.n == 0 || memcmp(out.p, in.p, in.n) == 0);
+	CHECK(in.n == 0 || gzip_inflate(g, deflated, in.n - 1, &out) == -EMSGSIZE);
+	CHECK(gzip_inflate(g, (struct span){deflated.p, deflated.n - 1}, in.n, &out) == -EBADMSG);
+	if (in.n % 16 == 0) { /* the next has to do with a fresh one */
+		gzip_free(g);
+		g = NULL;
+	}
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	uint64_t ns;
@@ -54,5 +78,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size >= 8)
 		fuzz_timeout(load_le64(data));
 	fuzz_message((struct span){data, size});
+	fuzz_gzip((struct span){data, size});
 	return 0;
 }

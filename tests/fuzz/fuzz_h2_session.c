@@ -4,10 +4,13 @@
  * end of a stream, and nothing at all after its reset; DATA within the windows that were given. */
 #include "tests/fuzz/session_rig.h"
 
+#include "rpc/gzip.h"
 #include "rpc/wire/h2_frame.h"
 #include "rpc/wire/hpack.h"
 
 enum { IDS = 8192 };
+
+static struct gzip *gzip;
 
 static struct {
 	uint32_t next_id;
@@ -100,9 +103,20 @@ static void put_data(void)
 	uint8_t flags = rig_byte(), size = rig_byte(), first = rig_byte();
 	uint32_t id = some_stream(), n = size < 200 ? size : (uint32_t)(size - 199) * 250;
 	memset(body, 0, sizeof body);
-	store_be32(body + 1, flags & 0x10 ? n + 700 : n);
-	body[0] = flags & 0x20 ? first : 0;
 	body[GRPC_PREFIX] = first;
+	if (flags & 8) { /* compressed, and a few bytes wrong at times */
+		static uint8_t plain[200000];
+		struct span deflated;
+		if (!gzip)
+			gzip = gzip_new();
+		CHECK(gzip &&
+		      gzip_deflate(gzip, (struct span){plain, first == 255 ? sizeof plain : n}, &deflated) == 0);
+		n = (uint32_t)deflated.n;
+		memcpy(body + GRPC_PREFIX, deflated.p, n);
+		body[GRPC_PREFIX + n / 2] ^= first == 254;
+	}
+	store_be32(body + 1, flags & 0x10 ? n + 700 : n);
+	body[0] = flags & 8 ? 1 : flags & 0x20 ? first : 0;
 	uint32_t len = flags & 0x40 ? n / 2 : GRPC_PREFIX + n;
 	if (flags & 2) {
 		uint8_t *padded = malloc(len + 1 + 9);

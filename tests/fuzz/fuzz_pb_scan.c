@@ -38,6 +38,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	CHECK(r == 0 || r == -EBADMSG || r == -EMSGSIZE || r == -E2BIG || r == -ELOOP || r == -EILSEQ);
 	CHECK((r == -EMSGSIZE) == (size > limits.size_max));
 	CHECK(r != 0 || bare == 0);
+	CHECK(*pb_scan_error_text(r));
+	/* Narrower limits refuse more, and nothing else. */
+	static const struct pb_scan_limits narrow = {64, 4};
+	int less = pb_scan(msg, &pb_node_descriptor, &narrow);
+	CHECK(less == r || less == -EMSGSIZE || less == -E2BIG);
+	CHECK((less == -EMSGSIZE) == (size > narrow.size_max) && *pb_scan_error_text(less));
 	if (r != 0)
 		return 0;
 	ProtobufCMessage *m = protobuf_c_message_unpack(&pb_node_descriptor, NULL, size, data);

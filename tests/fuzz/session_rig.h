@@ -16,6 +16,7 @@
 #include "core/conn.h"
 #include "core/ring.h"
 #include "core/shard.h"
+#include "rpc/access.h"
 #include "rpc/call.h"
 #include "rpc/session.h"
 
@@ -353,6 +354,7 @@ static const struct method rig_method[] = {
 	 .number = 1,
 	 .kind = METHOD_UNARY,
 	 .message = rig_echo,
+	 .access = METHOD_FOR_ALL,
 	 .cancel = rig_cancel_echo,
 	 .compress = true},
 	{.service = "f.S",
@@ -450,6 +452,20 @@ static bool rig_attach(struct conn *c, void *ctx)
 	return session_attach(c, &rig.r);
 }
 
+/* Rules of access, for runs that have some: who shows "x" may do everything. */
+static struct access *rig_rules;
+static const char rig_rules_text[] =
+	"root sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881 admin\n"
+	"gone sha256:3d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4882 until:2020-01-01 admin\n";
+
+static void rig_end_shard(void)
+{
+	rpc_shard_done(&rig.r);
+	slab_done(&rig.s.conns);
+	bufpool_done(&rig.s.pool);
+	access_put(rig_rules);
+}
+
 /* The shard outlives the runs, which are many. */
 static void rig_begin_shard(void)
 {
@@ -457,12 +473,16 @@ static void rig_begin_shard(void)
 	store_be32(rig_framed + 1, 100);
 	store_be32(rig_framed + 105 + 1, 3000);
 	method_table_add(&rig.methods, rig_method, RIG_METHODS);
+	const char *why;
+	CHECK(access_parse((struct span){(const uint8_t *)rig_rules_text, sizeof rig_rules_text - 1}, "rules",
+			   &rig_rules, &why) == 0);
 	rig.s.opts = &rig.so;
 	rig.s.now_ns = 1000 * NS_PER_S;
 	wheel_init(&rig.s.wheel, rig.s.now_ns, &rig.s);
 	bufpool_init(&rig.s.pool);
 	CHECK(slab_init(&rig.s.conns, sizeof(struct conn), 4) == 0);
 	CHECK(rpc_shard_init(&rig.r, &rig.s, &rig.methods, &rig.ro) == 0);
+	atexit(rig_end_shard);
 }
 
 static void rig_begin(const uint8_t *data, size_t size)
@@ -488,8 +508,12 @@ static void rig_begin(const uint8_t *data, size_t size)
 				   .headers_ns = NS_PER_S,
 				   .body_ns = NS_PER_S,
 				   .call_ns = how & 16 ? NS_PER_S : 0};
+	rig.ro.tls_only = how >= 0xfc;
 	if (!rig.s.opts)
 		rig_begin_shard();
+	access_put(rig.r.access);
+	rig.r.access = (how & 0xc0) == 0x40 ? access_get(rig_rules) : NULL;
+	rig.r.access_gen++;
 	rig.c = conn_open(&rig.s, open("/dev/null", O_RDWR | O_CLOEXEC));
 	CHECK(rig.c);
 }

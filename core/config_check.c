@@ -99,6 +99,26 @@ static int check_orders(const struct check *k)
 	return 0;
 }
 
+/* What is in flight may be answered in one turn, and then has to fit: bytes of an answer, roundly, against the queue that takes it. */
+static int check_queue(const struct check *k)
+{
+	static const struct {
+		size_t calls;
+		int64_t bytes;
+	} answers[] = {{offsetof(struct config, native_inflight_max), 64}, {offsetof(struct config, streams_max), 128}};
+	int64_t room = k->c->conn_queue_max;
+	for (size_t i = 0; i < ARRAY_SIZE(answers); i++) {
+		int64_t calls = *(const int64_t *)((const char *)k->c + answers[i].calls);
+		char other[150];
+		if (calls * answers[i].bytes > room)
+			return refuse(k, offsetof(struct config, conn_queue_max),
+				      "is %" PRId64 " and must be at least %" PRId64 " times %s, which is %" PRId64
+				      ": answers to all calls in flight have to fit",
+				      room, answers[i].bytes, name(k, answers[i].calls, other, sizeof other), calls);
+	}
+	return 0;
+}
+
 int config_listen_split(const char *listen, char *ret_host, size_t cap, uint16_t *ret_port)
 {
 	const char *colon = strrchr(listen, ':');
@@ -209,8 +229,8 @@ static int check_paths(const struct check *k)
 
 int config_check_origins(const struct config *c, const struct config_origin *origins, struct config_error *why)
 {
-	static int (*const checks[])(const struct check *k) = {check_powers, check_orders, check_listen, check_cpus,
-							       check_paths};
+	static int (*const checks[])(const struct check *k) = {check_powers, check_orders, check_queue,
+							       check_listen, check_cpus,   check_paths};
 	struct check k = {c, origins, why};
 	int rc = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(checks) && !rc; i++)

@@ -41,7 +41,7 @@ static void doom(struct conn *c);
 
 const char *conn_reason_name(enum conn_reason why)
 {
-	static const char *const names[CONN_R_COUNT] = {"done",  "peer", "protocol", "timeout", "stalled", "queue",
+	static const char *const names[CONN_R_COUNT] = {"done",  "peer", "protocol", "timeout", "stalled",  "queue",
 							"flood", "idle", "limit",    "memory",  "shutdown"};
 	return (unsigned)why < CONN_R_COUNT ? names[why] : "?";
 }
@@ -117,10 +117,22 @@ struct conn *conn_open(struct shard *s, int fd)
 	return c;
 }
 
+static size_t high_water(const struct conn *c)
+{
+	return conn_high_water(c->shard->opts->conn_queue_max);
+}
+
+/* Bytes given to the session at once. What answers a piece is some ten times as long at the most (errors have texts), and must find room above high
+ * water. */
+static size_t piece_max(const struct conn *c)
+{
+	return high_water(c) / 4;
+}
+
 /* One turn may bring megabytes: the answers to what has been delivered already choke the connection in its middle. */
 static bool may_deliver(struct conn *c)
 {
-	if (unlikely(conn_queued(c) > CONN_HIGH_WATER))
+	if (unlikely(conn_queued(c) > high_water(c)))
 		c->choked = true;
 	return c->state == CONN_OPEN && !c->choked && !c->paused;
 }
@@ -157,7 +169,8 @@ static void deliver_held(struct conn *c)
 {
 	struct conn_held *h = &c->held;
 	while (h->at < h->len && may_deliver(c)) {
-		uint32_t n = h->len - h->at < 16384 ? h->len - h->at : 16384;
+		uint32_t n = h->len - h->at, most = (uint32_t)piece_max(c);
+		n = n < most ? n : most;
 		const uint8_t *p = h->p + h->at;
 		h->at += n;
 		c->ops->data(c, p, n);
@@ -211,9 +224,17 @@ void conn_settle(struct conn *c)
 /* Bytes for the session: now, or when it may go on. */
 void conn_receive(struct conn *c, const uint8_t *p, size_t n)
 {
-	if (likely(may_deliver(c) && !c->held.p))
-		c->ops->data(c, p, n);
-	else if (c->state == CONN_OPEN)
+	while (likely(may_deliver(c) && !c->held.p)) {
+		size_t most = piece_max(c);
+		if (likely(n <= most)) {
+			c->ops->data(c, p, n);
+			return;
+		}
+		c->ops->data(c, p, most);
+		p += most;
+		n -= most;
+	}
+	if (c->state == CONN_OPEN)
 		hold(c, p, n);
 }
 
@@ -471,7 +492,7 @@ void conn_flush(struct conn *c)
 	if (is_sending(c)) {
 		c->sent = 0;
 		send_more(c);
-		if (conn_queued(c) > CONN_HIGH_WATER)
+		if (conn_queued(c) > high_water(c))
 			c->choked = true;
 	} else if (c->state == CONN_FLUSHING) {
 		finish(c);
@@ -502,7 +523,7 @@ void conn_on_send(struct conn *c, const struct ring_event *ev)
 		if (!c->dirty)
 			conn_mark_dirty(c);
 	}
-	if ((c->choked || c->wants_writable) && conn_queued(c) <= CONN_LOW_WATER) {
+	if ((c->choked || c->wants_writable) && conn_queued(c) <= conn_low_water(c->shard->opts->conn_queue_max)) {
 		c->choked = c->wants_writable = false;
 		if (c->state == CONN_OPEN && c->ops->writable)
 			c->ops->writable(c);

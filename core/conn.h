@@ -27,7 +27,7 @@ struct conn_ops {
 	void (*data)(struct conn *c, const uint8_t *p, size_t n);
 	/* The peer has closed its sending half. The default (NULL) is conn_close. */
 	void (*eof)(struct conn *c);
-	/* The output queue, having been above CONN_HIGH_WATER or waited for with conn_want_writable, is below CONN_LOW_WATER
+	/* The output queue, having been above conn_high_water or waited for with conn_want_writable, is down to conn_low_water
 	 * again. May be NULL. */
 	void (*writable)(struct conn *c);
 	/* Whether calls are in flight: such a connection is not idle, however silent. May be NULL. */
@@ -55,8 +55,8 @@ enum conn_reason {
 };
 const char *conn_reason_name(enum conn_reason why);
 
-#define CONN_HIGH_WATER (64u << 10) /* bytes queued above which reading pauses */
-#define CONN_LOW_WATER (16u << 10)
+#define CONN_HIGH_WATER                                                                                                \
+	(64u << 10) /* bytes queued above which reading pauses; less with a small CONN_QUEUE_MAX: conn_high_water */
 
 /* Bytes that live outside the connection's own buffer, and whom to tell when they are no longer needed. */
 struct conn_slice {
@@ -151,7 +151,17 @@ bool conn_write_slice(struct conn *c, const struct conn_slice *s);
 /* Bytes accepted for output and not yet taken by the kernel. */
 size_t conn_queued(const struct conn *c);
 
-/* The queue is not empty: `writable` is to be called once when it has come down to CONN_LOW_WATER, whether it ever was above
+/* Bytes queued above which reading pauses, and at which it goes on: a quarter of the queue's bound at the most, so that the answers to what has
+ * been delivered already find room. */
+static inline size_t conn_high_water(uint32_t conn_queue_max)
+{
+	return conn_queue_max / 4 < CONN_HIGH_WATER ? conn_queue_max / 4 : CONN_HIGH_WATER;
+}
+static inline size_t conn_low_water(uint32_t conn_queue_max)
+{
+	return conn_high_water(conn_queue_max) / 4;
+}
+/* The queue is not empty: `writable` is to be called once when it has come down to conn_low_water, whether it ever was above
  * high water or not. */
 static inline void conn_want_writable(struct conn *c)
 {

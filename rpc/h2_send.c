@@ -35,6 +35,11 @@ static size_t pump_queue(const struct h2_session *s)
 	return half < PUMP_QUEUE ? half : PUMP_QUEUE;
 }
 
+static bool is_above_water(const struct h2_session *s)
+{
+	return conn_queued(s->conn) >= conn_high_water(s->rpc->shard->opts->conn_queue_max);
+}
+
 /* The longest DATA frame that may be sent now, out of `n` bytes; 0 or less: wait. */
 static int64_t room_for(const struct h2_stream *st, int64_t n)
 {
@@ -206,7 +211,7 @@ void h2_stream_pump(struct h2_stream *st)
 		finish_stream(st);
 		return;
 	}
-	if (st->want_writable && st->call.live && conn_queued(st->session->conn) >= CONN_HIGH_WATER) {
+	if (st->want_writable && st->call.live && is_above_water(st->session)) {
 		conn_want_writable(st->session->conn);
 		return;
 	}
@@ -259,7 +264,7 @@ bool h2_send(struct call *c, const uint8_t *msg, size_t n)
 		st->progress_ns = s->rpc->shard->now_ns;
 		h2_watch(s);
 	}
-	st->want_writable = !all || conn_queued(s->conn) >= CONN_HIGH_WATER;
+	st->want_writable = !all || is_above_water(s);
 	if (st->want_writable && all)
 		conn_want_writable(s->conn);
 	h2_note_waiting(st, st->want_writable);

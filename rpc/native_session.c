@@ -143,7 +143,7 @@ static void native_reply(struct call *c, const uint8_t *msg, size_t n)
 /* Whether more may be queued; if not, `writable` will tell. */
 static bool has_room(struct call *c)
 {
-	if (conn_queued(c->conn) < CONN_HIGH_WATER)
+	if (conn_queued(c->conn) < conn_high_water(c->rpc->shard->opts->conn_queue_max))
 		return true;
 	conn_want_writable(c->conn);
 	return false;

@@ -32,15 +32,20 @@ def fill(c, data):
 BURSTS = {
     "PING": (frame(PING, 1, b"x" * 64), lambda f: f.kind == PONG),
     "unknown method": (request(1, method=60), lambda f: f.kind == END and f.code == UNIMPLEMENTED),
+    "IDs": (request(1, method=native.NEXT), lambda f: f.kind == native.MESSAGE or (f.kind == END and f.code == native.RESOURCE_EXHAUSTED)),
 }
+# The default, and the least
+QUEUES = [{}, {"CONN_QUEUE_MAX": 16384, "NATIVE_INFLIGHT_MAX": 256}]
 
 
+@pytest.mark.parametrize("queue", QUEUES, ids=["", "small"])
 @pytest.mark.parametrize("what", BURSTS)
-def test_a_burst_is_not_a_slow_reader(daemon, what):
+def test_a_burst_is_not_a_slow_reader(daemon, what, queue):
     """Megabytes of requests were there at once, and their answers more than CONN_QUEUE_MAX: the connection was reset, although nobody had
-    been slow. Instead, it is read no further until its answers have gone."""
+    been slow. Instead, it is read no further until its answers have gone. With a small CONN_QUEUE_MAX it was reset all the same, as reading went on
+    up to 64 KiB of answers."""
     one, is_right = BURSTS[what]
-    d = daemon(SHARDS=1)
+    d = daemon(SHARDS=1, **queue)
     with native.Client(d) as c:
         c.ping()
         d.signal(signal.SIGSTOP)
@@ -55,8 +60,9 @@ def test_a_burst_is_not_a_slow_reader(daemon, what):
         c.ping()
 
 
-def test_a_burst_of_pings_over_http2(daemon):
-    d = daemon(SHARDS=1)
+@pytest.mark.parametrize("queue", QUEUES, ids=["", "small"])
+def test_a_burst_of_pings_over_http2(daemon, queue):
+    d = daemon(SHARDS=1, **queue)
     with h2raw.Connection(d) as c:
         c.sync()
         d.signal(signal.SIGSTOP)
@@ -171,3 +177,21 @@ def test_a_take_whose_client_opens_no_window_is_not_answered_without_end(daemon,
                 at += 5 + int.from_bytes(replies[at + 1:at + 5], "big")
                 count += 1
             replies = replies[at:]
+
+
+def test_a_paused_take_holds_its_own_native_connection_only(daemon):
+    """The native framing has no flow control but TCP's: a Take with more requests than may wait for IDs stops its connection, and everything on
+    it. Other connections go on; so does this one, in order, as IDs come; and closing it ends it at once."""
+    d = daemon(SHARDS=1, PRODUCER_RATE=2000)
+    ask = native.next_request("slow", 100)
+    with native.Client(d) as c, native.Client(d) as other:
+        c.send(request(1, ask, method=native.TAKE, flags=0) + frame(native.MESSAGE, 1, ask) * 20_000 + frame(PING, 9))
+        other.ping()
+        firsts = []
+        while len(firsts) < 100:
+            f = c.get()
+            assert f.kind == native.MESSAGE and f.call == 1, f
+            firsts.append(native.reply(f.payload)[0])
+        assert firsts == sorted(set(firsts))
+        other.ping()
+    appliance.wait_until(lambda: d.stats()["total"]["calls_live"] == 0, "the calls to end")

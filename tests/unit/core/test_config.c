@@ -379,6 +379,12 @@ static void one_limit_is_checked_against_another(void **state)
 	contains(why.text, ":2) is 5000 and must not be above CONFIG_WINDOW_MAX (-o), which is 4000");
 	override_refused("COUNT_MAX=5000000", "must not be above CONFIG_WINDOW_MAX (default), which is 4000000");
 	override_refused("CQ_ENTRIES=512", "CONFIG_RING_ENTRIES (default) is 1024");
+	override_refused("CONN_QUEUE_MAX=16384",
+			 "CONFIG_CONN_QUEUE_MAX (-o) is 16384 and must be at least 64 times CONFIG_NATIVE_INFLIGHT_MAX "
+			 "(default), which is 4096");
+	override_refused("STREAMS_MAX=10000", "must be at least 128 times CONFIG_STREAMS_MAX (-o), which is 10000");
+	assert_int_equal(config_load(&c, NULL, LIST("CONN_QUEUE_MAX=16384", "NATIVE_INFLIGHT_MAX=256"), &why), 0);
+	config_done(&c);
 	assert_int_equal(config_load(&c, NULL, LIST("WINDOW_MIN=7", "WINDOW_MAX=7", "COUNT_MAX=7"), &why), 0);
 	assert_int_equal(config_check(&c, &why), 0);
 	c.window_min = 8;

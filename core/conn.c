@@ -42,7 +42,7 @@ static void doom(struct conn *c);
 const char *conn_reason_name(enum conn_reason why)
 {
 	static const char *const names[CONN_R_COUNT] = {"done",  "peer", "protocol", "timeout", "stalled",  "queue",
-							"flood", "idle", "limit",    "memory",  "shutdown"};
+							"flood", "idle", "limit",    "memory",  "shutdown", "access"};
 	return (unsigned)why < CONN_R_COUNT ? names[why] : "?";
 }
 

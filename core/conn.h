@@ -51,6 +51,7 @@ enum conn_reason {
 	CONN_R_LIMIT,    /* CONNECTIONS_MAX */
 	CONN_R_MEMORY,   /* no memory for it */
 	CONN_R_SHUTDOWN, /* still open at the end of draining */
+	CONN_R_ACCESS,   /* no client certificate, or one that is not taken */
 	CONN_R_COUNT
 };
 const char *conn_reason_name(enum conn_reason why);

@@ -13,10 +13,10 @@
 
 enum { PLAIN_MAX = 16384 /* of one record, RFC 8446 section 5.1 */ };
 
-static void broken(struct conn *c)
+static void broken(struct conn *c, int err)
 {
 	conn_log_close(c, tls_error(c->tls));
-	c->reason = CONN_R_PROTOCOL;
+	c->reason = err == -EACCES ? CONN_R_ACCESS : CONN_R_PROTOCOL;
 	conn_close(c); /* the alert is sent first */
 }
 
@@ -35,7 +35,7 @@ void conn_tls_input(struct conn *c, const uint8_t *p, size_t n)
 	if (got == -EPIPE)
 		conn_on_end(c);
 	else if (got < 0)
-		broken(c);
+		broken(c, got);
 	if (tls_pending(c->tls) && !c->dirty)
 		conn_mark_dirty(c);
 }

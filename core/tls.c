@@ -152,16 +152,21 @@ bool tls_feed(struct tls *t, const uint8_t *p, size_t n)
 	return BIO_write(t->in, p, (int)n) == (int)n;
 }
 
-static void set_error(struct tls *t)
+/* Keeps the reason in words; returns it as tls_read has it. */
+static int set_error(struct tls *t)
 {
 	long verify = SSL_get_verify_result(t->ssl);
-	if (t->is_client)
+	if (t->is_client) {
 		tls_client_explain(t);
-	else if (verify != X509_V_OK)
+		return -EPROTO;
+	}
+	if (verify != X509_V_OK) {
 		snprintf(t->error, sizeof t->error, "the client's certificate was refused: %s",
 			 X509_verify_cert_error_string(verify));
-	else
-		snprintf(t->error, sizeof t->error, "TLS: %s", tls_reason());
+		return -EACCES;
+	}
+	snprintf(t->error, sizeof t->error, "TLS: %s", tls_reason());
+	return ERR_GET_REASON(ERR_peek_last_error()) == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE ? -EACCES : -EPROTO;
 }
 
 static void finish_handshake(struct tls *t)
@@ -191,8 +196,7 @@ int tls_handshake(struct tls *t)
 	int e = SSL_get_error(t->ssl, r);
 	if (e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE)
 		return 0;
-	set_error(t);
-	return -EPROTO;
+	return set_error(t);
 }
 
 int tls_read(struct tls *t, uint8_t *out, size_t cap)
@@ -210,8 +214,7 @@ int tls_read(struct tls *t, uint8_t *out, size_t cap)
 	case SSL_ERROR_ZERO_RETURN:
 		return -EPIPE;
 	default:
-		set_error(t);
-		return -EPROTO;
+		return set_error(t);
 	}
 }
 

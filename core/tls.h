@@ -43,9 +43,10 @@ void tls_free(struct tls *t);
 
 /* Gives received bytes. Afterwards tls_read yields what they decrypt to, and tls_take what must be sent (handshake, alerts). false: no memory. */
 bool tls_feed(struct tls *t, const uint8_t *p, size_t n);
-/* Goes on with the handshake, and reads nothing of what follows it. 0: see tls_is_ready; -EPROTO as below. */
+/* Goes on with the handshake, and reads nothing of what follows it. 0: see tls_is_ready; -EPROTO, -EACCES as below. */
 int tls_handshake(struct tls *t);
-/* Up to cap bytes of plaintext (goes on with the handshake first); 0: none now; -EPIPE: the peer has closed in order; -EPROTO: broken or refused, see tls_error. */
+/* Up to cap bytes of plaintext (goes on with the handshake first); 0: none now; -EPIPE: the peer has closed in order; -EPROTO: broken or refused;
+ * -EACCES: on a server, no certificate of the client's, or one that is not taken. See tls_error. */
 int tls_read(struct tls *t, uint8_t *out, size_t cap);
 /* Encrypts. false: broken. Only once tls_is_ready. */
 bool tls_write(struct tls *t, const uint8_t *p, size_t n);

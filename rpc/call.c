@@ -152,9 +152,13 @@ void call_finish_text(struct call *c, enum grpc_status status, const char *fmt, 
 void call_note_end(struct rpc_shard *r, const struct conn *c)
 {
 	static const enum refusal refusals[CONN_R_COUNT] = {
-		[CONN_R_PROTOCOL] = REFUSAL_PROTOCOL, [CONN_R_TIMEOUT] = REFUSAL_TIMEOUT,
-		[CONN_R_STALLED] = REFUSAL_STALLED,   [CONN_R_QUEUE] = REFUSAL_QUEUE,
-		[CONN_R_FLOOD] = REFUSAL_FLOOD,       [CONN_R_LIMIT] = REFUSAL_CONNECTIONS,
+		[CONN_R_PROTOCOL] = REFUSAL_PROTOCOL,
+		[CONN_R_TIMEOUT] = REFUSAL_TIMEOUT,
+		[CONN_R_STALLED] = REFUSAL_STALLED,
+		[CONN_R_QUEUE] = REFUSAL_QUEUE,
+		[CONN_R_FLOOD] = REFUSAL_FLOOD,
+		[CONN_R_LIMIT] = REFUSAL_CONNECTIONS,
+		[CONN_R_ACCESS] = REFUSAL_UNAUTHENTICATED,
 	};
 	if (refusals[c->reason] || c->reason == CONN_R_PROTOCOL)
 		call_note_refusal(r, c, refusals[c->reason]);

@@ -211,6 +211,8 @@ static inline size_t call_send_framed(struct call *c, const struct conn_slice *s
 }
 static inline void call_finish(struct call *c, enum grpc_status status, struct span text)
 {
+	if (__builtin_expect(status == GRPC_RESOURCE_EXHAUSTED, 0))
+		call_note_refusal(c->rpc, c->conn, REFUSAL_LIMIT);
 	c->ops->finish(c, status, text);
 }
 static inline void call_deliver(struct call *c, struct span msg)

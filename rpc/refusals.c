@@ -17,8 +17,8 @@ enum { NEIGHBOURS = 8 };
 const char *refusal_name(enum refusal why)
 {
 	static const char *const names[REFUSAL_COUNT] = {
-		"protocol", "flood",   "timeout",         "stalled",          "queue", "connections", "calls",
-		"headers",  "message", "unauthenticated", "permission_denied"};
+		"protocol", "flood",   "timeout",         "stalled",           "queue", "connections", "calls",
+		"headers",  "message", "unauthenticated", "permission_denied", "limit"};
 	return (unsigned)why < REFUSAL_COUNT ? names[why] : "?";
 }
 

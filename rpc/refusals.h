@@ -20,8 +20,9 @@ enum refusal {
 	REFUSAL_CALLS,           /* STREAMS_MAX, NATIVE_INFLIGHT_MAX */
 	REFUSAL_HEADERS,         /* HEADER_LIST_MAX, HEADER_FIELDS_MAX */
 	REFUSAL_MESSAGE,         /* MESSAGE_MAX, ASSEMBLY_MAX */
-	REFUSAL_UNAUTHENTICATED, /* no credential, a wrong one, or one that has expired */
+	REFUSAL_UNAUTHENTICATED, /* no credential, a wrong one, or one that has expired; certificates too */
 	REFUSAL_DENIED,          /* a right is missing */
+	REFUSAL_LIMIT,           /* a service's: COUNT_MAX, SEQUENCES_MAX, FEED_..._MAX */
 	REFUSAL_COUNT
 };
 /* "protocol", "flood" … */

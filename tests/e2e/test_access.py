@@ -309,7 +309,7 @@ def test_certificates(daemon, tmp_path, rules, stubs):
     assert code_of("bob", "a.1") == grpc.StatusCode.UNAUTHENTICATED
     assert code_of("alice", "a.1", [("authorization", "Bearer wrong")]) == grpc.StatusCode.UNAUTHENTICATED
     assert code_of("bob", "order", [("authorization", "Bearer t-orders")]) == grpc.StatusCode.OK
-    before = refusals(d)["by_reason"]["protocol"]
+    before = refusals(d)["by_reason"]["unauthenticated"]
     other = Authority(tmp_path / "other", "another authority")
     mine, my_key = other.issue("alice")
     credentials = grpc.ssl_channel_credentials(authority.cert.read_bytes(), my_key.read_bytes(), mine.read_bytes())
@@ -317,7 +317,7 @@ def test_certificates(daemon, tmp_path, rules, stubs):
         with pytest.raises(grpc.RpcError) as e:
             stubs.rpc.IdsStub(channel).Next(stubs.pb.NextRequest(sequence="a.1"), timeout=10)
         assert e.value.code() == grpc.StatusCode.UNAVAILABLE
-    wait_until(lambda: refusals(d)["by_reason"]["protocol"] > before, "the refused certificate to be counted")
+    wait_until(lambda: refusals(d)["by_reason"]["unauthenticated"] > before, "the refused certificate to be counted")
 
 
 def test_tools(guarded, rules, tmp_path):

@@ -240,3 +240,24 @@ def test_hundreds_of_calls_from_many_threads(daemon):
     with socket.create_connection((d.host, d.port)) as s, native.Client(d) as c:
         assert c.next().start == 801
         s.sendall(b"\x81")
+
+
+def test_what_services_refuse_is_counted_by_reason_and_address(daemon):
+    """Limits of the services were in the figures of their methods only, where nobody sees who meets them."""
+    d = daemon(SHARDS=1, COUNT_MAX=10, SEQUENCES_MAX=2, FEED_STREAMS_MAX=1, FEED_FRAME_MAX=65536)
+
+    def publish(stream, payload=b"x"):
+        return b"\x0a" + native.varint(len(stream)) + stream + b"\x10\x01\x1a" + native.varint(len(payload)) + payload
+
+    asked = [(native.NEXT, next_request("", 11)), (native.NEXT, next_request("b")), (native.NEXT, next_request("c")), (3, publish(b"a")), (3, publish(b"b")),
+             (3, publish(b"a", bytes(70000)))]
+    with native.Client(d) as c:
+        got = []
+        for call, (method, payload) in enumerate(asked):
+            c.send(native.request(call, payload, method=method))
+            got.append(c.get().status)
+    refused = got.count(native.RESOURCE_EXHAUSTED)
+    assert got[0] == got[2] == got[4] == got[5] == native.RESOURCE_EXHAUSTED and refused == 4, got
+    r = d.stats()["refusals"]
+    assert r["by_reason"]["limit"] == 4
+    assert r["by_address"] == [{"address": "127.0.0.1", "total": 4, "by_reason": {"limit": 4}}]

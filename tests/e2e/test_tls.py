@@ -4,6 +4,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import time
 
 import grpc
 import native
@@ -140,6 +141,43 @@ def test_client_certificates(daemon, authority, secure, stubs, tmp_path):
         assert code_of(lambda i=ids: i.Next(stubs.pb.NextRequest(), timeout=10)) == grpc.StatusCode.UNAVAILABLE
     assert "certificate" in d.log()
     assert secure(d, authority.issue("bob")).Next(stubs.pb.NextRequest()).first == 2
+
+
+def try_certificate(d, authority, pair):
+    """What the daemon says, in TLS, to a client that shows this certificate (or none): the alert's name, or "" """
+    context = ssl.create_default_context(cafile=authority.cert)
+    context.set_alpn_protocols(["h2"])
+    if pair:
+        context.load_cert_chain(*pair)
+    try:
+        with context.wrap_socket(socket.create_connection((d.host, d.port), 30), server_hostname="localhost") as s:
+            s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            return "" if s.recv(9) else "closed"
+    except ssl.SSLError as e:
+        return e.reason
+
+
+def test_refused_certificates_by_alert_count_and_log(daemon, authority, tmp_path):
+    """No certificate, one of a wrong authority, an expired one, a self-signed one: each has its alert, is counted by reason and by address, and a burst of
+    them is a line a second in the log."""
+    cert, key = authority.issue("server")
+    other = Authority(tmp_path / "other", "another authority")
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key, TLS_CLIENT_CA=authority.cert)
+    refused = {"TLSV13_ALERT_CERTIFICATE_REQUIRED": None, "TLSV1_ALERT_UNKNOWN_CA": other.issue("mallory"),
+               "SSLV3_ALERT_CERTIFICATE_EXPIRED": authority.issue("late", expired=True)}
+    began = time.monotonic()
+    for alert, pair in refused.items():
+        assert try_certificate(d, authority, pair) == alert
+    assert try_certificate(d, authority, (other.cert, other.key)) == "TLSV1_ALERT_UNKNOWN_CA", "self-signed"
+    for _ in range(40):
+        assert try_certificate(d, authority, refused["TLSV1_ALERT_UNKNOWN_CA"]) == "TLSV1_ALERT_UNKNOWN_CA"
+    seconds = time.monotonic() - began
+    assert try_certificate(d, authority, authority.issue("alice")) == ""
+    wait_until(lambda: d.stats()["refusals"]["by_reason"]["unauthenticated"] == 44, "the refusals to be counted")
+    assert d.stats()["refusals"]["by_address"] == [{"address": "127.0.0.1", "total": 44, "by_reason": {"unauthenticated": 44}}]
+    assert d.stats()["connections_ended"]["access"] == 44
+    lines = [line for line in d.log().splitlines() if "certificate was refused" in line or "did not return a certificate" in line]
+    assert 1 <= len(lines) <= seconds + 2
 
 
 def test_certificates_are_read_again_on_sighup(daemon, authority, secure, stubs):

@@ -422,6 +422,8 @@ static size_t fake_send_framed(struct call *c, const struct conn_slice *s)
 	return n;
 }
 
+static struct conn fake_conn; /* whose all calls are */
+
 static void fake_finish(struct call *c, enum grpc_status status, struct span text)
 {
 	struct fake_call *fc = fake_call_of(c);
@@ -471,6 +473,7 @@ static inline struct fake_call *fake_begin(unsigned number)
 	fc->room = SIZE_MAX;
 	fc->call.ops = &fake_ops;
 	fc->call.rpc = &rig.rpc;
+	fc->call.conn = &fake_conn;
 	call_begin(&fc->call, m, (uint16_t)index, 0);
 	fc->call.seen = true;
 	if (m->open)

@@ -19,6 +19,9 @@
 
 enum { CALLS = 3000 };
 
+static struct conn conn; /* whose all calls are */
+static struct refusals refusals;
+
 static struct {
 	struct journal *journal;
 	struct ids *ids;
@@ -83,7 +86,7 @@ static void begin(const char *queue, unsigned threads)
 	assert_int_equal(ids_open(&io, t.journal, &t.ids, &why), 0);
 	assert_int_equal(workers_new(&wo, t.ids, &t.workers, &why), 0);
 	assert_int_equal(doorbell_init(&t.shard.bell), 0);
-	t.rpc = (struct rpc_shard){.shard = &t.shard};
+	t.rpc = (struct rpc_shard){.shard = &t.shard, .refusals = &refusals};
 	assert_int_equal(workers_join(t.workers, &t.rpc), 0);
 	assert_int_equal(ids_start(t.ids, -1), 0);
 	assert_int_equal(workers_start(t.workers), 0);

@@ -145,11 +145,7 @@ static bool unpad(struct h2_session *s, const struct h2_frame *f, const uint8_t 
 				      "HEADERS too short for its priority fields");
 			return false;
 		}
-		if ((load_be32(*p) & 0x7fffffff) == f->stream) {
-			h2_conn_error(s, H2_PROTOCOL_ERROR, CONN_R_PROTOCOL, "a stream that depends on itself");
-			return false;
-		}
-		*p += 5;
+		*p += 5; /* not looked at, whatever it depends on: section 5.3.2 */
 		*n -= 5;
 	}
 	if (pad > *n) {
@@ -403,17 +399,17 @@ static void on_priority(struct h2_session *s, const struct h2_frame *f, const ui
 		h2_conn_error(s, H2_PROTOCOL_ERROR, CONN_R_PROTOCOL, "PRIORITY without a stream");
 		return;
 	}
-	bool self = f->len == 5 && (load_be32(p) & 0x7fffffff) == f->stream;
-	if (f->len == 5 && !self)
+	if (f->len ==
+	    5) /* its content is not looked at (section 5.3.2), not even a dependency on itself, which RFC 7540 took for an error */
 		return;
-	enum h2_error code = self ? H2_PROTOCOL_ERROR : H2_FRAME_SIZE_ERROR;
 	struct h2_stream *st = h2_stream_find(s, f->stream);
 	if (st)
-		h2_stream_error(st, code);
+		h2_stream_error(st, H2_FRAME_SIZE_ERROR);
 	else if (f->stream > s->last_id || !(f->stream & 1)) /* section 6.4: no RST_STREAM for an idle one */
-		h2_conn_error(s, code, CONN_R_PROTOCOL, "a PRIORITY that is wrong, on an idle stream");
+		h2_conn_error(s, H2_FRAME_SIZE_ERROR, CONN_R_PROTOCOL,
+			      "a PRIORITY of a wrong length, on an idle stream");
 	else
-		h2_reset(s, f->stream, code, true);
+		h2_reset(s, f->stream, H2_FRAME_SIZE_ERROR, true);
 }
 
 static void on_goaway(struct h2_session *s, const struct h2_frame *f, const uint8_t *p)

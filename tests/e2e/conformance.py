@@ -322,6 +322,12 @@ case("6.1", "empty, without the end", headers(1) + frame(DATA, 0, 1) + end(1), s
 case("6.1", "padded", headers(1) + frame(DATA, PADDED | END_STREAM, 1, b"\x05" + message() + bytes(5)), served(1))
 case("6.1", "padded by nothing", headers(1) + frame(DATA, PADDED | END_STREAM, 1, b"\0" + message()), served(1))
 case("6.1", "nothing but padding", headers(1) + frame(DATA, PADDED, 1, b"\x05" + bytes(5)) + end(1), served(1))
+case("6.1", "nothing but padding, and the end", headers(1) + frame(DATA, 0, 1, message()) + frame(DATA, PADDED | END_STREAM, 1, b"\xff" + bytes(255)),
+     served(1))
+case("6.1", "nothing but a pad length, and the end", headers(1) + frame(DATA, 0, 1, message()) + frame(DATA, PADDED | END_STREAM, 1, b"\0"), served(1))
+case("6.1", "padding that is not zero", headers(1) + frame(DATA, PADDED | END_STREAM, 1, b"\x03" + message() + b"abc"), served(1))
+case("6.1", "a padded message in two frames", headers(1) + frame(DATA, PADDED, 1, b"\x02" + message()[:2] + bytes(2))
+     + frame(DATA, PADDED | END_STREAM, 1, b"\x09" + message()[2:] + bytes(9)), served(1))
 case("6.1", "padding as long as the frame", headers(1) + frame(DATA, PADDED, 1, b"\x05" + bytes(4)), ended(PROTOCOL_ERROR))
 case("6.1", "padding longer than the frame", headers(1) + frame(DATA, PADDED, 1, b"\xff" + bytes(4)), ended(PROTOCOL_ERROR))
 case("6.1", "padded without a pad length", headers(1) + frame(DATA, PADDED, 1), ended(FRAME_SIZE_ERROR, PROTOCOL_ERROR))
@@ -333,6 +339,12 @@ case("6.2", "padded", headers(1, b"\x03" + BLOCK + bytes(3), END_HEADERS | PADDE
 case("6.2", "with priority", headers(1, struct.pack(">IB", 0, 15) + BLOCK, END_HEADERS | PRIORITY_FLAG) + end(1), served(1))
 case("6.2", "with exclusive priority and padding", headers(1, b"\x03" + struct.pack(">IB", 0x80000000, 15) + BLOCK + bytes(3),
                                                            END_HEADERS | PRIORITY_FLAG | PADDED) + end(1), served(1))
+case("6.2", "padded by 255", headers(1, b"\xff" + BLOCK + bytes(255), END_HEADERS | PADDED) + end(1), served(1))
+case("6.2", "padded, and goes on in CONTINUATION, which is not", headers(1, b"\x03" + BLOCK[:9] + bytes(3), PADDED)
+     + headers(1, BLOCK[9:], END_HEADERS, CONTINUATION) + end(1), served(1))
+case("6.2", "a dependency on itself, which no one looks at", headers(1, struct.pack(">IB", 1, 15) + BLOCK, END_HEADERS | PRIORITY_FLAG) + end(1), served(1))
+case("6.2", "priority of trailers", headers(1) + frame(DATA, 0, 1, message())
+     + frame(HEADERS, END_HEADERS | END_STREAM | PRIORITY_FLAG, 1, struct.pack(">IB", 0, 15) + block(("x-checksum", "1"))), served(1))
 case("6.2", "padding as long as the frame", headers(1, b"\x05" + bytes(4), END_HEADERS | PADDED), ended(PROTOCOL_ERROR))
 case("6.2", "padding that covers the priority", headers(1, b"\x03" + bytes(5), END_HEADERS | PADDED | PRIORITY_FLAG), ended(PROTOCOL_ERROR))
 case("6.2", "too short for its priority", headers(1, b"\0\0", END_HEADERS | PRIORITY_FLAG), ended(FRAME_SIZE_ERROR))
@@ -342,6 +354,10 @@ case("6.2", "an empty block", headers(1, b"", END_HEADERS | END_STREAM), reset(1
 # 6.3 PRIORITY.
 
 case("6.3", "on stream 0", frame(PRIORITY, 0, 0, bytes(5)), ended(PROTOCOL_ERROR))
+for name, stream in {"an open stream": 1, "an idle stream": 9, "a stream of the server's": 2}.items():
+    case("6.3", f"a dependency of {name} on itself, which no one looks at", open_take(1) + frame(PRIORITY, 0, stream, struct.pack(">IB", stream, 1))
+         + end(1), served(1))
+case("6.3", "of 4 bytes on an idle stream", frame(PRIORITY, 0, 1, bytes(4)), ended(FRAME_SIZE_ERROR))
 case("6.3", "of 4 bytes", open_take(1) + frame(PRIORITY, 0, 1, bytes(4)), reset(1, FRAME_SIZE_ERROR))
 case("6.3", "of 6 bytes", open_take(1) + frame(PRIORITY, 0, 1, bytes(6)), reset(1, FRAME_SIZE_ERROR))
 
@@ -434,6 +450,7 @@ case("6.9", "the reserved bit", window_update(0, 0x80000001) + call(1), served(1
 case("6.9", "the reserved bit alone is 0", window_update(0, 0x80000000), ended(PROTOCOL_ERROR))
 case("6.9.1", "the connection's window up to 2^31 - 1", window_update(0, 0x7fffffff - 65535) + call(1), served(1))
 case("6.9.1", "the connection's window above 2^31 - 1", window_update(0, 0x7fffffff - 65534), ended(FLOW_CONTROL_ERROR))
+case("6.9.1", "a stream's window in two steps", open_take(1) + window_update(1, 0x40000000) * 2, reset(1, FLOW_CONTROL_ERROR))
 case("6.9.1", "in two steps", window_update(0, 0x40000000) * 2, ended(FLOW_CONTROL_ERROR))
 case("6.9.1", "a stream's window up to 2^31 - 1", open_take(1) + window_update(1, 0x7fffffff - 65535) + end(1), served(1))
 case("6.9.1", "a stream's window above 2^31 - 1", open_take(1) + window_update(1, 0x7fffffff - 65534), reset(1, FLOW_CONTROL_ERROR))
@@ -598,5 +615,9 @@ for name, examples in {"C.3": ("828684410f7777772e6578616d706c652e636f6d", "8286
        + headers(7, b"\x83\x86" + field(":path", h2raw.NEXT_PATH) + b"\xc0" + block(*request_fields()[4:]) + b"\xbe\xbf") + end(7), served(7))
     hp(name, "and no entry more", b"".join(headers(1 + 2 * i, bytes.fromhex(e), END_HEADERS | END_STREAM) for i, e in enumerate(examples))
        + headers(7, b"\xc1"), BAD)
-hp("7.2.3", "a header list above SETTINGS_MAX_HEADER_LIST_SIZE", after(field("x", "v" * 16200)), grpc(1, RESOURCE_EXHAUSTED))
+hp("4.2", "a size update at the beginning of trailers", headers(1) + frame(DATA, 0, 1, message())
+   + frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\x20" + integer(4096, 5, 0x20) + TRAILER) + call(3), served(1, 3))
+hp("4.2", "a size update alone", headers(1, b"\x20", END_HEADERS | END_STREAM) + call(3), reset(1, PROTOCOL_ERROR))
+hp("4.3", "a size of 0 is in force until the next update", before(b"\x20") + after(insert(b"x", b"1"), 3) + after(b"\xbe", 5), BAD)
+case("10.5.1", "a header list above SETTINGS_MAX_HEADER_LIST_SIZE", after(field("x", "v" * 16200)), grpc(1, RESOURCE_EXHAUSTED))
 assert NO_ERROR == 0

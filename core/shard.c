@@ -405,7 +405,11 @@ static int set_up(struct shard *s)
 				      .restrict_ops = s->opts->restrict_ring,
 				      .stats = &s->ring_stats};
 	rc = ring_init(&p, &s->ring);
-	return rc ? rc : s->opts->start(s, s->opts->ctx);
+	if (rc)
+		return rc;
+	if (s->index == 0) /* the others are like it */
+		log_info("io_uring: %s", ring_features(s->ring));
+	return s->opts->start(s, s->opts->ctx);
 }
 
 static void *shard_main(void *arg)

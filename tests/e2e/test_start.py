@@ -233,3 +233,9 @@ def test_memory_that_is_short(daemon):
 def test_both_names_of_an_option(daemon):
     done = subprocess.run([appliance.ORDINALD, "--dump-config", "-o", "CONFIG_COUNT_MAX=9"], capture_output=True, text=True, check=True)
     assert "CONFIG_COUNT_MAX=9" in done.stdout
+
+
+def test_the_ring_is_restricted(daemon):
+    """What the ring may run is limited to what a server needs (unit/core/test_ring.c says how)."""
+    d = daemon(SHARDS=1)
+    assert any("io_uring: " in line and "restricted" in line for line in d.log().splitlines()), d.log()

@@ -113,7 +113,7 @@ static void end(void)
 
 static void ask(struct asked *a, const struct method *m, struct span msg)
 {
-	*a = (struct asked){.call = {.method = m, .ops = &ops, .rpc = &t.rpc, .live = true}};
+	*a = (struct asked){.call = {.method = m, .ops = &ops, .rpc = &t.rpc, .conn = &conn, .live = true}};
 	m->message(&a->call, msg);
 }
 

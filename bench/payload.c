@@ -147,8 +147,10 @@ static bool turns(struct payload_conn *conns, uint64_t until_ns)
 {
 	while (clock_mono_ns() < until_ns && !t.lost && !(t.stopping && t.in_flight == 0)) {
 		for (uint32_t i = 0; !t.stopping && t.open == opts.connections && i < opts.connections; i++) {
+			struct payload_call *calls = conns[i].calls;
+			CHECK(calls != NULL); /* connect_all has made them */
 			for (uint32_t k = 0; k < opts.depth; k++)
-				start_call(&conns[i].calls[k]);
+				start_call(&calls[k]);
 		}
 		uint64_t now = clock_mono_ns(), left = until_ns > now ? until_ns - now : 0;
 		if (client_turn(t.client, left < TURN_NS ? left : TURN_NS))

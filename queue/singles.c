@@ -85,7 +85,11 @@ int singles_new(const struct singles_opts *o, struct singles **ret, const char *
 	size_t size;
 	int rc;
 
-	*ret_why = ops == NULL ? why_unknown(o->queue) : why_not(ops, o);
+	if (ops == NULL) {
+		*ret_why = why_unknown(o->queue);
+		return -EINVAL;
+	}
+	*ret_why = why_not(ops, o);
 	if (*ret_why != NULL)
 		return -EINVAL;
 	size = (sizeof *s + queues * sizeof *s->queue + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;

@@ -24,6 +24,7 @@ void cursor_unqueue(struct stream_cursor *c)
 		*(c->next ? &c->next->prev : &v->ready.last) = c->prev;
 		v->ready.n--;
 	} else if (c->queue == QUEUE_WAITING) {
+		DCHECK(c->vs != NULL); /* only a cursor whose stream is known waits for its frames */
 		*(c->prev ? &c->prev->next : &c->vs->waiting) = c->next;
 		if (c->next != NULL)
 			c->next->prev = c->prev;

@@ -152,9 +152,11 @@ static void insert_child(struct late_tree *t, struct path *p, struct stream_key 
 		unsigned at = p->at[d] + 1, keep = last ? INNER_MAX - 1 : INNER_MAX / 2;
 
 		if (in->n < INNER_MAX) {
+			DCHECK(s->n == 0); /* spare_make has counted exactly what is split */
 			inner_put(in, at, &low, child);
 			return;
 		}
+		DCHECK(s->n > 0);
 		more = s->inner[--s->n];
 		more->n = in->n - keep;
 		memcpy(more->low, &in->low[keep], more->n * sizeof more->low[0]);
@@ -168,6 +170,7 @@ static void insert_child(struct late_tree *t, struct path *p, struct stream_key 
 		low = more->low[0];
 		child = more;
 	}
+	DCHECK(s->n == 1);
 	struct inner *root = s->inner[--s->n];
 	root->n = 2;
 	root->child[0] = t->root;

@@ -158,8 +158,11 @@ void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint
 
 void publishers_done(struct publishers *ps)
 {
-	while (ps->newest != NULL)
-		forget(ps, ps->newest);
+	for (struct publisher *p = ps->newest, *older; p != NULL; p = older) {
+		older = p->older;
+		free(p->v);
+		free(p);
+	}
 	free(ps->bucket);
 	*ps = (struct publishers){.bucket = NULL};
 }

@@ -230,6 +230,7 @@ static struct stream_publish *publish_new(struct streams_view *v, const struct s
 
 static void publish_free(struct streams_view *v, struct stream_publish *p)
 {
+	DCHECK((p->prev_all == NULL) == (v->all_publishes == p));
 	*(p->prev_all ? &p->prev_all->next_all : &v->all_publishes) = p->next_all;
 	if (p->next_all != NULL)
 		p->next_all->prev_all = p->prev_all;
@@ -336,10 +337,12 @@ enum stream_error streams_publish(struct streams_view *v, const struct stream_re
 	if (p == NULL)
 		return STREAM_E_BUSY;
 	*ret = p;
-	if (s != NULL)
+	if (s != NULL) {
 		send_to_owner(v, s, p);
-	else
+	} else {
+		DCHECK(creation != NULL); /* view_find found one or the other */
 		list_add(&creation->publishes, p);
+	}
 	return STREAM_E_OK;
 }
 

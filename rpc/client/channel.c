@@ -167,10 +167,12 @@ static int channel_new(struct client *c, const struct channel_opts *o, const str
 		.authority = strdup(o->authority ? o->authority : "localhost"),
 	};
 	ch->calls_limit = ch->calls_max;
-	int r = -ENOMEM;
-	if (o->token && (r = set_token(ch, o->token)))
-		goto out_free;
-	if (!ch->authority || slab_init(&ch->calls, sizeof(struct call), ch->calls_max))
+	int r = ch->authority ? 0 : -ENOMEM;
+	if (r == 0 && o->token)
+		r = set_token(ch, o->token);
+	if (r == 0)
+		r = slab_init(&ch->calls, sizeof(struct call), ch->calls_max);
+	if (r)
 		goto out_free;
 	if (o->tls && (r = channel_tls_init(ch, o)))
 		goto out_calls;

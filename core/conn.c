@@ -181,7 +181,8 @@ static void deliver_held(struct conn *c)
 	}
 	if (c->state == CONN_OPEN && !c->recv_armed && !c->starved && recv_wanted(c))
 		recv_arm(c);
-	if (c->state == CONN_OPEN && c->recv_eof && !h->p && may_deliver(c)) {
+	if (c->state == CONN_OPEN && c->recv_eof && !c->eof_told && !h->p && may_deliver(c)) {
+		c->eof_told = true;
 		if (c->ops->eof)
 			c->ops->eof(c);
 		else
@@ -435,6 +436,16 @@ static void send_gathered(struct conn *c)
 	c->inflight++;
 }
 
+/* The timer looks at this send in time. One that is armed for the idle time, which is longer, is brought forward. */
+static void watch_for_stall(struct conn *c)
+{
+	uint64_t due_ns = c->shard->now_ns + c->shard->opts->stall_ns;
+	if (timer_is_armed(&c->timer) && c->timer.due_ms <= due_ns / NS_PER_MS + 1)
+		return;
+	c->stall_mark = c->bytes_sent;
+	wheel_add(&c->shard->wheel, &c->timer, due_ns);
+}
+
 static void send_more(struct conn *c)
 {
 	const struct conn_out *o = &c->sending;
@@ -446,10 +457,7 @@ static void send_more(struct conn *c)
 		c->inflight++;
 	}
 	count_add(&c->shard->stats.sends, 1);
-	if (!timer_is_armed(&c->timer)) {
-		c->stall_mark = c->bytes_sent;
-		wheel_add(&c->shard->wheel, &c->timer, c->shard->now_ns + c->shard->opts->stall_ns);
-	}
+	watch_for_stall(c);
 }
 
 static bool is_sending(const struct conn *c)
@@ -637,12 +645,15 @@ static void on_timer(struct timer *t, void *ctx)
 		return;
 	}
 	if (s->opts->idle_ns && c->state == CONN_OPEN) {
-		bool busy = c->ops->busy && c->ops->busy(c);
-		if (!busy && s->now_ns - c->active_ns >= s->opts->idle_ns) {
-			c->reason = CONN_R_IDLE;
-			conn_drain(c);
+		uint64_t idle_at_ns = c->active_ns + s->opts->idle_ns;
+		if (s->now_ns >= idle_at_ns) {
+			if (!c->ops->busy || !c->ops->busy(c)) {
+				c->reason = CONN_R_IDLE;
+				conn_drain(c);
+			}
+			idle_at_ns = s->now_ns + s->opts->idle_ns;
 		}
-		wheel_add(&s->wheel, t, s->now_ns + s->opts->idle_ns);
+		wheel_add(&s->wheel, t, idle_at_ns);
 	}
 }
 

@@ -25,7 +25,7 @@ struct ring_event;
 struct conn_ops {
 	/* Bytes received, valid during the call; all of them are consumed (copy what must be kept). */
 	void (*data)(struct conn *c, const uint8_t *p, size_t n);
-	/* The peer has closed its sending half. The default (NULL) is conn_close. */
+	/* The peer has closed its sending half: once, after its last bytes. The default (NULL) is conn_close. */
 	void (*eof)(struct conn *c);
 	/* The output queue, having been above conn_high_water or waited for with conn_want_writable, is down to conn_low_water
 	 * again. May be NULL. */
@@ -100,6 +100,7 @@ struct conn {
 	uint8_t state;
 	uint8_t inflight; /* operations with a completion to come */
 	bool recv_armed, recv_cancelling, recv_eof;
+	bool eof_told;               /* to the session */
 	bool paused;                 /* by the session */
 	bool choked;                 /* output is above high water */
 	bool wants_writable;         /* by the session: see conn_want_writable */

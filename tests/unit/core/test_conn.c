@@ -1,0 +1,535 @@
+/* A connection on a ring that is this test: what it asks for is kept, and completes when and how the test says. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "core/base/check.h"
+#include "core/base/clock.h"
+#include "core/base/log.h"
+#include "core/conn.h"
+#include "core/ring.h"
+#include "core/shard.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+enum { STALL_S = 2, IDLE_S = 60, CANCELS = 8 };
+
+static struct {
+	struct shard s;
+	struct shard_opts opts;
+	struct conn *c;
+	/* The ring. */
+	bool recv_armed, recv_cancelled, sending, send_cancelled;
+	uint64_t recv_tag, send_tag, cancels[CANCELS];
+	unsigned cancel_count;
+	size_t send_len;
+	uint8_t *delivered;
+	/* The session. */
+	size_t got;
+	unsigned datas, ends, drains, closes, writables, released;
+	bool busy, stays_after_end;
+} t;
+
+/* ---- twins of the ring and the shard ---- */
+
+void ring_recv(struct ring *r, int fd, uint64_t tag)
+{
+	assert_false(t.recv_armed);
+	t.recv_armed = true;
+	t.recv_cancelled = false;
+	t.recv_tag = tag;
+}
+
+void ring_send(struct ring *r, int fd, const void *p, size_t n, uint64_t tag)
+{
+	assert_false(t.sending);
+	assert_true(n > 0);
+	t.sending = true;
+	t.send_cancelled = false;
+	t.send_tag = tag;
+	t.send_len = n;
+}
+
+void ring_sendmsg(struct ring *r, int fd, const struct msghdr *m, uint64_t tag)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < m->msg_iovlen; i++)
+		n += m->msg_iov[i].iov_len;
+	ring_send(r, fd, m, n, tag);
+}
+
+static void cancelled_by(uint64_t tag)
+{
+	assert_true(t.cancel_count < CANCELS);
+	t.cancels[t.cancel_count++] = tag;
+}
+
+void ring_cancel_tag(struct ring *r, uint64_t victim, uint64_t tag)
+{
+	t.recv_cancelled |= t.recv_armed && t.recv_tag == victim;
+	cancelled_by(tag);
+}
+
+void ring_cancel_fd(struct ring *r, int fd, uint64_t tag)
+{
+	t.recv_cancelled |= t.recv_armed;
+	t.send_cancelled |= t.sending;
+	cancelled_by(tag);
+}
+
+uint8_t *ring_buf(const struct ring *r, uint16_t buf)
+{
+	return t.delivered;
+}
+
+void ring_buf_put(struct ring *r, uint16_t buf)
+{
+}
+
+void shard_unsettle(struct shard *s, struct conn *c)
+{
+}
+
+void shard_refuse(struct shard *s, int fd)
+{
+	fail();
+}
+
+/* ---- the session ---- */
+
+static void on_data(struct conn *c, const uint8_t *p, size_t n)
+{
+	t.datas++;
+	t.got += n;
+}
+
+static void on_end(struct conn *c)
+{
+	t.ends++;
+	if (!t.stays_after_end)
+		conn_close(c);
+}
+
+static void on_writable(struct conn *c)
+{
+	t.writables++;
+}
+
+static bool is_busy(const struct conn *c)
+{
+	return t.busy;
+}
+
+static void on_drain(struct conn *c)
+{
+	t.drains++;
+	conn_close(c);
+}
+
+static void on_closed(struct conn *c)
+{
+	t.closes++;
+}
+
+static bool attach(struct conn *c, void *ctx)
+{
+	static const struct conn_ops ops = {.data = on_data,
+					    .eof = on_end,
+					    .writable = on_writable,
+					    .busy = is_busy,
+					    .drain = on_drain,
+					    .closed = on_closed};
+
+	c->ops = &ops;
+	return true;
+}
+
+/* ---- events ---- */
+
+static void event(uint64_t tag, int32_t res, uint16_t flags)
+{
+	struct ring_event ev = {.tag = tag, .res = res, .flags = flags};
+	struct conn *c = slab_at(&t.s.conns, ring_tag_slot(tag));
+
+	assert_int_equal(c->gen & 0xffffff, ring_tag_gen(tag));
+	if (ring_tag_kind(tag) == SHARD_OP_RECV)
+		conn_on_recv(c, &ev);
+	else if (ring_tag_kind(tag) == SHARD_OP_SEND)
+		conn_on_send(c, &ev);
+	else
+		conn_on_cancel(c, &ev);
+}
+
+static void turn(void)
+{
+	wheel_advance(&t.s.wheel, t.s.now_ns);
+	while (t.s.dirty) {
+		struct conn *c = t.s.dirty;
+
+		t.s.dirty = c->dirty_next;
+		conn_flush(c);
+	}
+	while (t.s.starved) {
+		struct conn *c = t.s.starved;
+
+		t.s.starved = c->starved_next;
+		conn_rearm(c);
+	}
+	while (t.s.doomed) {
+		struct conn *c = t.s.doomed;
+
+		t.s.doomed = c->doomed_next;
+		conn_bury(c);
+	}
+}
+
+static void pass(uint64_t ns)
+{
+	t.s.now_ns += ns;
+	turn();
+}
+
+static void arrives(size_t n)
+{
+	assert_true(t.recv_armed);
+	t.delivered = calloc(1, n);
+	assert_non_null(t.delivered);
+	event(t.recv_tag, (int32_t)n, RING_EV_MORE | RING_EV_BUFFER);
+	free(t.delivered);
+}
+
+static void recv_ends(int32_t res)
+{
+	assert_true(t.recv_armed);
+	t.recv_armed = false;
+	event(t.recv_tag, res, 0);
+}
+
+static void sent(int32_t res)
+{
+	assert_true(t.sending);
+	t.sending = false;
+	event(t.send_tag, res, 0);
+}
+
+/* Everything that has been cancelled completes: the cancellations first. */
+static void cancellations_complete(void)
+{
+	while (t.cancel_count)
+		event(t.cancels[--t.cancel_count], 0, 0);
+	if (t.recv_cancelled && t.recv_armed)
+		recv_ends(-ECANCELED);
+	if (t.send_cancelled && t.sending)
+		sent(-ECANCELED);
+}
+
+static int set_up(void **state)
+{
+	memset(&t, 0, sizeof t);
+	log_level_now = LOG_LEVEL_ERROR;
+	t.opts = (struct shard_opts){.conns_max = 4,
+				     .conn_queue_max = 256 << 10,
+				     .stall_ns = STALL_S * NS_PER_S,
+				     .idle_ns = IDLE_S * NS_PER_S,
+				     .attach = attach};
+	t.s.opts = &t.opts;
+	t.s.now_ns = 1000 * NS_PER_S;
+	wheel_init(&t.s.wheel, t.s.now_ns, &t.s);
+	bufpool_init(&t.s.pool);
+	assert_int_equal(slab_init(&t.s.conns, sizeof(struct conn), 4), 0);
+	t.c = conn_open(&t.s, open("/dev/null", O_RDWR | O_CLOEXEC));
+	assert_non_null(t.c);
+	assert_true(t.recv_armed);
+	return 0;
+}
+
+/* Whatever happened: nothing is left. */
+static int tear_down(void **state)
+{
+	if (t.s.conns.used) {
+		conn_abort(t.c, CONN_R_SHUTDOWN);
+		turn();
+		cancellations_complete();
+		turn();
+	}
+	assert_int_equal(t.closes, 1);
+	assert_int_equal(t.s.conns.used, 0);
+	assert_int_equal(t.s.wheel.armed, 0);
+	assert_int_equal(t.s.pool.bytes_out, 0);
+	assert_false(t.recv_armed || t.sending);
+	slab_done(&t.s.conns);
+	bufpool_done(&t.s.pool);
+	return 0;
+}
+
+/* ---- time ---- */
+
+/* The timer stood at the idle time, and a client that read nothing was looked at only then. */
+static void test_a_stalled_reader_is_closed_in_the_stall_time_whatever_the_idle_time(void **state)
+{
+	conn_write(t.c, "x", 1);
+	turn();
+	assert_true(t.sending);
+	pass(STALL_S * NS_PER_S - 10 * NS_PER_MS);
+	assert_int_equal(t.closes, 0);
+	pass(20 * NS_PER_MS);
+	assert_int_equal(t.closes, 1);
+	assert_int_equal(t.c->reason, CONN_R_STALLED);
+	cancellations_complete();
+	turn();
+}
+
+static void test_a_slow_reader_is_not_a_stalled_one(void **state)
+{
+	static uint8_t bytes[1000];
+
+	conn_write(t.c, bytes, sizeof bytes);
+	turn();
+	for (unsigned i = 0; i < 10; i++) {
+		sent(1);
+		pass(STALL_S * NS_PER_S * 3 / 4);
+		assert_int_equal(t.closes, 0);
+	}
+	sent((int32_t)t.send_len);
+	turn();
+	assert_false(t.sending);
+}
+
+static void test_a_send_that_begins_when_the_idle_time_ends_has_its_stall_time(void **state)
+{
+	pass(IDLE_S * NS_PER_S - 5 * NS_PER_MS);
+	t.busy = true;
+	conn_write(t.c, "x", 1);
+	turn();
+	pass(10 * NS_PER_MS); /* the timer fires */
+	assert_int_equal(t.closes, 0);
+	pass(STALL_S * NS_PER_S - 20 * NS_PER_MS);
+	assert_int_equal(t.closes, 0);
+	sent(1);
+	turn();
+}
+
+/* It was asked at fixed intervals of the idle time, so its true idle time came to nearly twice as much. */
+static void test_an_idle_connection_is_closed_when_it_has_been_idle_so_long(void **state)
+{
+	pass(IDLE_S * NS_PER_S / 2);
+	arrives(1);
+	pass(IDLE_S * NS_PER_S - 10 * NS_PER_MS);
+	assert_int_equal(t.drains, 0);
+	pass(20 * NS_PER_MS);
+	assert_int_equal(t.drains, 1);
+	recv_ends(0);
+	turn();
+}
+
+static void test_a_busy_connection_is_not_idle(void **state)
+{
+	t.busy = true;
+	for (unsigned i = 0; i < 4; i++) {
+		pass(IDLE_S * NS_PER_S);
+		assert_int_equal(t.drains, 0);
+	}
+	t.busy = false;
+	pass(IDLE_S * NS_PER_S);
+	assert_int_equal(t.drains, 1);
+	recv_ends(0);
+	turn();
+}
+
+/* ---- receiving ---- */
+
+static void test_without_buffers_the_receive_is_armed_again_at_the_turns_end(void **state)
+{
+	recv_ends(-ENOBUFS);
+	assert_false(t.recv_armed);
+	turn();
+	assert_true(t.recv_armed);
+	arrives(10);
+	assert_int_equal(t.got, 10);
+}
+
+static void test_a_starved_connection_that_is_closed_meanwhile_is_freed(void **state)
+{
+	recv_ends(-ENOBUFS);
+	conn_abort(t.c, CONN_R_PROTOCOL);
+	turn();
+	assert_int_equal(t.closes, 1);
+	assert_int_equal(t.s.conns.used, 0);
+}
+
+static void test_a_pause_holds_bytes_stops_the_receive_and_gives_all_back_in_order(void **state)
+{
+	conn_pause(t.c);
+	for (unsigned i = 0; i < 5; i++)
+		arrives(16384);
+	assert_int_equal(t.got, 0);
+	assert_true(t.recv_cancelled);
+	arrives(7); /* had been delivered before the cancellation was noticed */
+	cancellations_complete();
+	turn();
+	assert_false(t.recv_armed);
+	conn_resume(t.c);
+	turn();
+	assert_int_equal(t.got, 5 * 16384 + 7);
+	assert_true(t.recv_armed);
+}
+
+/* The receive had run out of buffers by itself before its cancellation, which then hits the next one. */
+static void test_a_cancellation_that_hits_the_next_receive_does_not_stop_it_for_good(void **state)
+{
+	conn_pause(t.c);
+	for (unsigned i = 0; i < 5; i++)
+		arrives(16384);
+	recv_ends(-ENOBUFS);
+	conn_resume(t.c);
+	turn();
+	assert_true(t.recv_armed);
+	t.recv_cancelled = true;
+	cancellations_complete();
+	turn();
+	assert_true(t.recv_armed);
+	arrives(3);
+	assert_int_equal(t.got, 5 * 16384 + 3);
+}
+
+static void test_the_end_waits_for_what_is_held_before_it(void **state)
+{
+	conn_pause(t.c);
+	arrives(100);
+	recv_ends(0);
+	turn();
+	assert_int_equal(t.got, 0);
+	assert_int_equal(t.closes, 0);
+	conn_resume(t.c);
+	turn();
+	assert_int_equal(t.got, 100);
+	assert_int_equal(t.closes, 1);
+}
+
+/* A session that has calls to answer stays open after the end; it was told of the end again with each flush. */
+static void test_the_end_is_told_once(void **state)
+{
+	t.stays_after_end = true;
+	recv_ends(0);
+	for (unsigned i = 0; i < 3; i++) {
+		conn_write(t.c, "x", 1);
+		turn();
+		sent(1);
+		turn();
+	}
+	assert_int_equal(t.ends, 1);
+	conn_close(t.c);
+	turn();
+}
+
+/* ---- ending ---- */
+
+static void test_a_connection_is_freed_after_the_last_completion_that_names_it(void **state)
+{
+	conn_write(t.c, "x", 1);
+	turn();
+	conn_abort(t.c, CONN_R_PROTOCOL);
+	turn();
+	assert_int_equal(t.closes, 1);
+	assert_int_equal(t.s.conns.used, 1);
+	sent(-ECANCELED);
+	turn();
+	assert_int_equal(t.s.conns.used, 1);
+	recv_ends(-ECANCELED);
+	turn();
+	assert_int_equal(t.s.conns.used, 1);
+	event(t.cancels[--t.cancel_count], 0, 0);
+	turn();
+	assert_int_equal(t.s.conns.used, 0);
+}
+
+static void released(void *owner)
+{
+	t.released++;
+}
+
+static void test_slices_stay_until_all_of_them_is_sent(void **state)
+{
+	static uint8_t bytes[3000];
+	struct conn_slice s = {.p = bytes, .n = sizeof bytes, .release = released};
+
+	conn_write(t.c, "head", 4);
+	conn_write_slice(t.c, &s);
+	conn_write(t.c, "tail", 4);
+	turn();
+	assert_int_equal(t.send_len, sizeof bytes + 8);
+	sent(5); /* ends inside the slice */
+	assert_int_equal(t.send_len, sizeof bytes + 3);
+	assert_int_equal(t.released, 0);
+	sent(sizeof bytes - 1); /* ends where the tail begins */
+	assert_int_equal(t.send_len, 4);
+	assert_int_equal(t.released, 0);
+	sent(4);
+	assert_int_equal(t.released, 1);
+	turn();
+}
+
+static void test_what_is_queued_is_sent_before_a_good_end(void **state)
+{
+	conn_write(t.c, "bye", 3);
+	conn_close(t.c);
+	assert_false(conn_write(t.c, "too late", 8));
+	turn();
+	assert_int_equal(t.send_len, 3);
+	sent(3);
+	turn();
+	assert_int_equal(t.closes, 0); /* it lingers for the other side's end */
+	pass(NS_PER_S + 10 * NS_PER_MS);
+	assert_int_equal(t.closes, 1);
+	assert_int_equal(t.c->reason, CONN_R_DONE);
+	cancellations_complete();
+	turn();
+}
+
+static void test_a_writable_that_was_waited_for_comes_once(void **state)
+{
+	static uint8_t bytes[100 << 10];
+
+	conn_write(t.c, bytes, sizeof bytes);
+	turn();
+	arrives(1); /* above high water nothing is delivered */
+	assert_int_equal(t.datas, 0);
+	sent(70 << 10);
+	assert_int_equal(t.writables, 0);
+	sent(30 << 10);
+	turn();
+	assert_int_equal(t.writables, 1);
+	arrives(1);
+	assert_int_equal(t.got, 2);
+}
+
+int main(void)
+{
+#define T(fn) cmocka_unit_test_setup_teardown(fn, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		T(test_a_stalled_reader_is_closed_in_the_stall_time_whatever_the_idle_time),
+		T(test_a_slow_reader_is_not_a_stalled_one),
+		T(test_a_send_that_begins_when_the_idle_time_ends_has_its_stall_time),
+		T(test_an_idle_connection_is_closed_when_it_has_been_idle_so_long),
+		T(test_a_busy_connection_is_not_idle),
+		T(test_without_buffers_the_receive_is_armed_again_at_the_turns_end),
+		T(test_a_starved_connection_that_is_closed_meanwhile_is_freed),
+		T(test_a_pause_holds_bytes_stops_the_receive_and_gives_all_back_in_order),
+		T(test_a_cancellation_that_hits_the_next_receive_does_not_stop_it_for_good),
+		T(test_the_end_waits_for_what_is_held_before_it),
+		T(test_the_end_is_told_once),
+		T(test_a_connection_is_freed_after_the_last_completion_that_names_it),
+		T(test_slices_stay_until_all_of_them_is_sent),
+		T(test_what_is_queued_is_sent_before_a_good_end),
+		T(test_a_writable_that_was_waited_for_comes_once),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -276,7 +276,8 @@ void conn_on_recv(struct conn *c, const struct ring_event *ev)
 	}
 }
 
-void conn_rearm(struct conn *c)
+/* A starved one, after buffers came back. */
+static void rearm(struct conn *c)
 {
 	c->starved = false;
 	if (!c->recv_armed && recv_wanted(c))
@@ -477,7 +478,7 @@ static void finish(struct conn *c)
 	wheel_add(&c->shard->wheel, &c->timer, c->shard->now_ns + LINGER_NS);
 }
 
-void conn_flush(struct conn *c)
+static void flush(struct conn *c)
 {
 	c->dirty = false;
 	if (c->state == CONN_OPEN && (c->held.p || c->recv_eof) && may_deliver(c))
@@ -608,7 +609,8 @@ static void conn_free(struct conn *c)
 	atomic_store_explicit(&s->conn_count, s->conns.used, memory_order_relaxed);
 }
 
-void conn_bury(struct conn *c)
+/* A doomed one. Comes by twice if operations are in flight: to cancel them, and after the last completion. */
+static void bury(struct conn *c)
 {
 	if (c->ops) {
 		const struct conn_ops *ops = c->ops;
@@ -625,6 +627,26 @@ void conn_bury(struct conn *c)
 		conn_free(c);
 	else
 		c->doomed = false; /* comes back when its last completion does */
+}
+
+void conn_flush_all(struct shard *s)
+{
+	while (s->dirty) {
+		struct conn *c = s->dirty;
+		s->dirty = c->dirty_next;
+		flush(c);
+	}
+	struct conn *starved = s->starved;
+	s->starved = NULL;
+	for (struct conn *next; starved; starved = next) {
+		next = starved->starved_next;
+		rearm(starved);
+	}
+	while (s->doomed) {
+		struct conn *c = s->doomed;
+		s->doomed = c->doomed_next;
+		bury(c);
+	}
 }
 
 static void on_timer(struct timer *t, void *ctx)

@@ -208,9 +208,8 @@ bool conn_tls_seal(struct conn *c);
 void conn_on_recv(struct conn *c, const struct ring_event *ev);
 void conn_on_send(struct conn *c, const struct ring_event *ev);
 void conn_on_cancel(struct conn *c, const struct ring_event *ev);
-void conn_flush(struct conn *c);
-void conn_bury(struct conn *c);   /* a doomed one, at the end of the turn */
-void conn_rearm(struct conn *c);  /* a starved one, after buffers came back */
+void conn_flush_all(
+	struct shard *s);         /* the end of a turn: sends what is queued, receives again, frees what has ended */
 void conn_settle(struct conn *c); /* one that has fallen silent: asks the socket whether it has ended */
 void conn_drain(struct conn *c);
 

@@ -209,26 +209,6 @@ static void dispatch(struct shard *s, const struct ring_event *ev)
 		conn_on_cancel(c, ev);
 }
 
-static void flush(struct shard *s)
-{
-	while (s->dirty) {
-		struct conn *c = s->dirty;
-		s->dirty = c->dirty_next;
-		conn_flush(c);
-	}
-	struct conn *starved = s->starved;
-	s->starved = NULL;
-	for (struct conn *next; starved; starved = next) {
-		next = starved->starved_next;
-		conn_rearm(starved);
-	}
-	while (s->doomed) {
-		struct conn *c = s->doomed;
-		s->doomed = c->doomed_next;
-		conn_bury(c);
-	}
-}
-
 static void each_conn(struct shard *s, void (*fn)(struct conn *c))
 {
 	for (uint32_t i = 0; i < s->conns.made; i++) {
@@ -335,7 +315,7 @@ static int turn(struct shard *s, struct ring_event *ev)
 	}
 	for (unsigned i = 0; i < s->hook_count; i++)
 		s->hooks[i].turn(s, s->hooks[i].ctx);
-	flush(s);
+	conn_flush_all(s);
 	return 0;
 }
 
@@ -359,7 +339,7 @@ static bool is_needed(struct shard *s)
 			 s->hurried ? "when told to hurry" : "after the drain time");
 		s->drain_deadline_ns = UINT64_MAX;
 		each_conn(s, end_for_shutdown);
-		flush(s);
+		conn_flush_all(s);
 	}
 	if (shard_conns(s) > 0 || s->accepts_armed || may_get_more(s) || mesh_has_mail(s->mesh, s->index))
 		return true;

@@ -1,8 +1,10 @@
 """HTTP/2 by hand: frames written and read one by one, so that tests can send what no library would. Header blocks are written as literals,
 and read as far as a server needs to be read that uses no dynamic table and no Huffman coding."""
 
-import socket
 import struct
+
+import native
+from peer import Peer
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -113,10 +115,6 @@ def fields_of(p):
     return out
 
 
-class Cut(OSError):
-    """The connection ended within a frame."""
-
-
 class Frame:
     def __init__(self, header, payload):
         self.kind, self.flags = header[3], header[4]
@@ -188,33 +186,16 @@ class Answer:
         return out
 
 
-class Connection:
+class Connection(Peer):
     def __init__(self, daemon, *, begin=True, ack=True, **initial):
         """begin: sends the preface and SETTINGS(initial). ack: acknowledges the server's SETTINGS as soon as they come."""
-        self.sock = daemon.connect()
-        self.data = b""
+        super().__init__(daemon)
         self.ack = ack
         self.answers = {}
         self.settings, self.goaways, self.pongs, self.settings_acks = None, [], [], 0
         self.windows = {}  # credit received, by stream
         if begin:
             self.send(PREFACE + settings(**initial))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self):
-        self.sock.close()
-
-    def reset(self):
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.sock.close()
-
-    def send(self, data):
-        self.sock.sendall(data)
 
     def send_unless_closed(self, data):
         """For floods, in whose middle the server may have closed. false: it has."""
@@ -224,28 +205,12 @@ class Connection:
         except (BrokenPipeError, ConnectionResetError):
             return False
 
-    def read(self, n):
-        while len(self.data) < n:
-            try:
-                piece = self.sock.recv(1 << 16)
-            except ConnectionResetError:
-                piece = b""
-            if not piece:
-                break
-            self.data += piece
-        out, self.data = self.data[:n], self.data[n:]
-        return out
-
     def get(self):
         """The next frame, noted; None at the end of the connection."""
-        header = self.read(9)
-        if not header:
+        raw = self.read_frame(9, lambda header: int.from_bytes(header[:3], "big"))
+        if raw is None:
             return None
-        n = int.from_bytes(header[:3], "big") if len(header) == 9 else 0
-        payload = self.read(n)
-        if len(header) < 9 or len(payload) < n:
-            raise Cut("the connection ended within a frame")
-        f = Frame(header, payload)
+        f = Frame(*raw)
         self.note(f)
         return f
 
@@ -299,7 +264,6 @@ class Connection:
 
     def serves(self, stream):
         """A call on the stream is answered well: its IDs."""
-        import native
         self.send(call(stream))
         a = self.answer(stream)
         assert a.status == 0 and a.reset is None, a

@@ -1,8 +1,9 @@
 """A small client of the native framing, written from rpc/wire/native.h alone, and the two messages of Ids by hand, so that tests can
 also send what no client would."""
 
-import socket
 import struct
+
+from peer import Cut, Peer  # noqa: F401: Cut is for those who read frames
 
 MAGIC = 0x81
 REQUEST, MESSAGE, END, CANCEL, PING, PONG, GOAWAY = 1, 2, 3, 4, 5, 6, 7
@@ -55,10 +56,6 @@ def request(call, payload=b"", *, method=NEXT, flags=LAST, timeout_ms=0):
     return frame(REQUEST, call, payload, flags=flags, code=method, arg=timeout_ms)
 
 
-class Cut(OSError):
-    """The connection ended within a frame."""
-
-
 class Frame:
     def __init__(self, header, payload):
         magic, kind, self.code, self.length, self.call, self.arg = HEADER.unpack(header)
@@ -82,54 +79,11 @@ class Frame:
         return range(first, first + count)
 
 
-class Client:
-    def __init__(self, daemon):
-        self.sock = daemon.connect()
-        self.data = b""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self):
-        self.sock.close()
-
-    def reset(self):
-        """Vanishes: a RST instead of a FIN."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.sock.close()
-
-    def send(self, data):
-        self.sock.sendall(data)
-
-    def half_close(self):
-        self.sock.shutdown(socket.SHUT_WR)
-
-    def read(self, n):
-        """n bytes, or fewer at the end of the connection."""
-        while len(self.data) < n:
-            try:
-                piece = self.sock.recv(1 << 16)
-            except ConnectionResetError:
-                piece = b""
-            if not piece:
-                break
-            self.data += piece
-        out, self.data = self.data[:n], self.data[n:]
-        return out
-
+class Client(Peer):
     def get(self):
         """The next frame, or None at the end."""
-        header = self.read(HEADER.size)
-        if not header:
-            return None
-        length = HEADER.unpack(header)[3] if len(header) == HEADER.size else 0
-        payload = self.read(length)
-        if len(header) < HEADER.size or len(payload) < length:
-            raise Cut("the connection ended within a frame")
-        return Frame(header, payload)
+        raw = self.read_frame(HEADER.size, lambda header: HEADER.unpack(header)[3])
+        return Frame(*raw) if raw else None
 
     def call(self, payload=b"", **kw):
         """One call, alone on the connection: its last frame."""

@@ -242,22 +242,7 @@ static void rig_turn(void)
 	struct shard *s = &rig.s;
 	wheel_advance(&s->wheel, s->now_ns);
 	rpc_shard_turn(&rig.r);
-	while (s->dirty) {
-		struct conn *c = s->dirty;
-		s->dirty = c->dirty_next;
-		conn_flush(c);
-	}
-	struct conn *starved = s->starved;
-	s->starved = NULL;
-	for (struct conn *next; starved; starved = next) {
-		next = starved->starved_next;
-		conn_rearm(starved);
-	}
-	while (s->doomed) {
-		struct conn *c = s->doomed;
-		s->doomed = c->doomed_next;
-		conn_bury(c);
-	}
+	conn_flush_all(s);
 	if (s->conns.used == 0)
 		rig.c = NULL;
 }

@@ -171,24 +171,7 @@ static void event(uint64_t tag, int32_t res, uint16_t flags)
 static void turn(void)
 {
 	wheel_advance(&t.s.wheel, t.s.now_ns);
-	while (t.s.dirty) {
-		struct conn *c = t.s.dirty;
-
-		t.s.dirty = c->dirty_next;
-		conn_flush(c);
-	}
-	while (t.s.starved) {
-		struct conn *c = t.s.starved;
-
-		t.s.starved = c->starved_next;
-		conn_rearm(c);
-	}
-	while (t.s.doomed) {
-		struct conn *c = t.s.doomed;
-
-		t.s.doomed = c->doomed_next;
-		conn_bury(c);
-	}
+	conn_flush_all(&t.s);
 }
 
 static void pass(uint64_t ns)

@@ -274,7 +274,7 @@ def test_socket_activation(machine):
     machine.run("systemctl", "start", "ordinald.socket")
     assert show(machine, "ActiveState")["ActiveState"] == "inactive"
     assert next_id(machine) > 2
-    assert is_running(machine)
+    machine.wait(lambda: is_running(machine), "systemd to have read that it is ready, which may be after its first answer")
     machine.run("systemctl", "stop", "ordinald.socket", "ordinald")
     machine.run("systemctl", "start", "ordinald")
 

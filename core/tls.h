@@ -36,6 +36,7 @@ int tls_client_context_new(const struct tls_client_opts *opts, struct tls_contex
 
 /* One connection's state. NULL without memory. Owner thread only, as all below. */
 struct tls *tls_new(struct tls_context *x);
+#define TLS_NAME_MAX 253 /* bytes of a host name, RFC 1035 section 2.3.4 */
 /* The client's side: the server's certificate must be for `name`, a host name (which is also sent, as SNI) or an IP address; copied. `h2`: offers HTTP/2
  * by ALPN, else nothing. NULL: without memory, or `name` cannot be one. tls_handshake makes the first record. */
 struct tls *tls_client_new(struct tls_context *x, const char *name, bool h2);

@@ -78,6 +78,11 @@ int credentials_load(const char *server)
 		address_host(server, have.host);
 		have.name = have.host;
 	}
+	if (!*have.name || strlen(have.name) > TLS_NAME_MAX) {
+		fprintf(stderr, "ordinal: --tls-name takes a host name or an address, of 1 to %d bytes\n",
+			TLS_NAME_MAX);
+		return -EINVAL;
+	}
 	if (tls_client_context_new(&have.opts, &have.tls, &why)) {
 		fprintf(stderr, "ordinal: TLS: %s\n", why);
 		return -EINVAL;

@@ -13,7 +13,7 @@ enum { PLAIN_MAX = 16384 /* of one record, RFC 8446 section 5.1 */ };
 
 int channel_tls_init(struct channel *ch, const struct channel_opts *o)
 {
-	if (!o->tls_name || !*o->tls_name)
+	if (!o->tls_name || !*o->tls_name || strlen(o->tls_name) > TLS_NAME_MAX)
 		return -EINVAL;
 	ch->tls = tls_client_new(o->tls, o->tls_name, o->protocol == CHANNEL_GRPC);
 	return ch->tls ? 0 : -ENOMEM;

@@ -74,3 +74,5 @@ def test_completion_offers_commands_and_options(installed):
     assert "--count" in offered("ordinal", "next", "--c")
     assert offered("ordinal", "next", "--protocol", "g") == ["grpc"]
     assert offered("ordinal", "stats", "t") == ["topology"] and "--json" in offered("ordinal", "stats", "--j")
+    assert offered("ordinal", "load", "--tls") == ["--tls", "--tls-ca", "--tls-cert", "--tls-key", "--tls-name"]
+    assert offered("ordinal", "publish", "--tok") == ["--token-file"]

@@ -106,6 +106,7 @@ def test_wrong_files_and_halves_are_wrong_usage(secure, authority, tmp_path):
                        (("--tls-ca", tmp_path / "junk"), f"CA file {tmp_path / 'junk'}: "),
                        (("--tls-cert", cert), "--tls-cert and --tls-key go together"),
                        (("--tls-key", key), "--tls-cert and --tls-key go together"),
+                       (("--tls-name", ""), "--tls-name takes a host name"), (("--tls-name", "x" * 254), "--tls-name takes a host name"),
                        (("--tls-cert", tmp_path / "junk", "--tls-key", key), f"certificate {tmp_path / 'junk'}: "),
                        (("--tls-cert", cert, "--tls-key", other_key), f"is not the key of {cert}")):
         for command in (("next",), ("load", "--requests", 1), ("publish", "--stream", "s", "x"), ("subscribe", "--stream", "s")):

@@ -90,8 +90,11 @@ static void test_a_name_is_needed(void **state)
 	int fds[2];
 	harness_begin(&h, &(struct channel_opts){.protocol = CHANNEL_NATIVE});
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-	for (int i = 0; i < 2; i++) {
-		struct channel_opts o = {.tls = x, .tls_name = i ? "" : NULL};
+	char longer[TLS_NAME_MAX + 2] = {0};
+	memset(longer, 'a', TLS_NAME_MAX + 1);
+	const char *const names[] = {NULL, "", longer};
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		struct channel_opts o = {.tls = x, .tls_name = names[i]};
 		assert_int_equal(channel_adopt(h.client, &o, fds[0], &harness_events, &h, &ch), -EINVAL);
 	}
 	close(fds[0]);

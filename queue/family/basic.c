@@ -5,6 +5,9 @@
  * call when nobody waits. basic wakes while it holds the lock, basic-out after it has given it back, so that those
  * woken do not run into it.
  *
+ * The mutex is not fair, here as in every member that has one: under SCHED_FIFO a thread that waits for it can be woken
+ * and find it taken for as long as the others go on (README.md).
+ *
  * Invariants, under lock: count <= capacity; items[head … head+count-1] (modulo capacity) are inside; waiting =
  * threads in cond_wait.
  * Source: Hoare, "Monitors", 1974; pthread_cond_broadcast(3).

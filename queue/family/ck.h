@@ -88,7 +88,8 @@ static inline unsigned ck_ring_size_for(uint32_t capacity)
  * makes the others burn theirs, each behind a ticket of its own, and from then on every item waits for the one
  * thread whose turn it is to be scheduled: a convoy that never dissolves. Two things are done about it: */
 
-/* The wait for the turn gives up the CPU. */
+/* The wait for the turn gives up the CPU; but it does not sleep, and under SCHED_FIFO yielding lets only threads of the
+ * same priority run: there all producers must have one priority. */
 static inline void ck_ring_await_turn(struct ck_ring *ring, unsigned ticket)
 {
 	unsigned tries = 0;

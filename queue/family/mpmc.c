@@ -7,7 +7,8 @@
  *                record is on the waiter's stack and points to a condition that the queue keeps for that peer
  *   in, out      woken while the lock is held, or after it. Waking outside is safe only because conditions live as
  *                long as the queue: one on the waiter's stack, as in gRPC, may be gone by then
- *   grow, bound  a ring that doubles when full, as in gRPC, or one where producers wait, listed like the consumers
+ *   grow, bound  a ring that doubles when full, as in gRPC, so that producers never wait (under SCHED_FIFO they may keep
+ *                consumers from running until memory ends); or one where they do, listed like the consumers
  *
  * Invariants, under lock: items[head … head+count-1] (modulo size) are inside; count <= size; waiters.h for the
  * lists.

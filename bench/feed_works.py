@@ -100,10 +100,15 @@ class Feed:
         report, cpu = self.fanout(FOLLOWERS, "--rate", STALLED_RATE, size=STALLED_SIZE, stream=stream)
         report["note"] = f"server {before:.0f} to {resident_mb(self.ordinald.pid):.0f} MB"
         if stalled:
-            seen = next(s for s in rigs.stats(self.stats)["streams"]["by_name"] if s["name"] == stream)
-            report["note"] += f"; it lagged {seen['lag_bytes']['max'] / 1024:,.0f} KiB, lost {seen['dropped']:,}, was ended {seen['disconnected']}x"
+            lag = self.stats_of(stream)["lag_bytes"]["max"]
+            read_again(stalled)
+            seen = self.stats_of(stream)
+            report["note"] += f"; it lagged {lag / 1024:,.0f} KiB, then lost {seen['dropped']:,} frames, was ended {seen['disconnected']}x"
             stalled.close()
         return report["latency_us"]["p99"], cpu, report
+
+    def stats_of(self, stream):
+        return next(s for s in rigs.stats(self.stats)["streams"]["by_name"] if s["name"] == stream)
 
     # The works.
 
@@ -152,6 +157,17 @@ def stall(port, stream, policy):
     s.sendall(h2raw.PREFACE + h2raw.settings() + h2raw.call(1, request, path="/ordinal.v1.Feed/Subscribe"))
     time.sleep(0.2)
     return s
+
+
+def read_again(s):
+    """Everything that is there for it, and what it has lost meanwhile."""
+    s.settimeout(0.3)
+    try:
+        s.sendall(h2raw.window_update(0, 1 << 30) + h2raw.window_update(1, 1 << 30))
+        while s.recv(1 << 16):
+            pass
+    except OSError:
+        pass
 
 
 def resident_mb(pid):

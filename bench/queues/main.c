@@ -282,7 +282,7 @@ int main(int argc, char **argv)
 	take_options(&o, argc, argv);
 	if (o.list) {
 		list_queues(o.json);
-		return 0;
+		goto out_free;
 	}
 	r.ticks = ticks_init();
 	r.n = o.n;
@@ -294,6 +294,7 @@ int main(int argc, char **argv)
 	failed |= report(&o, &r) != 0;
 	for (unsigned i = 0; i < o.n; i++)
 		bench_result_done(&results[i]);
+out_free:
 	free(o.queues);
 	free(summaries);
 	free(results);

@@ -143,16 +143,14 @@ static int on_frame(nghttp2_session *session, const nghttp2_frame *f, void *ctx)
 	return 0;
 }
 
-/* An acknowledgement that nothing was sent for, a GOAWAY that names streams which a server never opened, settings of extensions that we do not have,
- * a stream that depends on itself (RFC 9113, section 5.3.2): no section asks for an error. */
+/* An acknowledgement that nothing was sent for, a GOAWAY that names streams which a server never opened, settings of extensions that we do not have:
+ * no section asks for an error. */
 static int on_invalid(nghttp2_session *session, const nghttp2_frame *f, int error, void *ctx)
 {
 	theirs.opinion |= f->hd.type == NGHTTP2_SETTINGS && (f->hd.flags & NGHTTP2_FLAG_ACK);
 	for (size_t i = 0; f->hd.type == NGHTTP2_SETTINGS && i < f->settings.niv; i++)
 		theirs.opinion |= f->settings.iv[i].settings_id > NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE;
 	theirs.opinion |= f->hd.type == NGHTTP2_GOAWAY && f->goaway.last_stream_id != 0;
-	theirs.opinion |= f->hd.type == NGHTTP2_HEADERS && f->headers.pri_spec.stream_id == f->hd.stream_id;
-	theirs.opinion |= f->hd.type == NGHTTP2_PRIORITY && f->priority.pri_spec.stream_id == f->hd.stream_id;
 	return 0;
 }
 
@@ -163,6 +161,9 @@ static int on_sent(nghttp2_session *session, const nghttp2_frame *f, void *ctx)
 	if (f->hd.type == NGHTTP2_GOAWAY && f->goaway.error_code) {
 		theirs.fault = true;
 		theirs.fatal = f->goaway.error_code;
+		/* A stream that depends on itself was an error in RFC 7540; in RFC 9113, section 5.3.2, nobody looks. */
+		theirs.opinion |= f->goaway.opaque_data_len > 0 &&
+				  memmem(f->goaway.opaque_data, f->goaway.opaque_data_len, "depend on itself", 16);
 	}
 	return 0;
 }

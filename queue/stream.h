@@ -90,6 +90,7 @@ enum stream_error {
 	STREAM_E_OK,
 	STREAM_E_NAME,      /* not UTF-8, control characters, or too long */
 	STREAM_E_UNKNOWN,   /* no such stream, and creation is off */
+	STREAM_E_ABSENT,    /* no such stream, and who asked may not make one (stream_start.only_existing) */
 	STREAM_E_LIMIT,     /* streams_max */
 	STREAM_E_OPEN,      /* it could not be created (the daemon's log says why) */
 	STREAM_E_PAYLOAD,   /* too large */
@@ -141,6 +142,7 @@ struct stream_start {
 	uint64_t seq_no; /* only frames at or above it */
 	/* 0: history sorted, from seq_no. Else: resume with this offset, in the order of offsets, history as well. */
 	uint64_t offset;
+	bool only_existing; /* a stream that is not there is not made: STREAM_E_ABSENT */
 };
 
 /* A piece of what a subscriber receives: whole frames. Held until stream_slice_put, on the same shard. */
@@ -161,7 +163,7 @@ enum cursor_state {
 	CURSOR_ENDED, /* stream_cursor_error says why; nothing more comes */
 };
 
-/* STREAM_E_OK, or why not. A stream that is not there is made, and until then the cursor waits; it may end with
+/* STREAM_E_OK, or why not. A stream that is not there is made (but for only_existing), and until then the cursor waits; it may end with
  * an error then. The first call of stream_cursor_next may follow at once. */
 enum stream_error stream_cursor_open(struct streams_view *v, const struct stream_start *start, void *user,
 				     struct stream_cursor **ret);

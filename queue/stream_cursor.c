@@ -128,7 +128,8 @@ enum stream_error stream_cursor_open(struct streams_view *v, const struct stream
 	struct creation *creation;
 	struct stream_cursor *c;
 	struct stream *s;
-	enum stream_error e = v->failed ? STREAM_E_FAILED : view_find(v, start->stream, &s, &creation);
+	enum stream_error e = v->failed ? STREAM_E_FAILED
+					: view_find(v, start->stream, !start->only_existing, &s, &creation);
 
 	if (e != STREAM_E_OK)
 		return e;

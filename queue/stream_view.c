@@ -120,7 +120,8 @@ static bool catch_up(struct streams_view *v)
 	return true;
 }
 
-static enum stream_error create(struct streams_view *v, struct span name, uint64_t hash, struct creation **ret)
+static enum stream_error create(struct streams_view *v, struct span name, uint64_t hash, bool may_create,
+				struct creation **ret)
 {
 	struct creation *c;
 
@@ -128,6 +129,8 @@ static enum stream_error create(struct streams_view *v, struct span name, uint64
 		return STREAM_E_NAME;
 	if (!v->ss->opts.create)
 		return STREAM_E_UNKNOWN;
+	if (!may_create)
+		return STREAM_E_ABSENT;
 	if (v->known + v->creating >= v->ss->opts.streams_max)
 		return STREAM_E_LIMIT;
 	c = calloc(1, sizeof *c);
@@ -147,7 +150,7 @@ static enum stream_error create(struct streams_view *v, struct span name, uint64
 	return STREAM_E_OK;
 }
 
-enum stream_error view_find(struct streams_view *v, struct span name, struct stream **ret,
+enum stream_error view_find(struct streams_view *v, struct span name, bool may_create, struct stream **ret,
 			    struct creation **ret_creation)
 {
 	struct creation *c = v->creations;
@@ -169,7 +172,7 @@ enum stream_error view_find(struct streams_view *v, struct span name, struct str
 		if (!catch_up(v))
 			return STREAM_E_BUSY;
 		if (!names_find(&v->names, hash, name, &i))
-			return create(v, name, hash, ret_creation);
+			return create(v, name, hash, may_create, ret_creation);
 	}
 	*ret = streams_at(v->ss, i);
 	return STREAM_E_OK;
@@ -323,7 +326,7 @@ enum stream_error streams_publish(struct streams_view *v, const struct stream_re
 	enum stream_error e = check(v, r);
 
 	if (e == STREAM_E_OK)
-		e = view_find(v, r->stream, &s, &creation);
+		e = view_find(v, r->stream, true, &s, &creation);
 	if (e != STREAM_E_OK)
 		return e;
 	if (s != NULL && s->owner == v->shard) {

@@ -104,8 +104,8 @@ struct stream_cursor {
 
 void view_activate(struct streams_view *v, struct stream *s);
 struct view_stream *view_stream(struct streams_view *v, struct stream *s);
-/* Finds a stream by name, or the creation that will make it. STREAM_E_OK: one of the two is set. */
-enum stream_error view_find(struct streams_view *v, struct span name, struct stream **ret,
+/* Finds a stream by name, or the creation that will make it, which begins here if it may. STREAM_E_OK: one of the two is set. */
+enum stream_error view_find(struct streams_view *v, struct span name, bool may_create, struct stream **ret,
 			    struct creation **ret_creation);
 /* The hold on the chunk that has the position, or NULL. */
 struct hold *hold_chunk(struct view_stream *vs, uint64_t pos);

@@ -439,6 +439,11 @@ const char *stream_error_text(const struct streams *ss, enum stream_error e, cha
 	case STREAM_E_UNKNOWN:
 		snprintf(buf, cap, "there is no such stream, and FEED_STREAM_CREATE is off");
 		break;
+	case STREAM_E_ABSENT:
+		snprintf(
+			buf, cap,
+			"there is no such stream, and this caller may not make one: that takes the right to publish to it");
+		break;
 	case STREAM_E_LIMIT:
 		snprintf(buf, cap, "there are %" PRIu32 " streams already (FEED_STREAMS_MAX)", ss->opts.streams_max);
 		break;

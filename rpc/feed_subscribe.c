@@ -109,7 +109,11 @@ static bool sub_open(struct feed_sub *sub, const struct pb_subscribe_request *m)
 	struct svc_feed *f = sub->feed;
 	const struct feed_opts *o = &f->shared->opts;
 	struct call *c = sub->call;
-	struct stream_start start = {.stream = m->stream, .seq_no = m->replay_seq_no_start, .offset = m->resume_offset};
+	struct stream_start start = {
+		.stream = m->stream,
+		.seq_no = m->replay_seq_no_start,
+		.offset = m->resume_offset,
+		.only_existing = !call_may(c, ACCESS_PUBLISH, m->stream)}; /* streams stay for good */
 	uint32_t window = m->reorder_ms ? m->reorder_ms : o->reorder_ms;
 
 	sub->slow = (enum feed_slow)m->slow;

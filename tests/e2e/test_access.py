@@ -12,7 +12,7 @@ import native
 import pytest
 from appliance import ORDINAL, PATIENCE_S, tool, wait_until
 from h2raw import DATA, END_HEADERS, END_STREAM, HEADERS, Connection, block, call, frame, message, request_fields
-from native import next_request
+from native import NOT_FOUND, next_request
 from test_tls import Authority
 
 UNAUTHENTICATED, PERMISSION_DENIED = 16, 7
@@ -128,6 +128,24 @@ def test_streams(guarded):
     assert got == PERMISSION_DENIED and "publish:ticks.a" in text
     got, text = status_of(guarded, b"\x0a\x07ticks.a", path=feed + "Subscribe", extra=bearer("t-orders"))
     assert got == PERMISSION_DENIED and "subscribe:ticks.a" in text
+
+
+def test_who_may_only_subscribe_makes_no_streams(daemon, rules):
+    """Streams stay for good: a reader's typos would use up FEED_STREAMS_MAX."""
+    def subscribe(d, stream, token):
+        payload = b"\x0a" + native.varint(len(stream)) + stream.encode()
+        return native_status(d, payload, token=token, method=5)
+
+    rules.write_text(f"reader {digest('t-reader')} subscribe:*\nwriter {digest('t-writer')} publish:*\nboth {digest('t-both')} publish:* subscribe:*\n")
+    d = daemon(SHARDS=2, ACCESS_FILE=rules, FEED_STREAMS_MAX=2)
+    for i in range(5):
+        status, text = subscribe(d, f"typo{i}", "t-reader")
+        assert status == NOT_FOUND and "the right to publish" in text, (status, text)
+    assert d.stats()["streams"]["count"] == 0
+    assert native_status(d, publish_request("orders"), token="t-writer", method=3)[0] == 0
+    assert subscribe(d, "orders", "t-reader")[0] == 0
+    assert subscribe(d, "trades", "t-both")[0] == 0
+    assert d.stats()["streams"]["count"] == 2
 
 
 def test_a_take_is_asked_at_each_request(guarded):

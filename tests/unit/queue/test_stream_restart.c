@@ -432,6 +432,34 @@ static void test_limits_are_errors(void **state)
 	rig_close(true);
 }
 
+static enum stream_error open_existing(const char *name, struct stream_cursor **ret)
+{
+	struct stream_start start = {.stream = {(const uint8_t *)name, strlen(name)}, .only_existing = true};
+
+	return stream_cursor_open(rig.view[0], &start, NULL, ret);
+}
+
+static void test_a_cursor_for_what_exists_makes_no_stream(void **state)
+{
+	struct stream_cursor *c;
+
+	(void)state;
+	rig_init(53, 1);
+	rig_open();
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(open_existing("none", &c), STREAM_E_ABSENT);
+	rig_settle(NULL, 0);
+	assert_int_equal(streams_count(rig.ss), 0);
+	assert_int_equal(publish(0, "one", 1, 1, 10), STREAM_E_OK);
+	assert_int_equal(open_existing("one", &c), STREAM_E_OK); /* it is being made */
+	stream_cursor_close(c);
+	rig_settle(NULL, 0);
+	assert_int_equal(open_existing("one", &c), STREAM_E_OK);
+	stream_cursor_close(c);
+	assert_int_equal(streams_count(rig.ss), 1);
+	rig_close(true);
+}
+
 static void test_rules_of_durability(void **state)
 {
 	static const char *const wrong[] = {"a", "a=", "a=disk", "a=fsync,b", "=memory,x=Memory"};
@@ -471,6 +499,7 @@ int main(void)
 		cmocka_unit_test(test_a_slow_subscriber_may_drop_the_oldest),
 		cmocka_unit_test(test_history_that_retention_overtakes),
 		cmocka_unit_test(test_limits_are_errors),
+		cmocka_unit_test(test_a_cursor_for_what_exists_makes_no_stream),
 		cmocka_unit_test(test_rules_of_durability),
 	};
 

@@ -18,7 +18,7 @@ class LimitReached(Error):
 
 
 class NotFound(Error):
-    """There is no such sequence or stream, and none is made on first use."""
+    """There is no such sequence or stream, and none is made on first use (or not for this caller)."""
 
 
 class Denied(Error):

@@ -1,5 +1,4 @@
-/* gzip of messages; see the header. Runs on the shard that owns the codec. The output buffer grows by doubling up to the caller's bound and is let go
- * when a message needed more than KEEP. */
+/* gzip of messages; see the header. Runs on the shard that owns the codec. A buffer is let go when a message needed more than KEEP. */
 #include "rpc/gzip.h"
 #include "core/base/check.h"
 
@@ -7,7 +6,7 @@
 #include <stdlib.h>
 #include <zlib.h>
 
-enum { FIRST = 16 << 10, KEEP = 1 << 20, GZIP_WINDOW = 15 + 16, LEVEL = 1, MEM_LEVEL = 8 };
+enum { GZIP_MAGIC = 0x1f8b, GZIP_LEAST = 18, KEEP = 1 << 20, GZIP_WINDOW = 15 + 16, LEVEL = 1, MEM_LEVEL = 8 };
 
 struct gzip {
 	z_stream in, out;
@@ -57,34 +56,31 @@ static void shrink(struct buffer *b)
 	}
 }
 
+/* The trailer says how much the stream inflates to (RFC 1952, section 2.3.1: ISIZE, modulo 2^32), so a bomb costs nothing: one that says so is refused
+ * unread, and one that lies is left where it goes beyond what it said. */
 int gzip_inflate(struct gzip *g, struct span in, size_t max, struct span *ret)
 {
 	z_stream *z = &g->in;
 	struct buffer *b = &g->in_buf;
+	if (in.n < GZIP_LEAST || load_be16(in.p) != GZIP_MAGIC)
+		return -EBADMSG;
+	size_t n = load_le32(in.p + in.n - 4);
+	if (n > max)
+		return -EMSGSIZE;
 	if (g->in_ready ? inflateReset(z) : inflateInit2(z, GZIP_WINDOW))
 		return -ENOMEM;
 	g->in_ready = true;
 	shrink(b);
+	if (!room(b, n + 1)) /* one byte more is room enough to see a lie */
+		return -ENOMEM;
 	z->next_in = (Bytef *)(uintptr_t)in.p;
 	z->avail_in = (uInt)in.n;
-	size_t n = 0;
-	for (;;) {
-		/* One byte more than allowed is room enough to see that it is too much. */
-		size_t want = b->cap < FIRST ? FIRST : b->cap == n ? b->cap * 2 : b->cap;
-		if (!room(b, want < max + 1 ? want : max + 1))
-			return -ENOMEM;
-		z->next_out = b->p + n;
-		z->avail_out = (uInt)(b->cap - n);
-		int rc = inflate(z, Z_NO_FLUSH);
-		n = b->cap - z->avail_out;
-		if (n > max)
-			return -EMSGSIZE;
-		if (rc == Z_STREAM_END)
-			break;
-		if (rc != Z_OK || (z->avail_out > 0 && z->avail_in == 0))
-			return -EBADMSG;
-	}
-	if (z->avail_in > 0)
+	z->next_out = b->p;
+	z->avail_out = (uInt)(n + 1);
+	int rc = inflate(z, Z_FINISH);
+	if (rc == Z_MEM_ERROR)
+		return -ENOMEM;
+	if (rc != Z_STREAM_END || z->avail_in > 0)
 		return -EBADMSG;
 	*ret = (struct span){b->p, n};
 	return 0;

@@ -20,6 +20,7 @@ import xml.etree.ElementTree
 
 LIMIT_S = 120
 E2E_LIMIT_S = 1200
+STEP = re.compile(r"^  [A-Z]+ +\S+$")  # of a quiet make
 TAP_LINE = re.compile(r"^(not )?ok \d+(?: - (.*?))?( # SKIP.*)?$", re.M)
 PARALLEL = len(os.sched_getaffinity(0))
 
@@ -58,7 +59,8 @@ def run(command, limit_s, env=None):
 def report(name, counts, output, seconds, why=""):
     print(f"  {'FAIL' if counts.failed else 'ok':4}  {name:44} {counts}  ({seconds:.1f} s){why}", flush=True)
     if counts.failed:
-        print("\n".join("        " + line for line in output.rstrip().splitlines()[-200:]), flush=True)
+        said = [line for line in output.rstrip().splitlines() if not STEP.match(line)]
+        print("\n".join("        " + line for line in said[-200:]), flush=True)
 
 
 def unit(program):

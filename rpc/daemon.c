@@ -401,6 +401,7 @@ static int make_feed(struct daemon *d, const char **ret_why)
 		.lag_max = (uint64_t)c->feed_lag_max_bytes,
 		.reorder_ms = (uint32_t)c->feed_reorder_ms,
 		.reorder_bytes = (uint64_t)c->feed_reorder_bytes,
+		.reorder_total = (uint64_t)c->feed_reorder_total,
 	};
 	int rc = streams_open(&so, d->journal, &d->streams, ret_why);
 	if (rc)

@@ -20,6 +20,21 @@ struct feed_count {
 	uint64_t reorder_early;  /* frames sent before their time, for lack of room in the window */
 };
 
+/* The memory of all reorder windows of a shard, with what has left them and is not sent. Written on the shard, `bytes` read by anybody. */
+struct feed_room {
+	uint64_t bytes, max;
+};
+
+static inline bool feed_room_is_over(const struct feed_room *room, uint64_t but)
+{
+	return room->bytes - but >= room->max;
+}
+
+static inline bool feed_room_is_full(const struct feed_room *room)
+{
+	return feed_room_is_over(room, 0);
+}
+
 struct feed {
 	struct streams *ss;
 	struct feed_opts opts;
@@ -32,6 +47,7 @@ struct feed {
 struct feed_piece {
 	struct svc_feed *feed;
 	uint32_t refs, slot;
+	uint64_t room_bytes;       /* counted in the shard's feed_room */
 	struct stream_slice slice; /* own bytes: p is malloc's */
 	bool own;
 };
@@ -109,6 +125,7 @@ struct svc_feed {
 	struct feed *shared;
 	struct streams_view *view;
 	struct slab items, subs, pieces;
+	struct feed_room room;
 	uint32_t subs_made; /* slots that the report may look at; stored with release */
 	struct feed_sub *subscribers;
 	struct feed_many *publishers;
@@ -183,10 +200,13 @@ void feed_sub_tick(struct feed_sub *sub);
 
 /* feed_reorder.c: the frames of one subscriber that are held back. */
 
-struct feed_reorder *feed_reorder_new(uint64_t window_ns, uint64_t bytes_max);
+/* `room` outlives it. */
+struct feed_reorder *feed_reorder_new(uint64_t window_ns, uint64_t bytes_max, struct feed_room *room);
 void feed_reorder_free(struct feed_reorder *r);
 /* Takes copies of the frames in `wire`. false: no memory. */
 bool feed_reorder_add(struct feed_reorder *r, struct span wire, uint64_t now_ns);
+/* When the room is full and nothing is held: true, and the frames in `wire` go as they are, counted as late or early. */
+bool feed_reorder_pass(struct feed_reorder *r, struct span wire);
 /* How many bytes are to be sent now; `all`: of all frames held. */
 size_t feed_reorder_due(struct feed_reorder *r, uint64_t now_ns, bool all);
 /* Writes them to `out`, which has that much room, and forgets them. Returns the number of frames. */

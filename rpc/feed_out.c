@@ -6,6 +6,7 @@
 #include "rpc/feed_impl.h"
 
 #include "core/base/check.h"
+#include "core/base/count.h"
 
 #include <stdlib.h>
 
@@ -50,6 +51,7 @@ void feed_piece_put(struct feed_piece *p)
 	DCHECK(p->refs > 0);
 	if (--p->refs)
 		return;
+	count_add(&p->feed->room.bytes, -p->room_bytes);
 	if (p->own)
 		free((void *)(uintptr_t)p->slice.p);
 	else

@@ -2,12 +2,15 @@
  * Runs on the subscriber's shard.
  *
  * A heap by key says which frame is next, a list by arrival says when: once the frame that has waited longest is due, everything up to it in the heap
- * goes, and so do the first ones while more than bytes_max is held. A frame whose key is below one that has been given is late: it goes
- * at once, so late ones keep their order of arrival.
+ * goes, and so do the first ones while more memory than bytes_max is taken, or all windows of the shard together take as much as their room has. A
+ * frame whose key is below one that has been given is late: it goes at once, so late ones keep their order of arrival.
+ *
+ * Counted is what is allocated: frames with their heads, and the heap's arrays, which are given back when nothing is held.
  */
 #include "rpc/feed_impl.h"
 
 #include "core/base/check.h"
+#include "core/base/count.h"
 
 #include <stdlib.h>
 
@@ -21,7 +24,8 @@ struct held {
 
 struct feed_reorder {
 	uint64_t window_ns, bytes_max;
-	uint64_t bytes; /* held */
+	struct feed_room *room; /* of the shard */
+	uint64_t memory;        /* taken, of what the room counts */
 	uint64_t arrivals;
 	struct held *first, **last; /* those in the heap, by arrival */
 	struct held **heap;
@@ -36,7 +40,41 @@ struct feed_reorder {
 	uint64_t late, early;
 };
 
-struct feed_reorder *feed_reorder_new(uint64_t window_ns, uint64_t bytes_max)
+static void take_memory(struct feed_reorder *r, uint64_t n)
+{
+	r->memory += n;
+	count_add(&r->room->bytes, n);
+}
+
+static void give_memory(struct feed_reorder *r, uint64_t n)
+{
+	DCHECK(r->memory >= n);
+	r->memory -= n;
+	count_add(&r->room->bytes, -n);
+}
+
+/* What the allocator takes for it: a header, and whole units of 16. */
+static uint64_t cost(const struct held *h)
+{
+	return (sizeof *h + h->n + 8 + 15) & ~(uint64_t)15;
+}
+
+static void forget(struct feed_reorder *r, struct held *h)
+{
+	give_memory(r, cost(h));
+	free(h);
+}
+
+static void free_arrays(struct feed_reorder *r)
+{
+	give_memory(r, (r->cap + r->chosen_cap) * sizeof *r->heap);
+	free(r->heap);
+	free(r->chosen);
+	r->heap = r->chosen = NULL;
+	r->cap = r->chosen_cap = 0;
+}
+
+struct feed_reorder *feed_reorder_new(uint64_t window_ns, uint64_t bytes_max, struct feed_room *room)
 {
 	struct feed_reorder *r = calloc(1, sizeof *r);
 
@@ -44,6 +82,7 @@ struct feed_reorder *feed_reorder_new(uint64_t window_ns, uint64_t bytes_max)
 		return NULL;
 	r->window_ns = window_ns;
 	r->bytes_max = bytes_max;
+	r->room = room;
 	r->last = &r->first;
 	return r;
 }
@@ -54,12 +93,12 @@ void feed_reorder_free(struct feed_reorder *r)
 		return;
 	for (struct held *h = r->first, *next; h; h = next) {
 		next = h->next;
-		free(h);
+		forget(r, h);
 	}
 	for (size_t i = 0; i < r->chosen_count; i++)
-		free(r->chosen[i]);
-	free(r->heap);
-	free(r->chosen);
+		forget(r, r->chosen[i]);
+	free_arrays(r);
+	DCHECK(r->memory == 0);
 	free(r);
 }
 
@@ -97,7 +136,7 @@ static struct held *heap_pop(struct feed_reorder *r)
 	return top;
 }
 
-static bool room(struct held ***p, size_t count, size_t *cap)
+static bool grow(struct feed_reorder *r, struct held ***p, size_t count, size_t *cap)
 {
 	if (count < *cap)
 		return true;
@@ -105,6 +144,7 @@ static bool room(struct held ***p, size_t count, size_t *cap)
 	struct held **bigger = realloc(*p, more * sizeof *bigger);
 	if (!bigger)
 		return false;
+	take_memory(r, (more - *cap) * sizeof *bigger);
 	*p = bigger;
 	*cap = more;
 	return true;
@@ -117,11 +157,18 @@ static void choose(struct feed_reorder *r, struct held *h)
 	r->chosen_bytes += h->n;
 }
 
-static bool is_late(const struct feed_reorder *r, const struct held *h)
+static bool is_late(const struct feed_reorder *r, uint64_t seq_no, int64_t timestamp)
 {
 	if (!r->any_given)
 		return false;
-	return h->seq_no != r->given_seq_no ? h->seq_no < r->given_seq_no : h->timestamp < r->given_timestamp;
+	return seq_no != r->given_seq_no ? seq_no < r->given_seq_no : timestamp < r->given_timestamp;
+}
+
+static void note_given(struct feed_reorder *r, uint64_t seq_no, int64_t timestamp)
+{
+	r->any_given = true;
+	r->given_seq_no = seq_no;
+	r->given_timestamp = timestamp;
 }
 
 static struct held *choose_next(struct feed_reorder *r)
@@ -133,17 +180,14 @@ static struct held *choose_next(struct feed_reorder *r)
 		h->next->link = h->link;
 	else
 		r->last = h->link;
-	r->bytes -= h->n;
-	r->any_given = true;
-	r->given_seq_no = h->seq_no;
-	r->given_timestamp = h->timestamp;
+	note_given(r, h->seq_no, h->timestamp);
 	choose(r, h);
 	return h;
 }
 
 static bool add(struct feed_reorder *r, const uint8_t *p, size_t n, uint64_t seq_no, int64_t timestamp, uint64_t now_ns)
 {
-	if (!room(&r->heap, r->count, &r->cap) || !room(&r->chosen, r->chosen_count + r->count, &r->chosen_cap))
+	if (!grow(r, &r->heap, r->count, &r->cap) || !grow(r, &r->chosen, r->chosen_count + r->count, &r->chosen_cap))
 		return false;
 	struct held *h = malloc(sizeof *h + n);
 	if (!h)
@@ -154,7 +198,8 @@ static bool add(struct feed_reorder *r, const uint8_t *p, size_t n, uint64_t seq
 			   .due_ns = now_ns + r->window_ns,
 			   .n = (uint32_t)n};
 	memcpy(h->bytes, p, n);
-	if (is_late(r, h)) {
+	take_memory(r, cost(h));
+	if (is_late(r, seq_no, timestamp)) {
 		r->late++;
 		choose(r, h);
 		return true;
@@ -162,7 +207,6 @@ static bool add(struct feed_reorder *r, const uint8_t *p, size_t n, uint64_t seq
 	h->link = r->last;
 	*r->last = h;
 	r->last = &h->next;
-	r->bytes += n;
 	heap_push(r, h);
 	return true;
 }
@@ -185,14 +229,42 @@ bool feed_reorder_add(struct feed_reorder *r, struct span wire, uint64_t now_ns)
 	return true;
 }
 
+bool feed_reorder_pass(struct feed_reorder *r, struct span wire)
+{
+	if (r->count || r->chosen_count || !feed_room_is_full(r->room))
+		return false;
+	while (wire.n) {
+		uint64_t seq_no;
+		int64_t timestamp;
+		size_t n;
+		if (!frame_key(wire, &seq_no, &timestamp, &n)) {
+			DCHECK(false);
+			break;
+		}
+		if (is_late(r, seq_no, timestamp)) {
+			r->late++;
+		} else {
+			r->early++;
+			note_given(r, seq_no, timestamp);
+		}
+		wire.p += n;
+		wire.n -= n;
+	}
+	return true;
+}
+
 size_t feed_reorder_due(struct feed_reorder *r, uint64_t now_ns, bool all)
 {
 	for (const struct held *h; (h = r->first) && (all || h->due_ns <= now_ns);) {
 		while (choose_next(r) != h)
 			;
 	}
-	for (; r->bytes > r->bytes_max; r->early++)
-		choose_next(r);
+	/* What is chosen is about to go: it does not count here. */
+	uint64_t gone = 0;
+	for (size_t i = 0; i < r->chosen_count; i++)
+		gone += cost(r->chosen[i]);
+	for (; r->count && (r->memory - gone > r->bytes_max || feed_room_is_over(r->room, gone)); r->early++)
+		gone += cost(choose_next(r));
 	return r->chosen_bytes;
 }
 
@@ -203,9 +275,11 @@ uint32_t feed_reorder_take(struct feed_reorder *r, uint8_t *out)
 	for (size_t i = 0; i < r->chosen_count; i++) {
 		memcpy(out, r->chosen[i]->bytes, r->chosen[i]->n);
 		out += r->chosen[i]->n;
-		free(r->chosen[i]);
+		forget(r, r->chosen[i]);
 	}
 	r->chosen_count = r->chosen_bytes = 0;
+	if (!r->count)
+		free_arrays(r);
 	return n;
 }
 

@@ -31,6 +31,7 @@ struct reading {
 	struct row *row;
 	uint32_t subscribers;
 	uint64_t frames, bytes, published, delivered, memory_bytes, index_bytes; /* of all streams */
+	uint64_t reorder_bytes;                                                  /* of all shards' windows */
 };
 
 static const char *const durability_names[] = {"fsync", "write", "memory"};
@@ -167,6 +168,8 @@ static bool read_lags(const struct feed *f, struct reading *r)
 static bool reading_take(const struct feed *f, struct reading *r)
 {
 	*r = (struct reading){.streams = streams_count(f->ss)};
+	for (unsigned k = 0; k < f->opts.shards; k++)
+		r->reorder_bytes += f->shard[k] ? count_get(&f->shard[k]->room.bytes) : 0;
 	r->row = calloc(r->streams + 1, sizeof *r->row);
 	if (!r->row)
 		return false;
@@ -262,6 +265,7 @@ void feed_report_json(void *ctx, struct json *j)
 	json_u64(j, "delivered", r.delivered);
 	json_u64(j, "memory_bytes", r.memory_bytes);
 	json_u64(j, "index_bytes", r.index_bytes);
+	json_u64(j, "reorder_bytes", r.reorder_bytes);
 	json_open(j, "by_name", '[');
 	for (uint32_t i = 0; i < r.shown; i++) {
 		const struct row *row = &r.row[i];
@@ -312,6 +316,9 @@ static void put_metrics(void *ctx, struct text *t)
 	text_printf(t, "ordinal_streams %u\n", r.streams);
 	report_metric_head(t, "ordinal_subscribers", "gauge", "Subscribers of all streams.");
 	text_printf(t, "ordinal_subscribers %u\n", r.subscribers);
+	report_metric_head(t, "ordinal_reorder_bytes", "gauge",
+			   "Memory of all reorder windows, with what is not sent yet.");
+	text_printf(t, "ordinal_reorder_bytes %" PRIu64 "\n", r.reorder_bytes);
 	for (size_t k = 0; k < ARRAY_SIZE(numbers); k++) {
 		snprintf(name, sizeof name, "ordinal_stream_%s%s", numbers[k].name, numbers[k].counter ? "_total" : "");
 		report_metric_head(t, name, numbers[k].counter ? "counter" : "gauge", numbers[k].help);
@@ -363,6 +370,8 @@ static void put_text(void *ctx, struct text *t)
 	text_printf(t, "  %u streams, %s frames kept (%s; in memory %s, index %s), %u subscribers\n", r.streams,
 		    report_count(r.frames).s, report_bytes(r.bytes).s, report_bytes(r.memory_bytes).s,
 		    report_bytes(r.index_bytes).s, r.subscribers);
+	if (r.reorder_bytes)
+		text_printf(t, "  reorder windows hold %s\n", report_bytes(r.reorder_bytes).s);
 	if (r.shown)
 		text_printf(t, "  %-22s %6s %12s %12s %10s %10s %6s %11s %10s %10s\n", "", "OK is", "from", "to",
 			    "frames", "bytes", "subs", "delivered", "lag p50", "p99");

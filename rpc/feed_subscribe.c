@@ -122,7 +122,7 @@ static bool sub_open(struct feed_sub *sub, const struct pb_subscribe_request *m)
 		return false;
 	}
 	if (window) {
-		sub->reorder = feed_reorder_new(window * NS_PER_MS, o->reorder_bytes);
+		sub->reorder = feed_reorder_new(window * NS_PER_MS, o->reorder_bytes, &f->room);
 		if (!sub->reorder) {
 			sub_no_memory(sub);
 			return false;
@@ -234,6 +234,8 @@ static bool put_own(struct feed_sub *sub, size_t held, const struct frame *mark)
 	if (held) {
 		frames = feed_reorder_take(sub->reorder, out);
 		note_reorder(sub);
+		p->room_bytes = held;
+		count_add(&sub->feed->room.bytes, held);
 	}
 	p->slice.n = held;
 	if (mark) {
@@ -255,7 +257,9 @@ static bool put_slice(struct feed_sub *sub, struct stream_slice *s)
 {
 	struct svc_feed *f = sub->feed;
 
-	if (sub->reorder && sub->live) {
+	if (sub->reorder && sub->live && feed_reorder_pass(sub->reorder, (struct span){s->p, s->n})) {
+		note_reorder(sub);
+	} else if (sub->reorder && sub->live) {
 		bool ok = feed_reorder_add(sub->reorder, (struct span){s->p, s->n}, feed_now(f));
 		stream_slice_put(f->view, s);
 		if (!ok)

@@ -279,6 +279,7 @@ int svc_feed_start(struct rpc_shard *r, struct feed *s)
 	f->run_last = &f->run;
 	f->dirty_last = &f->dirty;
 	f->tick.fire = on_tick;
+	f->room.max = s->opts.reorder_total;
 	f->count = calloc(s->opts.streams_max, sizeof *f->count);
 	if (!f->count || slab_init(&f->items, sizeof(struct feed_item), 1u << 24) ||
 	    slab_init(&f->subs, sizeof(struct feed_sub), 1u << 24) ||

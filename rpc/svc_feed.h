@@ -19,6 +19,7 @@ struct feed_opts {
 	uint64_t lag_max;       /* bytes: SLOW_DROP, SLOW_DISCONNECT */
 	uint32_t reorder_ms;    /* of subscribers who ask for no window */
 	uint64_t reorder_bytes; /* held for one subscriber at the most */
+	uint64_t reorder_total; /* for all subscribers of a shard */
 };
 
 /* Main thread. `ss` must outlive it. NULL: no memory. */

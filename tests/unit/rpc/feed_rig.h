@@ -553,7 +553,8 @@ static inline int rig_begin(void **state)
 						  .pipeline = 8,
 						  .held_max = 1000,
 						  .lag_max = 1000,
-						  .reorder_bytes = 100000});
+						  .reorder_bytes = 100000,
+						  .reorder_total = 1 << 20});
 }
 
 static inline int rig_end(void **state)

@@ -10,6 +10,8 @@
 
 enum { WINDOW = 100 };
 
+static struct feed_room room = {.max = 1 << 20};
+
 struct key {
 	uint64_t seq_no;
 	int64_t timestamp;
@@ -56,7 +58,7 @@ static void expect(struct feed_reorder *r, uint64_t now, bool all, unsigned n, c
 
 static void test_order_within_the_window(void **state)
 {
-	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 20);
+	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 19, &room);
 
 	assert_true(feed_reorder_next_ns(r) == UINT64_MAX);
 	add(r, 5, 1, 1, 0);
@@ -75,7 +77,7 @@ static void test_order_within_the_window(void **state)
 
 static void test_late_ones_go_at_once_in_order_of_arrival(void **state)
 {
-	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 20);
+	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 19, &room);
 	uint64_t late, early;
 
 	add(r, 5, 5, 1, 0);
@@ -96,7 +98,7 @@ static void test_late_ones_go_at_once_in_order_of_arrival(void **state)
 
 static void test_everything_goes_before_a_mark(void **state)
 {
-	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 20);
+	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 19, &room);
 
 	add(r, 2, 0, 1, 0);
 	add(r, 1, 0, 2, 0);
@@ -108,9 +110,7 @@ static void test_everything_goes_before_a_mark(void **state)
 /* One frame with a high key came first and holds the others back: they must not pile up. */
 static void test_memory_is_bounded(void **state)
 {
-	struct feed_reorder *r = feed_reorder_new(WINDOW, 1000);
-	uint8_t wire[FRAME_OVERHEAD_MAX];
-	size_t n = frame_make(wire, 1, 1, 1);
+	struct feed_reorder *r = feed_reorder_new(WINDOW, 10000, &room);
 	uint64_t got[64], late, early, given = 0;
 
 	add(r, 1000000, 1, 1, 0);
@@ -119,16 +119,51 @@ static void test_memory_is_bounded(void **state)
 		unsigned count = take(r, 1, false, got);
 		for (unsigned k = 0; k < count; k++)
 			assert_true(got[k] == 2 + given++);
+		assert_true(room.bytes <= 10000);
 	}
-	assert_true(given > 998 - 1000 / n - 1);
+	assert_true(given > 998 - 10000 / 64 && given < 998 - 10000 / 128); /* a frame takes 64 to 128 bytes */
 	feed_reorder_counts(r, &late, &early);
 	assert_true(early == given && late == 0);
 	feed_reorder_free(r);
+	assert_int_equal(room.bytes, 0);
+}
+
+/* Each window is far from its own bound. */
+static void test_all_windows_together_are_bounded(void **state)
+{
+	struct feed_room small = {.max = 20000};
+	struct feed_reorder *r[50];
+	uint64_t got[64], late, early, went = 0, frames = 0;
+	uint8_t wire[FRAME_OVERHEAD_MAX] = {0};
+
+	for (unsigned i = 0; i < 50; i++) {
+		r[i] = feed_reorder_new(WINDOW, 1 << 20, &small);
+		for (uint64_t k = 1; k <= 40; k++) {
+			struct span w = {wire, frame_make(wire, k, 1, k)};
+			if (feed_reorder_pass(r[i], w)) {
+				went++;
+			} else {
+				assert_true(feed_reorder_add(r[i], w, 0));
+				went += take(r[i], 0, false, got);
+			}
+			frames++;
+			assert_true(small.bytes <= small.max);
+		}
+		feed_reorder_counts(r[i], &late, &early);
+		assert_int_equal(late, 0);
+	}
+	assert_true(went > frames / 2 && went < frames); /* the others are held */
+	for (unsigned i = 0; i < 50; i++)
+		went += take(r[i], WINDOW, false, got);
+	assert_int_equal(went, frames);
+	assert_int_equal(small.bytes, 0); /* and with the frames the arrays */
+	for (unsigned i = 0; i < 50; i++)
+		feed_reorder_free(r[i]);
 }
 
 static void test_free_with_frames_held(void **state)
 {
-	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 20);
+	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 19, &room);
 
 	add(r, 1, 1, 1, 0);
 	add(r, 2, 2, 2, 0);
@@ -193,7 +228,7 @@ static void test_against_a_model(void **state)
 {
 	uint64_t seed = 42, now = 0;
 	static struct model m;
-	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 20);
+	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 19, &room);
 
 	for (uint64_t offset = 1; offset < 20000; offset++) {
 		uint64_t want[400], got[400];
@@ -222,6 +257,7 @@ int main(void)
 		cmocka_unit_test(test_late_ones_go_at_once_in_order_of_arrival),
 		cmocka_unit_test(test_everything_goes_before_a_mark),
 		cmocka_unit_test(test_memory_is_bounded),
+		cmocka_unit_test(test_all_windows_together_are_bounded),
 		cmocka_unit_test(test_free_with_frames_held),
 		cmocka_unit_test(test_against_a_model),
 	};

@@ -403,8 +403,12 @@ static void test_the_window_of_those_who_ask_for_none(void **state)
 	size_t at = 0;
 
 	rig_end(NULL);
-	rig_begin_with(&(struct feed_opts){
-		.shards = 1, .streams_max = 26, .pipeline = 1, .reorder_ms = 30, .reorder_bytes = 1000});
+	rig_begin_with(&(struct feed_opts){.shards = 1,
+					   .streams_max = 26,
+					   .pipeline = 1,
+					   .reorder_ms = 30,
+					   .reorder_bytes = 10000,
+					   .reorder_total = 1 << 20});
 	c = fake_begin(METHOD_FEED_SUBSCRIBE);
 	struct stream_cursor *cursor = subscribe_live(c, (struct pb_subscribe_request){0}, &at);
 	fake_add_frames(cursor, 1, 2, keys, 10);

@@ -3,6 +3,8 @@
  * Of each publisher the latest STREAM_NUMBERS frames are remembered, of each stream the latest STREAM_PUBLISHERS publishers; the frames carry both, so
  * a restart finds them again. A number that is not among those remembered is new, unless it is below all of them and some have
  * been forgotten: then nobody knows. A publisher that was forgotten altogether begins anew.
+ *
+ * A new publisher is reserved before its first frame is in the log, which may fail: until then it is the oldest, and nobody is forgotten for it.
  */
 #include "queue/stream_impl.h"
 
@@ -71,6 +73,14 @@ static void link_use(struct publishers *ps, struct publisher *p)
 	ps->newest = p;
 }
 
+static void link_oldest(struct publishers *ps, struct publisher *p)
+{
+	p->older = NULL;
+	p->newer = ps->oldest;
+	*(ps->oldest ? &ps->oldest->older : &ps->newest) = p;
+	ps->oldest = p;
+}
+
 static void forget(struct publishers *ps, struct publisher *p)
 {
 	struct publisher **link = &ps->bucket[p->hash % BUCKETS];
@@ -98,14 +108,14 @@ static struct publisher *make(struct publishers *ps, uint64_t hash, struct span 
 	p = calloc(1, sizeof *p);
 	if (p == NULL)
 		return NULL;
-	if (ps->count == STREAM_PUBLISHERS)
+	if (ps->oldest != NULL && ps->oldest->count == 0) /* its first frame was not kept */
 		forget(ps, ps->oldest);
 	p->hash = hash;
 	p->name_len = (uint8_t)name.n;
 	memcpy(p->name, name.p, name.n);
 	p->next = ps->bucket[hash % BUCKETS];
 	ps->bucket[hash % BUCKETS] = p;
-	link_use(ps, p);
+	link_oldest(ps, p);
 	ps->count++;
 	ps->bytes += sizeof *p;
 	return p;
@@ -154,6 +164,8 @@ void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint
 		p->max = number;
 	unlink_use(ps, p);
 	link_use(ps, p);
+	if (ps->count > STREAM_PUBLISHERS) /* by one */
+		forget(ps, ps->oldest);
 }
 
 void publishers_done(struct publishers *ps)

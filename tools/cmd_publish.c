@@ -66,6 +66,7 @@ static const char usage[] =
 	"  --timestamp NS         of every frame, in Unix nanoseconds (default: the server's clock)\n"
 	"  --publisher ID         makes it safe to send again after a lost connection, and then does so. Frames are numbered, and a number\n"
 	"                         that this ID has used before in this stream adds nothing: running the same command again is harmless\n"
+	"                         for up to 1024 frames; older ones are refused. A stream remembers the 1024 IDs used last\n"
 	"  --publisher-seq N      the number of the first frame (default 1)\n"
 	"  --server HOST:PORT     where ordinald listens (default: $ORDINAL_SERVER, else " TOOL_SERVER_DEFAULT ")\n"
 	"  --protocol native|grpc what to speak (default native)\n"

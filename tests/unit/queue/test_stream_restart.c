@@ -165,6 +165,40 @@ static void test_publishers_are_bounded(void **state)
 	rig_close(true);
 }
 
+/* A frame that is not kept, for want of memory, is no reason to forget a publisher. */
+static void test_a_publish_that_fails_forgets_no_publisher(void **state)
+{
+	struct publishers ps = {.bucket = NULL};
+	uint64_t offset;
+	int64_t timestamp;
+
+	(void)state;
+	for (uint64_t i = 1; i <= STREAM_PUBLISHERS; i++) {
+		struct span name = {(const uint8_t *)&i, sizeof i};
+		assert_int_equal(publishers_reserve(&ps, i, name), 0);
+		publishers_add(&ps, i, name, 1, i, 0);
+	}
+	for (uint64_t i = 5000; i < 5100; i++) {
+		uint64_t bytes = ps.bytes;
+		assert_int_equal(publishers_reserve(&ps, i, (struct span){(const uint8_t *)&i, sizeof i}), 0);
+		assert_true(i == 5000 || ps.bytes == bytes); /* nothing piles up */
+	}
+	for (uint64_t i = 1; i <= STREAM_PUBLISHERS; i++)
+		assert_int_equal(
+			publishers_find(&ps, i, (struct span){(const uint8_t *)&i, sizeof i}, 1, &offset, &timestamp),
+			PUBLISHER_SEEN);
+	uint64_t last = 5099, first = 1, second = 2;
+	publishers_add(&ps, last, (struct span){(const uint8_t *)&last, sizeof last}, 1, 9, 0);
+	assert_int_equal(ps.count, STREAM_PUBLISHERS);
+	assert_int_equal(publishers_find(&ps, first, (struct span){(const uint8_t *)&first, sizeof first}, 1, &offset,
+					 &timestamp),
+			 PUBLISHER_NEW);
+	assert_int_equal(publishers_find(&ps, second, (struct span){(const uint8_t *)&second, sizeof second}, 1,
+					 &offset, &timestamp),
+			 PUBLISHER_SEEN);
+	publishers_done(&ps);
+}
+
 /* The file whose path holds `part` and that is the `nth` of such. */
 static struct sim_file *file_of(const char *part, unsigned nth)
 {
@@ -491,6 +525,7 @@ int main(void)
 		cmocka_unit_test(test_power_cuts_keep_what_was_acknowledged),
 		cmocka_unit_test(test_repeats_get_the_first_answer_also_after_a_restart),
 		cmocka_unit_test(test_publishers_are_bounded),
+		cmocka_unit_test(test_a_publish_that_fails_forgets_no_publisher),
 		cmocka_unit_test(test_a_flipped_bit_is_named_at_start),
 		cmocka_unit_test(test_a_flipped_bit_is_found_when_it_is_read),
 		cmocka_unit_test(test_a_full_disk_acknowledges_nothing),

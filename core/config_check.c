@@ -175,6 +175,23 @@ static int check_listen(const struct check *k)
 	return 0;
 }
 
+/* What stands beside a certificate, and means nothing without it: left alone it would look like protection. */
+static int check_tls(const struct check *k)
+{
+	const struct config *c = k->c;
+	if (*c->tls_cert && !*c->tls_key)
+		return refuse(k, offsetof(struct config, tls_key),
+			      "is empty, and CONFIG_TLS_CERT needs its key: set both");
+	if (!*c->tls_cert && *c->tls_client_ca)
+		return refuse(
+			k, offsetof(struct config, tls_client_ca),
+			"is set and CONFIG_TLS_CERT is not: clients could not show certificates; set CONFIG_TLS_CERT and CONFIG_TLS_KEY");
+	if (!*c->tls_cert && *c->tls_key)
+		return refuse(k, offsetof(struct config, tls_key),
+			      "is set and CONFIG_TLS_CERT is not, so that nothing would be encrypted: set both");
+	return 0;
+}
+
 /* A number of at most four digits at *p; moves *p past it. */
 static bool next_number(const char **p, unsigned *ret)
 {
@@ -229,8 +246,8 @@ static int check_paths(const struct check *k)
 
 int config_check_origins(const struct config *c, const struct config_origin *origins, struct config_error *why)
 {
-	static int (*const checks[])(const struct check *k) = {check_powers, check_orders, check_queue,
-							       check_listen, check_cpus,   check_paths};
+	static int (*const checks[])(const struct check *k) = {check_powers, check_orders, check_queue, check_listen,
+							       check_tls,    check_cpus,   check_paths};
 	struct check k = {c, origins, why};
 	int rc = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(checks) && !rc; i++)

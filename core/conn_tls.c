@@ -2,6 +2,9 @@
  *
  * Input is decrypted as it comes and handed on like any received bytes (held while the session may not have them). Output stays plaintext in `out`
  * until the records before it have gone, so a slow reader costs no more than in cleartext.
+ *
+ * What OpenSSL holds is bounded: of input, an unfinished record, because what comes is read back at once and nothing is put in that will not be read; of
+ * output, PENDING_MAX, because what a peer makes it say (a handshake, alerts) is not counted in the connection's queue.
  */
 #include "core/base/check.h"
 #include "core/conn.h"
@@ -11,7 +14,10 @@
 
 #include <errno.h>
 
-enum { PLAIN_MAX = 16384 /* of one record, RFC 8446 section 5.1 */ };
+enum {
+	PLAIN_MAX = 16384,       /* of one record, RFC 8446 section 5.1 */
+	PENDING_MAX = 128 << 10, /* bytes of records unasked for; far above the longest flight of a handshake */
+};
 
 static void broken(struct conn *c, int err)
 {
@@ -24,6 +30,8 @@ void conn_tls_input(struct conn *c, const uint8_t *p, size_t n)
 {
 	uint8_t plain[PLAIN_MAX];
 	int got = 0;
+	if (!conn_is_open(c) || c->recv_eof)
+		return; /* dropped, as in cleartext; after close_notify, RFC 8446 section 6.1 */
 	if (!tls_feed(c->tls, p, n)) {
 		conn_abort(c, CONN_R_MEMORY);
 		return;
@@ -36,7 +44,9 @@ void conn_tls_input(struct conn *c, const uint8_t *p, size_t n)
 		conn_on_end(c);
 	else if (got < 0)
 		broken(c, got);
-	if (tls_pending(c->tls) && !c->dirty)
+	if (tls_pending(c->tls) > PENDING_MAX)
+		conn_abort(c, CONN_R_FLOOD); /* an alert for each of its records, and it reads none */
+	else if (tls_pending(c->tls) && !c->dirty)
 		conn_mark_dirty(c);
 }
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static _Thread_local char why[512];
 
@@ -17,6 +18,13 @@ const char *tls_reason(void)
 	unsigned long e = ERR_peek_last_error();
 	const char *s = e ? ERR_reason_error_string(e) : NULL;
 	return s ? s : "unknown error";
+}
+
+/* A file that cannot be read has the system's reason: the last of OpenSSL's says "system lib". */
+static int fault(const char *option, const char *path)
+{
+	snprintf(why, sizeof why, "%s=\"%s\": %s", option, path, access(path, R_OK) ? strerror(errno) : tls_reason());
+	return -EINVAL;
 }
 
 static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *outlen, const unsigned char *in,
@@ -31,14 +39,10 @@ static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *outle
 
 static int load(SSL_CTX *ctx, const struct tls_opts *o)
 {
-	if (SSL_CTX_use_certificate_chain_file(ctx, o->cert) != 1) {
-		snprintf(why, sizeof why, "TLS_CERT=\"%s\": %s", o->cert, tls_reason());
-		return -EINVAL;
-	}
-	if (SSL_CTX_use_PrivateKey_file(ctx, o->key, SSL_FILETYPE_PEM) != 1) {
-		snprintf(why, sizeof why, "TLS_KEY=\"%s\": %s", o->key, tls_reason());
-		return -EINVAL;
-	}
+	if (SSL_CTX_use_certificate_chain_file(ctx, o->cert) != 1)
+		return fault("TLS_CERT", o->cert);
+	if (SSL_CTX_use_PrivateKey_file(ctx, o->key, SSL_FILETYPE_PEM) != 1)
+		return fault("TLS_KEY", o->key);
 	if (SSL_CTX_check_private_key(ctx) != 1) {
 		snprintf(why, sizeof why, "TLS_KEY=\"%s\" is not the key of TLS_CERT=\"%s\"", o->key, o->cert);
 		return -EINVAL;
@@ -46,10 +50,8 @@ static int load(SSL_CTX *ctx, const struct tls_opts *o)
 	if (!o->client_ca || !*o->client_ca)
 		return 0;
 	STACK_OF(X509_NAME) *names = SSL_load_client_CA_file(o->client_ca);
-	if (!names || SSL_CTX_load_verify_locations(ctx, o->client_ca, NULL) != 1) {
-		snprintf(why, sizeof why, "TLS_CLIENT_CA=\"%s\": %s", o->client_ca, tls_reason());
-		return -EINVAL;
-	}
+	if (!names || SSL_CTX_load_verify_locations(ctx, o->client_ca, NULL) != 1)
+		return fault("TLS_CLIENT_CA", o->client_ca);
 	SSL_CTX_set_client_CA_list(ctx, names);
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
 	return 0;

@@ -1,5 +1,6 @@
 """TLS: stock clients, certificates that are refused, reload, and what cleartext gets where TLS is configured."""
 
+import os
 import signal
 import socket
 import ssl
@@ -204,10 +205,94 @@ def test_certificates_are_read_again_on_sighup(daemon, authority, secure, stubs)
     assert secure(d).Next(stubs.pb.NextRequest()).first == 3
 
 
-@pytest.mark.parametrize("break_it,word", [("missing", "TLS_CERT"), ("no key", "TLS_KEY"), ("wrong key", "key values mismatch")])
+@pytest.mark.parametrize("break_it,word", [("missing", "No such file or directory"), ("no key", "TLS_KEY"), ("wrong key", "key values mismatch")])
 def test_files_that_do_not_fit_are_refused_at_start(daemon, authority, break_it, word):
     cert, key = authority.issue("server")
     _, another = authority.issue("another")
     files = {"missing": (cert.parent / "nothing.pem", key), "no key": (cert, cert), "wrong key": (cert, another)}[break_it]
     code, said = daemon.prepare(TLS_CERT=files[0], TLS_KEY=files[1]).start_refused()
     assert code == 1 and word in said
+
+
+def test_tls_options_without_a_certificate_were_silently_ignored(daemon, authority):
+    """A client CA alone looked like mutual TLS and was cleartext."""
+    cert, key = authority.issue("server")
+    for options, word in (({"TLS_CLIENT_CA": authority.cert}, "TLS_CERT"), ({"TLS_KEY": key}, "TLS_CERT"), ({"TLS_CERT": cert}, "TLS_KEY")):
+        code, said = daemon.prepare(**options).start_refused()
+        assert code == 2 and word in said, said
+
+
+PUBLISH, SUBSCRIBE = 3, 5
+
+
+class RawTls:
+    """A TLS client that keeps the records in its own hands, so that it can also send what is none."""
+
+    def __init__(self, d, authority, receive_buffer=None):
+        self.socket = socket.socket()
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(30)
+        self.socket.connect((d.host, d.port))
+        self.input, self.output = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context(cafile=authority.cert)
+        self.tls = context.wrap_bio(self.input, self.output, server_hostname="localhost")
+        self.do(self.tls.do_handshake)
+
+    def do(self, call, *args):
+        while True:
+            try:
+                result = call(*args)
+                self.socket.sendall(self.output.read())
+                return result
+            except ssl.SSLWantReadError:
+                self.socket.sendall(self.output.read())
+                received = self.socket.recv(65536)
+                assert received, "the server closed"
+                self.input.write(received)
+
+    def close_notify(self):
+        with pytest.raises(ssl.SSLError):  # it waits for the server's
+            self.tls.unwrap()
+        self.socket.sendall(self.output.read())
+
+    def flood(self, mebibytes):
+        """As much as the server takes of this; it may close, or read no more."""
+        self.socket.settimeout(2)
+        junk = os.urandom(1 << 20)
+        try:
+            for _ in range(mebibytes):
+                self.socket.sendall(junk)
+        except OSError:
+            pass
+
+
+def resident_mib(d):
+    with open(f"/proc/{d.pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmRSS:")) / 1024
+
+
+@pytest.mark.parametrize("state", ["lingering", "flushing", "closed by the peer"])
+def test_input_after_the_end_of_a_tls_session_was_collected_without_bound(daemon, authority, state):
+    cert, key = authority.issue("server")
+    slow = {"PRODUCER_RATE": 1} if state == "closed by the peer" else {}
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key, RECV_BUFFERS=64, **slow)  # few: a flood touches all of them for the first time
+    if state == "flushing":  # more than the kernel takes of what the client below does not read
+        publisher = RawTls(d, authority)
+        frame = os.urandom(1 << 20)
+        for call in range(1, 9):
+            publisher.do(publisher.tls.write, native.request(call, b"\x0a\x01a\x1a" + native.varint(len(frame)) + frame, method=PUBLISH))
+            assert publisher.do(publisher.tls.read, 200)
+        publisher.socket.close()
+    c = RawTls(d, authority, receive_buffer=4096 if state == "flushing" else None)
+    if state == "flushing":
+        c.do(c.tls.write, native.request(1, b"\x0a\x01a", method=SUBSCRIBE))
+        time.sleep(0.5)  # what it is to be sent is not to be counted below; the test holds however long this is
+    elif state == "closed by the peer":  # while calls wait
+        c.do(c.tls.write, b"".join(native.request(call, native.next_request("a", 1000000)) for call in range(1, 4)))
+        c.close_notify()
+    before = resident_mib(d)
+    c.flood(24)
+    assert resident_mib(d) - before < 4
+    assert d.is_running()
+    c.socket.close()

@@ -256,7 +256,7 @@ print(len(ids), len(ids) - len(set(ids)), refused, unanswered)
 
 def test_restarts_under_a_stream_of_connections_refuse_nobody(machine):
     times = 200 if os.environ.get("ORDINAL_HEAVY") == "1" else 10
-    drop_in(machine, "[Unit]\nStartLimitIntervalSec=0\n")
+    drop_in(machine, "[Service]\nRestartSec=1\n")
     callers = subprocess.Popen(machine.command("python3", "-c", CALLERS), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     for _ in range(times):
         machine.run("systemctl", "restart", "ordinald")
@@ -293,7 +293,7 @@ def test_a_configuration_that_is_wrong_at_start_stays_stopped_and_says_why(machi
 
 
 MOUNT = "[Mount]\nWhat=/var/disk\nWhere=/srv/ordinal\nType=none\nOptions=bind\n"
-ON_DISK = "[Unit]\nStartLimitIntervalSec=0\n{}\n[Service]\nReadWritePaths=/srv/ordinal\n"
+ON_DISK = "[Unit]\n{}\n[Service]\nRestartSec=1\nReadWritePaths=/srv/ordinal\n"
 
 
 def refused_to_start(machine, words):

@@ -41,9 +41,12 @@ struct h2_stream *h2_stream_find(struct h2_session *s, uint32_t id)
 		return s->recent;
 	if (!s->table)
 		return NULL;
-	for (uint32_t i = home_of(s, id); s->table[i].stream; i = (i + 1) & s->table_mask) {
+	uint32_t mask = s->table_mask, i = home_of(s, id);
+	for (uint32_t far = 0; s->table[i].stream; i = (i + 1) & mask, far++) {
 		if (s->table[i].id == id)
 			return s->recent = s->table[i].stream;
+		if (((i - home_of(s, s->table[i].id)) & mask) < far) /* it would have made room for this one */
+			return NULL;
 	}
 	return NULL;
 }

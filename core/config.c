@@ -15,10 +15,13 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define FILE_MAX (1u << 20)
 #define VALUE_MAX 4096
@@ -437,10 +440,27 @@ static int read_line(struct load *l, char *line, size_t n)
 
 /* ---- layers ------------------------------------------------------------------------------------------------------ */
 
+/* Opens what can be read to its end at once: a pipe would keep a reload, and with it the main thread, waiting for its writer. */
+static FILE *open_file(const char *path)
+{
+	struct stat st;
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	if (fd < 0)
+		return NULL;
+	int err = fstat(fd, &st) ? errno : S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode) ? ESPIPE : 0;
+	FILE *f = err ? NULL : fdopen(fd, "r");
+	if (!f) {
+		err = err ? err : errno;
+		close(fd);
+		errno = err;
+	}
+	return f;
+}
+
 /* The whole file, which the caller frees, and its length; NULL with errno set when it cannot be read or is too long. */
 static char *slurp(const char *path, size_t *ret_n)
 {
-	FILE *f = fopen(path, "re");
+	FILE *f = open_file(path);
 	char *text = f ? malloc(FILE_MAX + 1) : NULL;
 	int err = errno;
 	if (text) {
@@ -465,7 +485,7 @@ static int read_file(struct load *l, const char *path)
 	if (!text) {
 		int err = errno;
 		snprintf(l->why->text, sizeof l->why->text, "cannot read the configuration %.300s: %s", path,
-			 strerror(err));
+			 err == ESPIPE ? "it is a pipe, and has to be a file" : strerror(err));
 		return -err;
 	}
 	int rc = 0;

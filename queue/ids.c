@@ -158,6 +158,22 @@ static const char *ids_opts_why(const struct ids_opts *o)
 	return NULL;
 }
 
+static struct singles_opts ids_singles_opts(const struct ids_opts *o)
+{
+	return (struct singles_opts){
+		.queue = o->queue, .consumers = o->shards, .strict = o->order == IDS_STRICT, .depth = o->queue_depth};
+}
+
+int ids_check(const struct ids_opts *opts, const char **ret_why)
+{
+	struct singles_opts so = ids_singles_opts(opts);
+
+	*ret_why = ids_opts_why(opts);
+	if (*ret_why != NULL)
+		return -EINVAL;
+	return ids_opts_has_ranges(opts) ? 0 : singles_check(&so, ret_why);
+}
+
 int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, const char **ret_why)
 {
 	struct recovery r = {.why = NULL};
@@ -199,10 +215,7 @@ int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, c
 	why = "out of memory, or of file descriptors";
 	rc = doorbell_init(&ids->bell);
 	if (rc == 0 && !ids_opts_has_ranges(opts)) {
-		struct singles_opts so = {.queue = opts->queue,
-					  .consumers = opts->shards,
-					  .strict = opts->order == IDS_STRICT,
-					  .depth = opts->queue_depth};
+		struct singles_opts so = ids_singles_opts(opts);
 		const char *singles_why = NULL;
 
 		rc = singles_new(&so, &ids->singles, &singles_why);

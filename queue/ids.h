@@ -44,6 +44,8 @@ struct ids_opts {
 struct ids;      /* all sequences, and the producer's state */
 struct ids_view; /* one shard's side */
 
+/* Whether ids_open can take these options: 0, or -EINVAL with a sentence in *ret_why. */
+int ids_check(const struct ids_opts *opts, const char **ret_why);
 /* Opens the journal's "ids" log, replays it. The journal must not have been started. Main thread. *ret_why as
  * journal_open. */
 int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, const char **ret_why);

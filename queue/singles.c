@@ -75,6 +75,14 @@ static const char *why_not(const struct family_ops *ops, const struct singles_op
 	return NULL;
 }
 
+int singles_check(const struct singles_opts *o, const char **ret_why)
+{
+	const struct family_ops *ops = family_find(o->queue);
+
+	*ret_why = ops != NULL ? why_not(ops, o) : why_unknown(o->queue);
+	return *ret_why != NULL ? -EINVAL : 0;
+}
+
 int singles_new(const struct singles_opts *o, struct singles **ret, const char **ret_why)
 {
 	const struct family_ops *ops = family_find(o->queue);
@@ -85,13 +93,9 @@ int singles_new(const struct singles_opts *o, struct singles **ret, const char *
 	size_t size;
 	int rc;
 
-	if (ops == NULL) {
-		*ret_why = why_unknown(o->queue);
-		return -EINVAL;
-	}
-	*ret_why = why_not(ops, o);
-	if (*ret_why != NULL)
-		return -EINVAL;
+	rc = singles_check(o, ret_why);
+	if (rc != 0)
+		return rc;
 	size = (sizeof *s + queues * sizeof *s->queue + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
 	s = aligned_alloc(CACHE_LINE, size);
 	if (s == NULL)

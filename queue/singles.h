@@ -26,6 +26,8 @@ struct singles_opts {
 	uint32_t depth; /* IDs (with ranges: ranges) in each queue */
 };
 
+/* Whether singles_new could make them, memory aside. As it says. */
+int singles_check(const struct singles_opts *o, const char **ret_why);
 /* Main thread. 0; -EINVAL with a sentence in *ret_why, which stays until the calling thread's next call; -ENOMEM. */
 int singles_new(const struct singles_opts *o, struct singles **ret, const char **ret_why);
 void singles_free(struct singles *s);

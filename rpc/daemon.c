@@ -304,13 +304,19 @@ int daemon_apply(struct daemon *d, const struct config *fresh)
 	return 0;
 }
 
+static struct tls_opts tls_options(const struct config *c)
+{
+	return (struct tls_opts){c->tls_cert, c->tls_key, c->tls_client_ca};
+}
+
 int daemon_load_tls(struct daemon *d, const char **ret_why)
 {
 	const struct config *c = &d->cfg;
 	struct tls_context *fresh = NULL;
 	if (!*c->tls_cert)
 		return 0;
-	int rc = tls_context_new(&(struct tls_opts){c->tls_cert, c->tls_key, c->tls_client_ca}, &fresh, ret_why);
+	struct tls_opts o = tls_options(c);
+	int rc = tls_context_new(&o, &fresh, ret_why);
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&d->tls_lock);
@@ -362,6 +368,74 @@ static int check_cleartext(const struct config *c)
 	return -EPERM;
 }
 
+static struct ids_opts ids_options(const struct config *c, const struct topo *t)
+{
+	return (struct ids_opts){
+		.shards = t->shards + (unsigned)c->handler_threads,
+		.order = c->id_order == ID_ORDER_SHARDED ? IDS_SHARDED : IDS_STRICT,
+		.window_min = (uint32_t)c->window_min,
+		.window_max = (uint32_t)c->window_max,
+		.window_target_ms = (uint32_t)c->window_target_ms,
+		.rate = (uint64_t)c->producer_rate,
+		.queue_depth = (uint32_t)c->queue_depth,
+		.sequences_max = (uint32_t)c->sequences_max,
+		.create = c->sequence_create,
+		.count_max = (uint32_t)c->count_max,
+		.queue = c->id_queue,
+	};
+}
+
+static struct workers_opts workers_options(const struct config *c, const struct topo *t)
+{
+	return (struct workers_opts){
+		.threads = (unsigned)c->handler_threads,
+		.shards = t->shards,
+		.queue = c->handler_queue,
+		.order = c->id_order == ID_ORDER_SHARDED ? IDS_SHARDED : IDS_STRICT,
+		.message_max = (uint32_t)c->message_max,
+	};
+}
+
+static struct topo_opts topo_options(const struct config *c)
+{
+	return (struct topo_opts){.cpus = c->cpus, .shards = (unsigned)c->shards, .numa = c->numa};
+}
+
+static int check_files(const struct config *c, const char **ret_why)
+{
+	struct tls_opts to = tls_options(c);
+	struct tls_context *tls = NULL;
+	struct access *access = NULL;
+	int rc = *c->tls_cert ? tls_context_new(&to, &tls, ret_why) : 0;
+	if (rc == 0 && *c->access_file)
+		rc = access_load(c->access_file, &access, ret_why);
+	if (tls)
+		tls_context_put(tls);
+	if (access)
+		access_put(access);
+	return rc;
+}
+
+int daemon_check(const struct config *c, const char **ret_why)
+{
+	struct topo_opts po = topo_options(c);
+	struct topo t;
+	*ret_why = why;
+	int rc = topo_plan(&po, &t, ret_why);
+	if (rc)
+		return rc;
+	struct ids_opts io = ids_options(c, &t);
+	struct workers_opts wo = workers_options(c, &t);
+	rc = check_cleartext(c);
+	if (rc == 0)
+		rc = check_files(c, ret_why);
+	if (rc == 0)
+		rc = ids_check(&io, ret_why);
+	if (rc == 0 && c->handler_threads > 0)
+		rc = workers_check(&wo, ret_why);
+	return rc;
+}
+
 /* Connections need descriptors: as many as the hard limit gives. */
 static void raise_descriptor_limit(const struct config *c)
 {
@@ -410,18 +484,6 @@ static int make_feed(struct daemon *d, const char **ret_why)
 	return d->feed ? 0 : -ENOMEM;
 }
 
-static int make_workers(struct daemon *d, enum ids_order order, const char **ret_why)
-{
-	struct workers_opts o = {
-		.threads = (unsigned)d->cfg.handler_threads,
-		.shards = d->topo.shards,
-		.queue = d->cfg.handler_queue,
-		.order = order,
-		.message_max = (uint32_t)d->cfg.message_max,
-	};
-	return workers_new(&o, d->ids, &d->workers, ret_why);
-}
-
 /* The journal that the witness knows; or, where it knows none, whatever is in the data directory, which it knows from then on. */
 static int open_journal(struct daemon *d, const char **ret_why)
 {
@@ -459,22 +521,11 @@ static int make_data(struct daemon *d, const char **ret_why)
 	int rc = open_journal(d, ret_why);
 	if (rc)
 		return rc;
-	struct ids_opts io = {
-		.shards = d->topo.shards + (unsigned)c->handler_threads,
-		.order = c->id_order == ID_ORDER_SHARDED ? IDS_SHARDED : IDS_STRICT,
-		.window_min = (uint32_t)c->window_min,
-		.window_max = (uint32_t)c->window_max,
-		.window_target_ms = (uint32_t)c->window_target_ms,
-		.rate = (uint64_t)c->producer_rate,
-		.queue_depth = (uint32_t)c->queue_depth,
-		.sequences_max = (uint32_t)c->sequences_max,
-		.create = c->sequence_create,
-		.count_max = (uint32_t)c->count_max,
-		.queue = c->id_queue,
-	};
+	struct ids_opts io = ids_options(c, &d->topo);
+	struct workers_opts wo = workers_options(c, &d->topo);
 	rc = ids_open(&io, d->journal, &d->ids, ret_why);
 	if (rc == 0 && c->handler_threads > 0)
-		rc = make_workers(d, io.order, ret_why);
+		rc = workers_new(&wo, d->ids, &d->workers, ret_why);
 	return rc ? rc : make_feed(d, ret_why);
 }
 
@@ -577,14 +628,11 @@ static int make(struct daemon *d, const char **ret_why)
 		*ret_why = ring_explain(rc);
 		return rc;
 	}
-	rc = topo_plan(&(struct topo_opts){.cpus = c->cpus, .shards = (unsigned)c->shards, .numa = c->numa}, &d->topo,
-		       ret_why);
+	struct topo_opts po = topo_options(c);
+	rc = topo_plan(&po, &d->topo, ret_why);
 	if (rc)
 		return rc;
 	confine(d);
-	rc = check_cleartext(c);
-	if (rc)
-		return rc;
 	rc = daemon_load_tls(d, ret_why);
 	if (rc == 0)
 		rc = daemon_load_access(d, ret_why);

@@ -46,6 +46,9 @@ struct daemon {
 	uint64_t start_ns; /* monotonic */
 };
 
+/* What can be found wrong with a loaded configuration without starting anything: CPUs that this process may not use, files that cannot be read or are not what
+ * they should be, names and options that do not go together. 0, or -errno with a sentence in *ret_why (valid until the next call). Main thread. */
+int daemon_check(const struct config *cfg, const char **ret_why);
 /* From a loaded configuration (taken over) to a running daemon. On failure everything is undone, and *ret_why is a sentence for people. */
 int daemon_start(struct daemon *d, const struct config *cfg, const char **ret_why);
 /* Asks all shards to accept nothing more and to let their connections finish. They have when daemon_is_drained says so: ended_fd tells when to

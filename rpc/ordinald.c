@@ -12,6 +12,7 @@
 #include "rpc/statsock.h"
 #include "rpc/svc_feed.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -280,13 +281,16 @@ static int run(struct config *cfg, const struct args *a)
 		return 1;
 	}
 	log_thread_register("main");
-	rc = start(&s, cfg, &why);
+	bool wrong = daemon_check(cfg, &why) != 0;
+	if (wrong)
+		config_done(cfg);
+	rc = wrong ? -EINVAL : start(&s, cfg, &why);
 	if (rc) {
 		log_error("cannot start: %s", why);
 		sd_notifyf(0, "STATUS=cannot start: %s\nERRNO=%d", why, -rc);
 		log_thread_unregister();
 		log_done();
-		return 1;
+		return wrong ? 2 : 1;
 	}
 	char text[256];
 	log_info("ordinald " ORDINAL_VERSION " listens on %s: %s", s.d.bound,
@@ -319,6 +323,12 @@ int main(int argc, char **argv)
 	if (streams_rules_check(cfg.feed_durability_rules, &rules_why)) {
 		fprintf(stderr, "ordinald: CONFIG_FEED_DURABILITY_RULES is \"%.100s\": %s\n", cfg.feed_durability_rules,
 			rules_why);
+		config_done(&cfg);
+		return 2;
+	}
+	const char *check_why;
+	if (a.check && daemon_check(&cfg, &check_why)) {
+		fprintf(stderr, "ordinald: %s\n", check_why);
 		config_done(&cfg);
 		return 2;
 	}

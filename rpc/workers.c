@@ -393,12 +393,17 @@ static int make_worker(struct workers *all, unsigned i)
 	return w->view ? 0 : -ENOMEM;
 }
 
+int workers_check(const struct workers_opts *o, const char **ret_why)
+{
+	*ret_why = why_not(o, family_find(o->queue));
+	return *ret_why ? -EINVAL : 0;
+}
+
 int workers_new(const struct workers_opts *o, struct ids *ids, struct workers **ret, const char **ret_why)
 {
 	const struct family_ops *ops = family_find(o->queue);
 	struct family_opts fo = {.capacity = CAPACITY, .producers = o->shards, .consumers = o->threads};
-	*ret_why = why_not(o, ops);
-	if (*ret_why)
+	if (workers_check(o, ret_why))
 		return -EINVAL;
 	struct workers *w = aligned_alloc(CACHE_LINE, (sizeof *w + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
 	if (!w)

@@ -25,6 +25,8 @@ struct workers_opts {
 	uint32_t message_max; /* bytes, also after inflating */
 };
 
+/* Whether the options go together and name a queue: 0, or -EINVAL with a sentence in *ret_why. */
+int workers_check(const struct workers_opts *o, const char **ret_why);
 /* Main thread. `ids` must have been opened for shards + threads views. 0, or -errno with a sentence in *ret_why (or NULL there). */
 int workers_new(const struct workers_opts *o, struct ids *ids, struct workers **ret, const char **ret_why);
 /* Starts the threads, after ids_start and before the shards. Stop: after the shards have ended and before ids_stop. Free: before ids_free. */

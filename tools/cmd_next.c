@@ -152,7 +152,7 @@ int cmd_next(int argc, char **argv)
 	struct sync_channel *s;
 	char why[256];
 	struct channel_opts o = {.protocol = n.protocol, .connect_timeout_ns = n.timeout_ns};
-	if (credentials_load(n.server))
+	if (tool_check_server(n.server) || credentials_load(n.server))
 		return tool_usage("next");
 	credentials_fill(&o);
 	if (sync_connect(n.server, &o, &s, why, sizeof why))

@@ -394,7 +394,7 @@ int cmd_publish(int argc, char **argv)
 		p.args = argv + optind;
 		p.args_n = argc - optind;
 	}
-	if (credentials_load(p.dial_opts.server))
+	if (tool_check_server(p.dial_opts.server) || credentials_load(p.dial_opts.server))
 		return tool_usage("publish");
 	lines_init(&p.lines, STDIN_FILENO, PAYLOAD_MAX);
 	int r = dial_init(&p.dial, &p.dial_opts) ? tool_unreachable(p.dial_opts.server, p.dial.why) : run(&p);

@@ -325,7 +325,7 @@ int cmd_subscribe(int argc, char **argv)
 	}
 	if (tool_no_arguments("subscribe", argc, argv))
 		return TOOL_USAGE;
-	if (credentials_load(s.dial_opts.server))
+	if (tool_check_server(s.dial_opts.server) || credentials_load(s.dial_opts.server))
 		return tool_usage("subscribe");
 	resume_init(&s.resume, s.since);
 	s.resume.late = s.reorder_ms > 0; /* frames will come late, even if none has yet */

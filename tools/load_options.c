@@ -376,7 +376,7 @@ int load_read_options(struct load_opts *o, int argc, char **argv)
 		fprintf(stderr, "ordinal: %s\n", why);
 		return tool_usage("load");
 	}
-	if (credentials_load(o->server))
+	if (tool_check_server(o->server) || credentials_load(o->server))
 		return tool_usage("load");
 	struct channel_opts shown = {0};
 	credentials_fill(&shown);

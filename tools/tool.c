@@ -1,6 +1,7 @@
 /* The small things that every sub-command needs: option values with errors that name the option, JSON strings, the sentence for a server that
  * is not there. Main thread. */
 #include "tools/tool.h"
+#include "rpc/client/address.h"
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
@@ -92,6 +93,15 @@ int tool_no_arguments(const char *name, int argc, char **argv)
 		return 0;
 	fprintf(stderr, "ordinal: %s takes no argument \"%s\"\n", name, argv[optind]);
 	return tool_usage(name);
+}
+
+int tool_check_server(const char *server)
+{
+	const char *why;
+	if (address_check(server, &why) == 0)
+		return 0;
+	fprintf(stderr, "ordinal: --server %s: %s\n", server, why);
+	return TOOL_USAGE;
 }
 
 int tool_unreachable(const char *server, const char *why)

@@ -43,6 +43,8 @@ int tool_slow(const char *option, const char *text, enum feed_slow *ret);
 int tool_usage(const char *name);
 /* For commands that take options only: 0, or TOOL_USAGE after a sentence when getopt has left an argument. */
 int tool_no_arguments(const char *name, int argc, char **argv);
+/* Whether a server's address has the form of one: 0, or TOOL_USAGE after a sentence. */
+int tool_check_server(const char *server);
 /* The sentence for an operator who cannot reach a server, on standard error. Returns TOOL_UNREACHABLE. */
 int tool_unreachable(const char *server, const char *why);
 

@@ -47,14 +47,14 @@ void address_host(const char *text, char ret[ADDRESS_HOST_MAX])
 	ret[n] = 0;
 }
 
-int address_resolve(const char *text, struct address *ret, const char **ret_why)
+int address_check(const char *text, const char **ret_why)
 {
-	char host[ADDRESS_HOST_MAX];
+	struct address unused;
 	if (strncmp(text, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0)
-		return resolve_unix(text + strlen(UNIX_PREFIX), ret, ret_why);
+		return resolve_unix(text + strlen(UNIX_PREFIX), &unused, ret_why);
 	const char *colon = strrchr(text, ':');
 	size_t n = colon ? (size_t)(colon - text) : 0;
-	if (!colon || n == 0 || n >= sizeof host || colon[1] == 0) {
+	if (!colon || n == 0 || n >= ADDRESS_HOST_MAX || colon[1] == 0) {
 		*ret_why = "expected HOST:PORT, [IPV6]:PORT or unix:/PATH";
 		return -EINVAL;
 	}
@@ -64,9 +64,20 @@ int address_resolve(const char *text, struct address *ret, const char **ret_why)
 		*ret_why = "a port is a number from 0 to 65535";
 		return -EINVAL;
 	}
+	return 0;
+}
+
+int address_resolve(const char *text, struct address *ret, const char **ret_why)
+{
+	char host[ADDRESS_HOST_MAX];
+	int err = address_check(text, ret_why);
+	if (err)
+		return err;
+	if (strncmp(text, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0)
+		return resolve_unix(text + strlen(UNIX_PREFIX), ret, ret_why);
 	address_host(text, host);
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *list;
-	int r = getaddrinfo(host, colon + 1, &hints, &list);
+	int r = getaddrinfo(host, strrchr(text, ':') + 1, &hints, &list);
 	if (r) {
 		*ret_why = gai_strerror(r);
 		return -ENOENT;

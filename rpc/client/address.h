@@ -13,6 +13,8 @@ struct address {
 /* The host of an address that address_resolve takes, without brackets; of a Unix socket "localhost". What a certificate should be for. */
 void address_host(const char *text, char ret[ADDRESS_HOST_MAX]);
 
+/* Whether `text` has the form of an address: 0, or -EINVAL with a sentence in *ret_why (static). */
+int address_check(const char *text, const char **ret_why);
 /* "host:port", "[v6]:port" or "unix:/path". 0, or -EINVAL / -ENOENT with a sentence in *ret_why (static). */
 int address_resolve(const char *text, struct address *ret, const char **ret_why);
 

@@ -296,14 +296,14 @@ def test_bad_rules_change_nothing(guarded, rules, bad, word):
 
 def test_bad_rules_at_start(daemon, tmp_path, rules):
     code, said = daemon.prepare(ACCESS_FILE=tmp_path / "nothing").start_refused()
-    assert code == 1 and "nothing" in said and "ACCESS_FILE" in said
+    assert code == 2 and "nothing" in said and "ACCESS_FILE" in said
     rules.write_text("someone\n")
     code, said = daemon.prepare(ACCESS_FILE=rules).start_refused()
-    assert code == 1 and f"{rules}:1:" in said
+    assert code == 2 and f"{rules}:1:" in said
     rules.write_text(RULES)
     os.chmod(rules, 0o666)
     code, said = daemon.prepare(ACCESS_FILE=rules).start_refused()
-    assert code == 1 and "everybody may write" in said
+    assert code == 2 and "everybody may write" in said
 
 
 def test_certificates(daemon, tmp_path, rules, stubs):

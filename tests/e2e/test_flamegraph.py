@@ -72,6 +72,19 @@ def test_text_that_is_none(text, words):
     assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
 
 
+def test_a_stack_too_deep_to_draw_is_cut():
+    done = run("--from", "-", "--output", "-", stdin=sample("shard/0", *(f"f{i}" for i in range(3000))))
+    assert done.returncode == 0, done.stderr
+    names = {f[0] for f in frames(done.stdout)}
+    assert {"f0", "f100"} <= names and "f2999" not in names
+
+
+def test_names_that_xml_does_not_take():
+    done = run("--from", "-", "--output", "-", stdin=sample("shard/0", "turn", "od\x01d\x7fna\ufffem"))
+    assert done.returncode == 0, done.stderr
+    assert "od?d?na?m" in {f[0] for f in frames(done.stdout)}
+
+
 def test_usage():
     assert run().returncode == 2 and run("1", "--from", "x").returncode == 2
     done = run("--from", "/nowhere/at/all")

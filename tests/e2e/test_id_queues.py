@@ -25,7 +25,7 @@ ALL = ORDERED + WITHIN_ONE + LANES + SPSC
 def test_these_are_all(daemon):
     d = daemon.prepare(ID_QUEUE="nonsense")
     code, text = d.start_refused()
-    assert code == 1
+    assert code == 2
     named = re.search(r'neither "ranges" nor a queue of queue/family: (.*)', text)[1].split()
     assert sorted(named) == sorted(ALL)
 
@@ -66,7 +66,7 @@ def test_a_queue_for_each_shard(daemon, queue):
 ])
 def test_what_cannot_be_kept_is_refused(daemon, options, because):
     code, text = daemon.prepare(**options).start_refused()
-    assert code == 1 and because in text
+    assert code == 2 and because in text
 
 
 def test_single_ids_only(daemon):

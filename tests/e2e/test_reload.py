@@ -98,10 +98,10 @@ def test_many_reloads_under_load(daemon, tmp_path):
 
 def test_config_diff(tmp_path):
     conf = tmp_path / "ordinal.conf"
-    conf.write_text('CONFIG_SHARDS=2\nCONFIG_ID_ORDER="sharded"\nCONFIG_SPIN_US=7\nCONFIG_TLS_CERT="a \\"b\\" \\\\c"\nCONFIG_WINDOW_MIN=1000\n')
+    conf.write_text('CONFIG_SHARDS=2\nCONFIG_ID_ORDER="sharded"\nCONFIG_SPIN_US=7\nCONFIG_TLS_CERT="a \\"b\\" \\\\c"\nCONFIG_TLS_KEY="k"\nCONFIG_WINDOW_MIN=1000\n')
     out = appliance.tool("config", "diff", "-c", conf).stdout
     assert [line for line in out.splitlines() if not line.startswith("\t")] == [
-        'CONFIG_TLS_CERT="a \\"b\\" \\\\c"', "CONFIG_SHARDS=2", "CONFIG_SPIN_US=7", 'CONFIG_ID_ORDER="sharded"']
+        'CONFIG_TLS_CERT="a \\"b\\" \\\\c"', 'CONFIG_TLS_KEY="k"', "CONFIG_SHARDS=2", "CONFIG_SPIN_US=7", 'CONFIG_ID_ORDER="sharded"']
     assert "default 0; a change takes effect on reload" in out and "default 0; a change takes effect on restart" in out
     again = tmp_path / "again.conf"
     again.write_text(out)

@@ -151,6 +151,25 @@ def test_wrong_arguments(tmp_path):
         assert done.returncode == 2 and done.stderr, args
 
 
+@pytest.mark.parametrize("options, words", [
+    (["TLS_CERT=/nowhere", "TLS_KEY=/nowhere"], "No such file"), (["ACCESS_FILE=/nowhere"], "ACCESS_FILE cannot be read"), (["CPUS=999"], "CPU 999"),
+    (["ID_QUEUE=none"], 'ID_QUEUE="none"'), (["HANDLER_THREADS=1", "HANDLER_QUEUE=none"], 'HANDLER_QUEUE="none"'),
+    (["HANDLER_THREADS=1", "ID_ORDER=sharded"], "ID_ORDER=strict")])
+def test_mistakes_that_check_called_valid_and_start_called_a_failure(daemon, options, words):
+    """systemd does not try again after exit code 2."""
+    d = daemon.prepare()
+    args = [a for o in options for a in ("-o", o)]
+    for more in (["--check"], []):
+        done = subprocess.run([*d.command(), *args, *more], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=60)
+        assert done.returncode == 2 and words in done.stderr + d.log(), (more, done.stderr)
+
+
+def test_a_configuration_that_is_a_pipe_kept_the_main_thread_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    done = subprocess.run([appliance.ORDINALD, "-c", tmp_path / "pipe", "--check"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2 and "it is a pipe, and has to be a file" in done.stderr
+
+
 def test_check_and_dump(tmp_path):
     done = subprocess.run([appliance.ORDINALD, "--dump-config", "-o", "SHARDS=3"], capture_output=True, text=True, check=True)
     assert "CONFIG_SHARDS=3" in done.stdout

@@ -211,7 +211,7 @@ def test_files_that_do_not_fit_are_refused_at_start(daemon, authority, break_it,
     _, another = authority.issue("another")
     files = {"missing": (cert.parent / "nothing.pem", key), "no key": (cert, cert), "wrong key": (cert, another)}[break_it]
     code, said = daemon.prepare(TLS_CERT=files[0], TLS_KEY=files[1]).start_refused()
-    assert code == 1 and word in said
+    assert code == 2 and word in said
 
 
 def test_tls_options_without_a_certificate_were_silently_ignored(daemon, authority):

@@ -75,17 +75,23 @@ static const char *why_not(const struct family_ops *ops, const struct singles_op
 	return NULL;
 }
 
-int singles_check(const struct singles_opts *o, const char **ret_why)
+/* The member that these options ask for; NULL with a sentence in *ret_why if there is none that can. */
+static const struct family_ops *member(const struct singles_opts *o, const char **ret_why)
 {
 	const struct family_ops *ops = family_find(o->queue);
 
 	*ret_why = ops != NULL ? why_not(ops, o) : why_unknown(o->queue);
-	return *ret_why != NULL ? -EINVAL : 0;
+	return *ret_why == NULL ? ops : NULL;
+}
+
+int singles_check(const struct singles_opts *o, const char **ret_why)
+{
+	return member(o, ret_why) != NULL ? 0 : -EINVAL;
 }
 
 int singles_new(const struct singles_opts *o, struct singles **ret, const char **ret_why)
 {
-	const struct family_ops *ops = family_find(o->queue);
+	const struct family_ops *ops = member(o, ret_why);
 	bool each = ops != NULL && ops->consumers_max != 0 && ops->consumers_max < o->consumers;
 	unsigned queues = each ? o->consumers : 1;
 	struct family_opts fo = {.capacity = o->depth, .producers = 1, .consumers = each ? 1 : o->consumers};
@@ -93,9 +99,8 @@ int singles_new(const struct singles_opts *o, struct singles **ret, const char *
 	size_t size;
 	int rc;
 
-	rc = singles_check(o, ret_why);
-	if (rc != 0)
-		return rc;
+	if (ops == NULL)
+		return -EINVAL;
 	size = (sizeof *s + queues * sizeof *s->queue + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
 	s = aligned_alloc(CACHE_LINE, size);
 	if (s == NULL)

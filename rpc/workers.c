@@ -403,7 +403,8 @@ int workers_new(const struct workers_opts *o, struct ids *ids, struct workers **
 {
 	const struct family_ops *ops = family_find(o->queue);
 	struct family_opts fo = {.capacity = CAPACITY, .producers = o->shards, .consumers = o->threads};
-	if (workers_check(o, ret_why))
+	*ret_why = why_not(o, ops);
+	if (*ret_why)
 		return -EINVAL;
 	struct workers *w = aligned_alloc(CACHE_LINE, (sizeof *w + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
 	if (!w)

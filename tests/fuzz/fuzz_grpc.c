@@ -60,7 +60,8 @@ static void fuzz_gzip(struct span in)
 	CHECK(gzip_inflate(g, deflated, in.n, &out) == 0 && out.n == in.n);
 	CHECK(in.n == 0 || memcmp(out.p, in.p, in.n) == 0);
 	CHECK(in.n == 0 || gzip_inflate(g, deflated, in.n - 1, &out) == -EMSGSIZE);
-	CHECK(gzip_inflate(g, (struct span){deflated.p, deflated.n - 1}, in.n, &out) != 0); /* its last bytes may say anything */
+	CHECK(gzip_inflate(g, (struct span){deflated.p, deflated.n - 1}, in.n, &out) !=
+	      0);             /* its last bytes may say anything */
 	if (in.n % 16 == 0) { /* the next has to do with a fresh one */
 		gzip_free(g);
 		g = NULL;

@@ -9,6 +9,7 @@
 #include "core/base/clock.h"
 #include "rpc/client/h2c.h"
 #include "rpc/wire/native.h"
+#include "tests/fuzz/script.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,19 +21,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { OWNERS = 48, EVENTS = 256, BUFS = 16, IDS = 4096, OPS_MAX = 4000, NUMBERS = 1024 };
 
-struct bytes {
-	uint8_t *p;
-	size_t at, len, cap;
-};
-
 struct owner {
 	bool live;
 	uint32_t call;
 };
 
 static struct {
-	const uint8_t *script;
-	size_t left;
+	struct fuzz_script script;
 	uint64_t now_ns;
 	struct client *client;
 	struct channel *ch; /* NULL: closed */
@@ -46,7 +41,7 @@ static struct {
 	struct ring_event event[EVENTS];
 	unsigned events;
 	uint8_t *buf[BUFS];
-	struct bytes in, out; /* from the server; from the client */
+	struct fuzz_bytes in, out; /* from the server; from the client */
 	bool raw, bulk;
 	/* what the server has given, and the client has used: HTTP/2 */
 	struct hpack_decoder *decoder;
@@ -61,22 +56,7 @@ static struct {
 
 static uint8_t byte(void)
 {
-	if (!f.left)
-		return 0;
-	f.left--;
-	return *f.script++;
-}
-
-static void append(struct bytes *b, const void *p, size_t n)
-{
-	if (b->len + n > b->cap) {
-		b->cap = (b->len + n) * 2;
-		b->p = realloc(b->p, b->cap);
-		CHECK(b->p);
-	}
-	if (n)
-		memcpy(b->p + b->len, p, n);
-	b->len += n;
+	return fuzz_byte(&f.script);
 }
 
 /* The twins. */
@@ -202,7 +182,7 @@ static void sent(size_t n, int err)
 		return;
 	n = n < f.send_len ? n : f.send_len;
 	if (!err)
-		append(&f.out, f.send, n);
+		fuzz_append(&f.out, f.send, n);
 	f.sending = false;
 	push(f.send_tag, err ? err : (int32_t)n, 0, 0);
 }
@@ -315,17 +295,12 @@ static void use_call(void)
 
 static void put_frame(uint8_t type, uint8_t flags, uint32_t stream, const void *p, uint32_t n)
 {
-	uint8_t header[H2_FRAME_HEADER];
-	h2_frame_put(header, n, type, flags, stream);
-	append(&f.in, header, sizeof header);
-	append(&f.in, p, n);
+	fuzz_put_frame(&f.in, type, flags, stream, p, n);
 }
 
 static void put_u32(uint8_t type, uint32_t stream, uint32_t v)
 {
-	uint8_t p[4];
-	store_be32(p, v);
-	put_frame(type, 0, stream, p, sizeof p);
+	fuzz_put_u32(&f.in, type, stream, v);
 }
 
 static uint32_t some_stream(void)
@@ -532,8 +507,8 @@ static void server_native(uint8_t op)
 	if ((k == NATIVE_END || (k == NATIVE_MESSAGE && (flags & NATIVE_F_LAST))) && call < NUMBERS)
 		f.answered[call]++;
 	native_put(header, k | flags, b, n, call, 0);
-	append(&f.in, header, sizeof header);
-	append(&f.in, body, n);
+	fuzz_append(&f.in, header, sizeof header);
+	fuzz_append(&f.in, body, n);
 }
 
 /* What the client has written, as far as it is whole. */
@@ -580,7 +555,7 @@ static void check_h2_frame(const struct h2_frame *fr, const uint8_t *p)
 
 static void check_h2(void)
 {
-	struct bytes *o = &f.out;
+	struct fuzz_bytes *o = &f.out;
 	if (!f.preface_seen && o->len >= H2_PREFACE_LEN) {
 		CHECK(memcmp(o->p, H2_PREFACE, H2_PREFACE_LEN) == 0);
 		o->at = H2_PREFACE_LEN;
@@ -597,7 +572,7 @@ static void check_h2(void)
 
 static void check_native(void)
 {
-	struct bytes *o = &f.out;
+	struct fuzz_bytes *o = &f.out;
 	while (o->len - o->at >= NATIVE_HEADER) {
 		struct native_header h;
 		CHECK(native_get(o->p + o->at, &h) == 0);
@@ -659,7 +634,7 @@ static void op(uint8_t o)
 		for (size_t i = 0; i < n; i++)
 			raw[i] = byte();
 		f.raw = true;
-		append(&f.in, raw, n);
+		fuzz_append(&f.in, raw, n);
 		break;
 	}
 	case 1:
@@ -720,12 +695,11 @@ static void op(uint8_t o)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct bytes in = f.in, out = f.out;
+	struct fuzz_bytes in = f.in, out = f.out;
 	memset(&f, 0, sizeof f);
-	f.in = (struct bytes){.p = in.p, .cap = in.cap};
-	f.out = (struct bytes){.p = out.p, .cap = out.cap};
-	f.script = data;
-	f.left = size;
+	f.in = (struct fuzz_bytes){.p = in.p, .cap = in.cap};
+	f.out = (struct fuzz_bytes){.p = out.p, .cap = out.cap};
+	f.script = (struct fuzz_script){data, size};
 	f.now_ns = 1000 * NS_PER_S;
 	f.conn_window = f.initial_max = H2_WINDOW_DEFAULT;
 	f.frame_max = H2_FRAME_SIZE_DEFAULT;
@@ -734,7 +708,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint8_t how = byte();
 	f.native = how & 1;
 	open_channel(how);
-	for (unsigned ops = 0; f.left && f.ch && ops < OPS_MAX; ops++)
+	for (unsigned ops = 0; f.script.left && f.ch && ops < OPS_MAX; ops++)
 		op(byte() % 21);
 	client_free(f.client);
 	CHECK(f.ch == NULL && f.events == 0);

@@ -75,7 +75,7 @@ static const struct method many = {.service = "d.S",
 
 static void rig_check_output(void)
 {
-	struct rig_bytes *o = &rig.out;
+	struct fuzz_bytes *o = &rig.out;
 	while (o->len - o->at >= H2_FRAME_HEADER) {
 		struct h2_frame f = h2_frame_get(o->p + o->at);
 		if (o->len - o->at - H2_FRAME_HEADER < f.len)
@@ -88,8 +88,8 @@ static void rig_check_output(void)
 
 static void run_ours(const uint8_t *p, size_t n, size_t piece)
 {
-	rig_append(&rig.in, H2_PREFACE, H2_PREFACE_LEN);
-	rig_append(&rig.in, p, n);
+	fuzz_append(&rig.in, H2_PREFACE, H2_PREFACE_LEN);
+	fuzz_append(&rig.in, p, n);
 	while (rig.c && rig.recv_armed && rig.in.at < rig.in.len) {
 		rig_deliver(piece);
 		rig_turn();

@@ -23,17 +23,12 @@ static struct {
 
 static void put_frame(uint8_t type, uint8_t flags, uint32_t stream, const void *p, uint32_t n)
 {
-	uint8_t header[H2_FRAME_HEADER];
-	h2_frame_put(header, n, type, flags, stream);
-	rig_append(&rig.in, header, sizeof header);
-	rig_append(&rig.in, p, n);
+	fuzz_put_frame(&rig.in, type, flags, stream, p, n);
 }
 
 static void put_u32(uint8_t type, uint32_t stream, uint32_t value)
 {
-	uint8_t p[4];
-	store_be32(p, value);
-	put_frame(type, 0, stream, p, sizeof p);
+	fuzz_put_u32(&rig.in, type, stream, value);
 }
 
 /* A stream that was opened lately, or seldom another. */
@@ -184,7 +179,7 @@ static void put_other(void)
 /* What the server has written, as far as it is whole. */
 static void rig_check_output(void)
 {
-	struct rig_bytes *o = &rig.out;
+	struct fuzz_bytes *o = &rig.out;
 	if (rig.in.len && rig.in.p[0] != H2_PREFACE[0]) /* raw bytes have asked for another session */
 		return;
 	while (o->len - o->at >= H2_FRAME_HEADER) {
@@ -224,10 +219,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	h2.conn_window = h2.initial_max = 65535;
 	uint8_t begin = rig_byte();
 	if (begin & 1)
-		rig_append(&rig.in, H2_PREFACE, H2_PREFACE_LEN);
+		fuzz_append(&rig.in, H2_PREFACE, H2_PREFACE_LEN);
 	if (begin & 2)
 		put_frame(H2_SETTINGS, 0, 0, NULL, 0);
-	for (unsigned ops = 0; rig.script_left && rig.c && ops < RIG_OPS_MAX; ops++) {
+	for (unsigned ops = 0; rig.script.left && rig.c && ops < RIG_OPS_MAX; ops++) {
 		uint8_t op = rig_byte() % 24;
 		h2.raw |= op == 0;
 		if (rig_op(op))

@@ -29,13 +29,13 @@ static void put_frame(uint8_t kind_flags, uint16_t code, uint32_t call, const vo
 {
 	uint8_t header[NATIVE_HEADER];
 	native_put(header, kind_flags, code, n, call, 0);
-	rig_append(&rig.in, header, sizeof header);
-	rig_append(&rig.in, p, n);
+	fuzz_append(&rig.in, header, sizeof header);
+	fuzz_append(&rig.in, p, n);
 }
 
 static void rig_check_output(void)
 {
-	struct rig_bytes *o = &rig.out;
+	struct fuzz_bytes *o = &rig.out;
 	while (o->len - o->at >= NATIVE_HEADER) {
 		struct native_header h;
 		CHECK(native_get(o->p + o->at, &h) == 0);
@@ -59,7 +59,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		add_methods();
 	rig_begin(data, size);
 	memset(reply_of, 0, sizeof reply_of);
-	while (rig.script_left && rig.c && calls < CALLS - 1) {
+	while (rig.script.left && rig.c && calls < CALLS - 1) {
 		uint8_t which = rig_byte(), body[256], m = which % METHODS;
 		uint32_t n = rig_byte();
 		if (which == DRAIN) {

@@ -17,8 +17,8 @@ static void put_frame(uint8_t kind_flags, uint16_t code, uint32_t call, uint32_t
 {
 	uint8_t header[NATIVE_HEADER];
 	native_put(header, kind_flags, code, n, call, arg);
-	rig_append(&rig.in, header, sizeof header);
-	rig_append(&rig.in, p, n);
+	fuzz_append(&rig.in, header, sizeof header);
+	fuzz_append(&rig.in, p, n);
 }
 
 static uint32_t some_call(void)
@@ -64,7 +64,7 @@ static void put_message(void)
 
 static void rig_check_output(void)
 {
-	struct rig_bytes *o = &rig.out;
+	struct fuzz_bytes *o = &rig.out;
 	if (rig.in.len && rig.in.p[0] != NATIVE_MAGIC) /* raw bytes have asked for another session */
 		return;
 	while (o->len - o->at >= NATIVE_HEADER) {
@@ -89,7 +89,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	rig_begin(data, size);
 	memset(&nat, 0, sizeof nat);
-	for (unsigned ops = 0; rig.script_left && rig.c && ops < RIG_OPS_MAX; ops++) {
+	for (unsigned ops = 0; rig.script.left && rig.c && ops < RIG_OPS_MAX; ops++) {
 		uint8_t op = rig_byte() % 22, ping[NATIVE_PING_MAX] = {0};
 		nat.raw |= op == 0;
 		if (rig_op(op))

@@ -19,6 +19,7 @@
 #include "rpc/access.h"
 #include "rpc/call.h"
 #include "rpc/session.h"
+#include "tests/fuzz/script.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,11 +33,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void rig_check_output(void);
 
 enum { RIG_HELD = 256, RIG_CANCELS = 16, RIG_DELIVER_MAX = 16384, RIG_OPS_MAX = 4000 };
-
-struct rig_bytes {
-	uint8_t *p;
-	size_t at, len, cap;
-};
 
 static struct rig {
 	struct shard s;
@@ -56,10 +52,9 @@ static struct rig {
 	unsigned cancel_count;
 	uint8_t *delivered;
 	/* What the client has written and the connection has not received; and what the connection has sent. */
-	struct rig_bytes in, out;
+	struct fuzz_bytes in, out;
 	/* The script. */
-	const uint8_t *script;
-	size_t script_left;
+	struct fuzz_script script;
 	/* The service. */
 	struct call *held[RIG_HELD];
 	unsigned held_count;
@@ -68,22 +63,7 @@ static struct rig {
 
 static uint8_t rig_byte(void)
 {
-	if (!rig.script_left)
-		return 0;
-	rig.script_left--;
-	return *rig.script++;
-}
-
-static void rig_append(struct rig_bytes *b, const void *p, size_t n)
-{
-	if (b->len + n > b->cap) {
-		b->cap = (b->len + n) * 2;
-		b->p = realloc(b->p, b->cap);
-		CHECK(b->p);
-	}
-	if (n)
-		memcpy(b->p + b->len, p, n);
-	b->len += n;
+	return fuzz_byte(&rig.script);
 }
 
 /* The twin of the ring, and what the connection asks of its shard. */
@@ -215,7 +195,7 @@ static void rig_sent(size_t n)
 	size_t left = n;
 	for (unsigned i = 0; i < rig.send_count && left; i++) {
 		size_t take = rig.send[i].n < left ? rig.send[i].n : left;
-		rig_append(&rig.out, rig.send[i].p, take);
+		fuzz_append(&rig.out, rig.send[i].p, take);
 		left -= take;
 	}
 	rig.sending = false;
@@ -472,8 +452,7 @@ static void rig_begin_shard(void)
 
 static void rig_begin(const uint8_t *data, size_t size)
 {
-	rig.script = data;
-	rig.script_left = size;
+	rig.script = (struct fuzz_script){data, size};
 	uint8_t how = rig_byte();
 	rig.so = (struct shard_opts){
 		.conns_max = 4, .conn_queue_max = 256 << 10, .stall_ns = 2 * NS_PER_S, .attach = rig_attach};
@@ -512,7 +491,7 @@ static bool __attribute__((unused)) rig_op(uint8_t op)
 		size_t n = rig_byte() % sizeof raw;
 		for (size_t i = 0; i < n; i++)
 			raw[i] = rig_byte();
-		rig_append(&rig.in, raw, n);
+		fuzz_append(&rig.in, raw, n);
 		return true;
 	}
 	case 1:

@@ -51,7 +51,7 @@ def test_equal_stacks_are_one_frame_as_wide_as_their_share():
     by_name = {name: rest for name, *rest in drawn}
     assert [(name, f[0]) for name, *f in drawn if f[4] == "thread"] == [("all threads", 10), ("shard/2", 8), ("shard/10", 1), ("journal", 1)]
     assert by_name["ring_wait"][0] == 6 and by_name['h2<&>"'][0] == 2
-    assert by_name["__do_sys_io_uring_enter"][4] == "kernel" and by_name["memcpy"][4] == "library" and by_name["ring_wait"][4] == "own"
+    assert by_name["__do_sys_io_uring_enter"][4] == "kernel" and by_name["memcpy"][4] == "shared" and by_name["ring_wait"][4] == "own"
     assert "clone3" not in by_name, "what every thread begins with is left out"
     width = by_name["all threads"][3]
     for name, samples, *_ in drawn:

@@ -69,7 +69,7 @@ static void script(FILE *f, const struct bench_report *r, const char *csv, const
 		"set xrange [0:*]\nset key off\n"
 		"plot '%s' every ::1 using ($7/2e6):0:(0):($7/1e6):($0-0.36):($0+0.36):ytic(1) with boxxyerror lc rgb '#3465a4', "
 		"'' every ::1 using ($7/1e6):0:($27/1e6):($28/1e6) with xerrorbars pt 0 lc rgb '#222222', "
-		"'' every ::1 using ($28/1e6):0:(sprintf(' %%.2f', $7/1e6)) with labels left font ',10'\n",
+		"'' every ::1 using ($28/1e6):0:(gprintf(' %%.2f', $7/1e6)) with labels left font ',10'\n",
 		csv);
 
 	snprintf(title, sizeof title, "Latency of taking (%s): p50, p99, p99.9, max", take);

@@ -31,8 +31,6 @@
 
 #define STREAM_NAME_MAX 64      /* bytes */
 #define STREAM_PUBLISHER_MAX 64 /* bytes of a publisher's id */
-#define STREAM_PUBLISHERS 1024  /* publishers remembered by each stream, the latest used */
-#define STREAM_NUMBERS 1024     /* numbers remembered of each publisher, the latest */
 #define STREAM_SHARDS_MAX 128
 #define STREAM_UNIT (256u << 10) /* bytes: of a chunk of memory, and of the longest slice (but for a larger frame) */
 
@@ -57,6 +55,9 @@ struct streams_opts {
 	uint64_t retain_bytes, retain_frames;
 	uint32_t retain_seconds;
 	uint32_t payload_max; /* bytes; also bounded by segment_bytes */
+	/* Remembered for repeats, each at least 1: of each stream the publishers that were used last, of each publisher its latest numbers. In memory
+	 * only, found again from the frames: may be others at each opening. */
+	uint32_t publishers_max, numbers_max;
 	uint64_t
 		held_max; /* bytes of publishes that wait on one shard for another one, for memory, or for a stream being made */
 };

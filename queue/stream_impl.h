@@ -207,6 +207,7 @@ struct publishers {
 	struct publisher **bucket; /* made at first use */
 	struct publisher *newest, *oldest;
 	uint32_t count;
+	uint32_t max, numbers_max; /* publishers_max and numbers_max of struct streams_opts; set before anything else */
 	uint64_t bytes;
 };
 

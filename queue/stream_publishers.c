@@ -1,7 +1,7 @@
 /* The numbers that publishers have used, so that a repeat gets its first answer. Runs on the stream's owner.
  *
- * Of each publisher the latest STREAM_NUMBERS frames are remembered, of each stream the latest STREAM_PUBLISHERS publishers; the frames carry both, so
- * a restart finds them again. A number that is not among those remembered is new, unless it is below all of them and some have
+ * Of each publisher the latest numbers_max frames are remembered, of each stream the latest publishers_max publishers; the frames carry both, so
+ * a restart finds them again, as many as its own limits allow. A number that is not among those remembered is new, unless it is below all of them and some have
  * been forgotten: then nobody knows. A publisher that was forgotten altogether begins anew.
  *
  * A new publisher is reserved before its first frame is in the log, which may fail: until then it is the oldest, and nobody is forgotten for it.
@@ -10,7 +10,7 @@
 
 #include <stdlib.h>
 
-#define BUCKETS 1024u
+#define BUCKETS_MAX 16384u
 
 struct number {
 	uint64_t number, offset;
@@ -28,9 +28,24 @@ struct publisher {
 	uint8_t name[STREAM_PUBLISHER_MAX];
 };
 
+/* A power of two for which chains are short, with as many publishers as there may be. */
+static uint32_t buckets(const struct publishers *ps)
+{
+	uint32_t n = 1;
+
+	while (n < ps->max && n < BUCKETS_MAX)
+		n *= 2;
+	return n;
+}
+
+static struct publisher **bucket_of(const struct publishers *ps, uint64_t hash)
+{
+	return &ps->bucket[hash & (buckets(ps) - 1)];
+}
+
 static struct publisher *find(const struct publishers *ps, uint64_t hash, struct span name)
 {
-	struct publisher *p = ps->bucket ? ps->bucket[hash % BUCKETS] : NULL;
+	struct publisher *p = ps->bucket ? *bucket_of(ps, hash) : NULL;
 
 	while (p != NULL && !(p->hash == hash && span_eq((struct span){p->name, p->name_len}, name)))
 		p = p->next;
@@ -83,7 +98,7 @@ static void link_oldest(struct publishers *ps, struct publisher *p)
 
 static void forget(struct publishers *ps, struct publisher *p)
 {
-	struct publisher **link = &ps->bucket[p->hash % BUCKETS];
+	struct publisher **link = bucket_of(ps, p->hash);
 
 	while (*link != p)
 		link = &(*link)->next;
@@ -100,10 +115,10 @@ static struct publisher *make(struct publishers *ps, uint64_t hash, struct span 
 	struct publisher *p;
 
 	if (ps->bucket == NULL) {
-		ps->bucket = calloc(BUCKETS, sizeof *ps->bucket);
+		ps->bucket = calloc(buckets(ps), sizeof *ps->bucket);
 		if (ps->bucket == NULL)
 			return NULL;
-		ps->bytes += BUCKETS * sizeof *ps->bucket;
+		ps->bytes += buckets(ps) * sizeof *ps->bucket;
 	}
 	p = calloc(1, sizeof *p);
 	if (p == NULL)
@@ -113,8 +128,8 @@ static struct publisher *make(struct publishers *ps, uint64_t hash, struct span 
 	p->hash = hash;
 	p->name_len = (uint8_t)name.n;
 	memcpy(p->name, name.p, name.n);
-	p->next = ps->bucket[hash % BUCKETS];
-	ps->bucket[hash % BUCKETS] = p;
+	p->next = *bucket_of(ps, hash);
+	*bucket_of(ps, hash) = p;
 	link_oldest(ps, p);
 	ps->count++;
 	ps->bytes += sizeof *p;
@@ -146,7 +161,7 @@ int publishers_reserve(struct publishers *ps, uint64_t hash, struct span name)
 		p = make(ps, hash, name);
 	if (p == NULL)
 		return -ENOMEM;
-	return p->count == p->cap && p->cap < STREAM_NUMBERS ? grow(ps, p) : 0;
+	return p->count == p->cap && p->cap < ps->numbers_max ? grow(ps, p) : 0;
 }
 
 void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint64_t number, uint64_t offset,
@@ -155,7 +170,7 @@ void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint
 	struct publisher *p = find(ps, hash, name);
 
 	CHECK(p != NULL);
-	if (p->count == p->cap)
+	if (p->count == p->cap || p->count == ps->numbers_max)
 		p->forgot = true;
 	else
 		p->count++;
@@ -164,7 +179,7 @@ void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint
 		p->max = number;
 	unlink_use(ps, p);
 	link_use(ps, p);
-	if (ps->count > STREAM_PUBLISHERS) /* by one */
+	if (ps->count > ps->max) /* by one */
 		forget(ps, ps->oldest);
 }
 

@@ -230,6 +230,8 @@ static struct stream *alloc(struct streams *ss, struct span name)
 	s->own.next_offset = 1;
 	s->own.max_ts = s->own.sub_max_ts = INT64_MIN;
 	s->own.late.swept.timestamp = INT64_MIN;
+	s->own.publishers.max = ss->opts.publishers_max;
+	s->own.publishers.numbers_max = ss->opts.numbers_max;
 	s->own.acks.last = &s->own.acks.first;
 	s->own.parked.last = &s->own.parked.first;
 	return s;

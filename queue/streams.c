@@ -224,6 +224,8 @@ static const char *opts_why(const struct streams_opts *o)
 		return "the number of streams must be 1 to 2^20";
 	if (o->segment_bytes < SEGMENT_BYTES_MIN || o->segment_bytes > JOURNAL_SEGMENT_MAX)
 		return "a stream's segments must have 256 KiB to 1 GiB";
+	if (o->publishers_max == 0 || o->numbers_max == 0)
+		return "publishers_max and numbers_max must be at least 1";
 	if (o->payload_max == 0)
 		return "the largest payload must be at least 1 byte";
 	streams_rules_check(o->durability_rules, &why);
@@ -460,8 +462,10 @@ const char *stream_error_text(const struct streams *ss, enum stream_error e, cha
 			STREAM_PUBLISHER_MAX);
 		break;
 	case STREAM_E_STALE:
-		snprintf(buf, cap, "publisher_seq is older than the %d numbers that are remembered of this publisher",
-			 STREAM_NUMBERS);
+		snprintf(buf, cap,
+			 "publisher_seq is older than the %" PRIu32
+			 " numbers that are remembered of this publisher (FEED_NUMBERS_MAX)",
+			 ss->opts.numbers_max);
 		break;
 	case STREAM_E_BUSY:
 		snprintf(buf, cap, "too much waits for the disk or for memory; try again later");

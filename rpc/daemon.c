@@ -465,6 +465,8 @@ static int make_feed(struct daemon *d, const char **ret_why)
 		.retain_frames = (uint64_t)c->feed_retain_frames,
 		.retain_seconds = (uint32_t)c->feed_retain_seconds,
 		.payload_max = (uint32_t)c->feed_frame_max,
+		.publishers_max = (uint32_t)c->feed_publishers_max,
+		.numbers_max = (uint32_t)c->feed_numbers_max,
 		.held_max = (uint64_t)c->feed_held_max,
 	};
 	struct feed_opts fo = {

@@ -74,6 +74,8 @@ static void begin(struct bench *b)
 		.segment_bytes = 64u << 20,
 		.memory_bytes = 64u << 20,
 		.payload_max = 1u << 20,
+		.publishers_max = 1024,
+		.numbers_max = 1024,
 		.held_max = 64u << 20,
 	};
 	const char *why = "";

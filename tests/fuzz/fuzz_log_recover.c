@@ -361,6 +361,8 @@ static int open_streams(bool use, struct stream_stats *ret)
 				 .segment_bytes = SEGMENT_BYTES_MIN,
 				 .memory_bytes = 1u << 20,
 				 .payload_max = 100000,
+				 .publishers_max = 1024,
+				 .numbers_max = 1024,
 				 .held_max = 1u << 20};
 	struct journal *j = open_journal();
 	struct streams *ss = NULL;

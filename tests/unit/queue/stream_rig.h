@@ -149,6 +149,8 @@ static inline void rig_init(uint64_t seed, unsigned shards)
 		.segment_bytes = 1u << 20,
 		.memory_bytes = 2u << 20,
 		.payload_max = RIG_PAYLOAD_MAX,
+		.publishers_max = 1024,
+		.numbers_max = 1024,
 		.held_max = 8u << 20,
 	};
 }

@@ -127,7 +127,7 @@ static void test_repeats_get_the_first_answer_also_after_a_restart(void **state)
 		assert_int_equal(first[i].offset, i + 1);
 	}
 	for (unsigned pass = 0; pass < 3; pass++) {
-		for (unsigned i = 1500 - STREAM_NUMBERS; i < 1500; i += 7) {
+		for (unsigned i = 1500 - rig.opts.numbers_max; i < 1500; i += 7) {
 			assert_int_equal(numbered("p", 10 + i, &a), STREAM_E_OK);
 			assert_true(a.duplicate);
 			assert_int_equal(a.offset, first[i].offset);
@@ -143,6 +143,79 @@ static void test_repeats_get_the_first_answer_also_after_a_restart(void **state)
 	rig_close(true);
 }
 
+/* The limits may be others at each start: what a lower one forgets is stale or new, what is remembered is right, and no frame is lost. */
+static void test_limits_of_repeats_that_change_between_starts(void **state)
+{
+	static const uint32_t limits[][2] = {{1000, 64}, {10, 64},  {1, 3},        {64, 64},
+					     {100, 5},   {1000, 1}, {65536, 65536}};
+	enum { NUMBERS = 100, PUBLISHERS = 20 };
+	struct stream_answer a, first[PUBLISHERS][NUMBERS];
+	struct stream_stats st;
+	char name[16];
+
+	(void)state;
+	rig_init(7, 2);
+	rig_open();
+	for (unsigned i = 0; i < NUMBERS; i++) {
+		for (unsigned p = 0; p < PUBLISHERS; p++) {
+			snprintf(name, sizeof name, "p%u", p);
+			assert_int_equal(numbered(name, i + 1, &first[p][i]), STREAM_E_OK);
+		}
+	}
+	for (unsigned round = 0; round < ARRAY_SIZE(limits); round++) {
+		uint32_t numbers = limits[round][0] < NUMBERS ? limits[round][0] : NUMBERS;
+		uint32_t publishers = limits[round][1] < PUBLISHERS ? limits[round][1] : PUBLISHERS;
+		bool all = publishers == PUBLISHERS;
+
+		if (!all)
+			numbers = 1; /* they took turns, so each was forgotten before it came again, and began anew */
+
+		rig_close(round % 2 == 0);
+		rig.opts.numbers_max = limits[round][0];
+		rig.opts.publishers_max = limits[round][1];
+		rig_open();
+		streams_info(rig.ss, 0, &st);
+		assert_int_equal(st.next_offset, NUMBERS * PUBLISHERS + 1);
+		for (unsigned p = PUBLISHERS - publishers; p < PUBLISHERS; p++) { /* the last ones used */
+			snprintf(name, sizeof name, "p%u", p);
+			for (unsigned i = NUMBERS - numbers; i < NUMBERS; i++) {
+				assert_int_equal(numbered(name, i + 1, &a), STREAM_E_OK);
+				assert_true(a.duplicate);
+				assert_int_equal(a.offset, first[p][i].offset);
+				assert_int_equal(a.timestamp, first[p][i].timestamp);
+			}
+			if (all && numbers < NUMBERS)
+				assert_int_equal(numbered(name, NUMBERS - numbers, &a), STREAM_E_STALE);
+		}
+	}
+	rig_close(true);
+}
+
+/* The numbers are bounded by the option, whatever it is: not by the next power of two. */
+static void test_numbers_are_bounded_by_the_option(void **state)
+{
+	(void)state;
+	for (uint32_t max = 1; max <= 20; max++) {
+		struct publishers ps = {.max = 2, .numbers_max = max};
+		struct span name = {(const uint8_t *)"p", 1};
+		uint64_t offset;
+		int64_t timestamp;
+
+		for (uint64_t i = 1; i <= 50; i++) {
+			assert_int_equal(publishers_reserve(&ps, 1, name), 0);
+			publishers_add(&ps, 1, name, i, 100 + i, 0);
+			for (uint64_t k = 1; k <= i; k++) {
+				bool known = k + max > i;
+				assert_int_equal(publishers_find(&ps, 1, name, k, &offset, &timestamp),
+						 known ? PUBLISHER_SEEN : PUBLISHER_STALE);
+				assert_true(!known || offset == 100 + k);
+			}
+			assert_int_equal(publishers_find(&ps, 1, name, i + 1, &offset, &timestamp), PUBLISHER_NEW);
+		}
+		publishers_done(&ps);
+	}
+}
+
 /* A publisher that is forgotten begins anew; one that stays in use is not. */
 static void test_publishers_are_bounded(void **state)
 {
@@ -152,7 +225,7 @@ static void test_publishers_are_bounded(void **state)
 	(void)state;
 	rig_init(6, 1);
 	rig_open();
-	for (unsigned i = 0; i < STREAM_PUBLISHERS + 50; i++) {
+	for (unsigned i = 0; i < rig.opts.publishers_max + 50; i++) {
 		snprintf(name, sizeof name, "p%u", i);
 		assert_int_equal(numbered(name, 1, &a), STREAM_E_OK);
 		assert_int_equal(numbered("busy", i + 1, &a), STREAM_E_OK);
@@ -168,12 +241,13 @@ static void test_publishers_are_bounded(void **state)
 /* A frame that is not kept, for want of memory, is no reason to forget a publisher. */
 static void test_a_publish_that_fails_forgets_no_publisher(void **state)
 {
-	struct publishers ps = {.bucket = NULL};
+	enum { PUBLISHERS = 1024 };
+	struct publishers ps = {.max = PUBLISHERS, .numbers_max = 8};
 	uint64_t offset;
 	int64_t timestamp;
 
 	(void)state;
-	for (uint64_t i = 1; i <= STREAM_PUBLISHERS; i++) {
+	for (uint64_t i = 1; i <= PUBLISHERS; i++) {
 		struct span name = {(const uint8_t *)&i, sizeof i};
 		assert_int_equal(publishers_reserve(&ps, i, name), 0);
 		publishers_add(&ps, i, name, 1, i, 0);
@@ -183,13 +257,13 @@ static void test_a_publish_that_fails_forgets_no_publisher(void **state)
 		assert_int_equal(publishers_reserve(&ps, i, (struct span){(const uint8_t *)&i, sizeof i}), 0);
 		assert_true(i == 5000 || ps.bytes == bytes); /* nothing piles up */
 	}
-	for (uint64_t i = 1; i <= STREAM_PUBLISHERS; i++)
+	for (uint64_t i = 1; i <= PUBLISHERS; i++)
 		assert_int_equal(
 			publishers_find(&ps, i, (struct span){(const uint8_t *)&i, sizeof i}, 1, &offset, &timestamp),
 			PUBLISHER_SEEN);
 	uint64_t last = 5099, first = 1, second = 2;
 	publishers_add(&ps, last, (struct span){(const uint8_t *)&last, sizeof last}, 1, 9, 0);
-	assert_int_equal(ps.count, STREAM_PUBLISHERS);
+	assert_int_equal(ps.count, PUBLISHERS);
 	assert_int_equal(publishers_find(&ps, first, (struct span){(const uint8_t *)&first, sizeof first}, 1, &offset,
 					 &timestamp),
 			 PUBLISHER_NEW);
@@ -525,6 +599,8 @@ int main(void)
 		cmocka_unit_test(test_power_cuts_keep_what_was_acknowledged),
 		cmocka_unit_test(test_repeats_get_the_first_answer_also_after_a_restart),
 		cmocka_unit_test(test_publishers_are_bounded),
+		cmocka_unit_test(test_limits_of_repeats_that_change_between_starts),
+		cmocka_unit_test(test_numbers_are_bounded_by_the_option),
 		cmocka_unit_test(test_a_publish_that_fails_forgets_no_publisher),
 		cmocka_unit_test(test_a_flipped_bit_is_named_at_start),
 		cmocka_unit_test(test_a_flipped_bit_is_found_when_it_is_read),

@@ -235,6 +235,8 @@ static void test_everybody_gets_everything(void **state)
 				  .segment_bytes = 1u << 20,
 				  .memory_bytes = 1u << 20,
 				  .payload_max = 1000,
+				  .publishers_max = 1024,
+				  .numbers_max = 1024,
 				  .held_max = 1u << 20,
 				  .durability = STREAM_WRITE};
 	const char *why = "";

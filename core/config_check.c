@@ -119,6 +119,28 @@ static int check_queue(const struct check *k)
 	return 0;
 }
 
+/* Memory for messages that are still being received: one of the largest must fit into a connection's share, and two shares into the whole. */
+static int check_assembly(const struct check *k)
+{
+	const struct config *c = k->c;
+	int64_t block = 1;
+	char other[150];
+	while (block < c->message_max + 16) /* with the header of its frame; core/bufpool.h has the blocks */
+		block *= 2;
+	if (c->assembly_conn_max < block)
+		return refuse(k, offsetof(struct config, assembly_conn_max),
+			      "is %" PRId64 " and must be at least %" PRId64
+			      ", the block of memory for a message of %s, which is %" PRId64,
+			      c->assembly_conn_max, block,
+			      name(k, offsetof(struct config, message_max), other, sizeof other), c->message_max);
+	if (c->assembly_max / 2 < c->assembly_conn_max)
+		return refuse(k, offsetof(struct config, assembly_max),
+			      "is %" PRId64 " and must be at least twice %s, which is %" PRId64, c->assembly_max,
+			      name(k, offsetof(struct config, assembly_conn_max), other, sizeof other),
+			      c->assembly_conn_max);
+	return 0;
+}
+
 int config_listen_split(const char *listen, char *ret_host, size_t cap, uint16_t *ret_port)
 {
 	const char *colon = strrchr(listen, ':');
@@ -246,8 +268,8 @@ static int check_paths(const struct check *k)
 
 int config_check_origins(const struct config *c, const struct config_origin *origins, struct config_error *why)
 {
-	static int (*const checks[])(const struct check *k) = {check_powers, check_orders, check_queue, check_listen,
-							       check_tls,    check_cpus,   check_paths};
+	static int (*const checks[])(const struct check *k) = {check_powers, check_orders, check_queue, check_assembly,
+							       check_listen, check_tls,    check_cpus,  check_paths};
 	struct check k = {c, origins, why};
 	int rc = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(checks) && !rc; i++)

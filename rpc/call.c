@@ -66,6 +66,7 @@ static void run_flush(struct rpc_shard *r)
 void rpc_shard_turn(struct rpc_shard *r)
 {
 	struct access_source *a = r->opts->access;
+	assembly_turn(&r->assembly, &r->opts->assembly);
 	run_flush(r);
 	r->reply_ns = 0;
 	if (a && unlikely(atomic_load_explicit(&a->generation, memory_order_relaxed) != r->access_gen)) {

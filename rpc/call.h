@@ -16,6 +16,7 @@
 #include "core/base/wheel.h"
 #include "core/shard.h"
 #include "rpc/access.h"
+#include "rpc/assembly.h"
 #include "rpc/metadata.h"
 #include "rpc/method.h"
 #include "rpc/refusals.h"
@@ -94,7 +95,7 @@ struct rpc_opts {
 	uint32_t continuations_max;                        /* CONTINUATION frames of a header block */
 	uint32_t resets_burst, resets_per_s;               /* HTTP/2 streams reset by the peer, or for its errors */
 	uint32_t useless_max;                              /* frames that say nothing, in 10 s */
-	uint64_t assembly_max;                             /* bytes of partly received messages on a shard */
+	struct assembly_limits assembly;                   /* of partly received messages on a shard */
 	uint64_t preface_ns, headers_ns, body_ns, call_ns; /* call_ns: cap on unary calls; 0: none */
 };
 
@@ -108,11 +109,11 @@ struct rpc_shard {
 	/* Runs of equal (method, latency) are counted once. */
 	uint16_t run_method;
 	uint64_t run_ns, run_count;
-	struct gzip *gzip;     /* made on first use */
-	struct budget *budget; /* likewise, by typed.c */
-	void *health;          /* svc_health's watchers */
-	uint32_t calls;        /* live; with count_add */
-	uint64_t assembly;     /* bytes of partly received messages */
+	struct gzip *gzip;        /* made on first use */
+	struct budget *budget;    /* likewise, by typed.c */
+	void *health;             /* svc_health's watchers */
+	uint32_t calls;           /* live; with count_add */
+	struct assembly assembly; /* of partly received messages */
 	struct slab native_calls, h2_streams;
 	/* Read by anybody. */
 	uint64_t sessions_h2, sessions_native; /* live */

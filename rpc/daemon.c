@@ -241,7 +241,7 @@ static void set_options(struct daemon *d, struct daemon_options *o)
 		.resets_burst = (uint32_t)c->resets_burst,
 		.resets_per_s = (uint32_t)c->resets_per_second,
 		.useless_max = (uint32_t)c->useless_frames_max,
-		.assembly_max = (uint64_t)c->assembly_max,
+		.assembly = {.total = (uint64_t)c->assembly_max, .share = (uint64_t)c->assembly_conn_max},
 		.preface_ns = ms_or_never(c->preface_timeout_ms),
 		.headers_ns = ms_or_never(c->headers_timeout_ms),
 		.body_ns = ms_or_never(c->body_timeout_ms),

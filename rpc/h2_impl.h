@@ -117,8 +117,9 @@ struct h2_session {
 	uint32_t access_gen;      /* of what the memo holds, and of `who` */
 	uint64_t who;             /* of requests without a token */
 	struct metadata metadata; /* of the block decoded last */
-	struct h2_bytes part;     /* a frame cut by the end of a buffer */
-	struct h2_bytes block;    /* a header block in several frames */
+	struct assembly_share assembly;
+	struct h2_bytes part;  /* a frame cut by the end of a buffer */
+	struct h2_bytes block; /* a header block in several frames */
 	uint64_t part_ns, block_ns, start_ns, drain_ns;
 	uint64_t read_ns; /* since when it is read again, after its output was too much */
 	uint32_t reset_tokens, useless;
@@ -190,6 +191,8 @@ void h2_stream_kill(struct h2_stream *st);
 void h2_stream_pump(struct h2_stream *st);
 void h2_streams_pump(struct h2_session *s);
 void h2_streams_each(struct h2_session *s, void (*fn)(struct h2_stream *st, void *ctx), void *ctx);
+/* assembly_share's give_way of a session. */
+void h2_streams_give_way(struct assembly_share *share, uint64_t bytes);
 /* Looks for requests and answers that do not move. */
 void h2_streams_check(struct h2_session *s);
 bool h2_streams_need_watch(const struct h2_session *s);

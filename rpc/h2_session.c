@@ -419,6 +419,8 @@ bool h2_session_start(struct conn *c, struct rpc_shard *r)
 	s->reset_ns = s->useless_ns = s->start_ns = r->shard->now_ns;
 	s->timer.fire = on_timer;
 	s->access_gen = r->access_gen - 1;
+	s->assembly.ip = c->ip;
+	s->assembly.give_way = h2_streams_give_way;
 	c->session = s;
 	c->ops = &h2_ops;
 	count_add(&r->sessions_h2, 1);

@@ -118,6 +118,14 @@ void h2_streams_each(struct h2_session *s, void (*fn)(struct h2_stream *st, void
 		free(ids);
 }
 
+/* What has come of the message being put together. */
+static void free_message(struct h2_stream *st)
+{
+	struct rpc_shard *r = st->session->rpc;
+	assembly_sub(&r->assembly, &st->session->assembly, st->msg.cap);
+	h2_bytes_free(r, &st->msg);
+}
+
 void h2_stream_drop(struct h2_stream *st)
 {
 	struct h2_session *s = st->session;
@@ -126,8 +134,7 @@ void h2_stream_drop(struct h2_stream *st)
 	h2_note_waiting(st, false);
 	if (st->held.len > st->held.at)
 		h2_credit(s, st->held.len - st->held.at);
-	count_add(&r->assembly, -(uint64_t)st->msg.cap);
-	h2_bytes_free(r, &st->msg);
+	free_message(st);
 	h2_bytes_free(r, &st->held);
 	h2_bytes_free(r, &st->pend);
 	h2_bytes_free(r, &st->text);
@@ -174,8 +181,10 @@ void h2_stream_error(struct h2_stream *st, enum h2_error code)
 
 /* Receiving. */
 
+/* The answer may have to wait for windows; the request does not. */
 static void fail(struct h2_stream *st, enum grpc_status status, const char *text)
 {
+	free_message(st);
 	call_cancel_service(&st->call);
 	h2_finish(&st->call, status, (struct span){(const uint8_t *)text, strlen(text)});
 }
@@ -254,13 +263,15 @@ static bool begin_message(struct h2_stream *st)
 static bool keep(struct h2_stream *st, const uint8_t *p, size_t n)
 {
 	struct rpc_shard *r = st->call.rpc;
+	struct assembly_share *share = &st->session->assembly;
 	uint32_t before = st->msg.cap;
+	char text[128] = "no memory for a partly received message";
 	bool ok = h2_bytes_add(r, &st->msg, p, n);
-	count_add(&r->assembly, st->msg.cap - before);
-	if (ok && r->assembly <= r->opts->assembly_max)
+	assembly_add(&r->assembly, share, st->msg.cap - before);
+	if (likely(ok && !assembly_is_over(&r->assembly, share, &r->opts->assembly, text, sizeof text)))
 		return true;
 	call_note_refusal(r, st->call.conn, REFUSAL_MESSAGE);
-	fail(st, GRPC_RESOURCE_EXHAUSTED, "the memory for partly received messages, ASSEMBLY_MAX, is used up");
+	fail(st, GRPC_RESOURCE_EXHAUSTED, text);
 	return false;
 }
 
@@ -268,6 +279,7 @@ static bool keep(struct h2_stream *st, const uint8_t *p, size_t n)
 static bool whole(struct h2_stream *st)
 {
 	struct rpc_shard *r = st->call.rpc;
+	struct h2_session *s = st->session;
 	struct h2_bytes msg = st->msg;
 	st->prefix_len = 0;
 	if (wants_one_message(st)) { /* it waits for the end of the stream; a further prefix would be one too many */
@@ -276,7 +288,7 @@ static bool whole(struct h2_stream *st)
 	}
 	st->msg = (struct h2_bytes){0};
 	bool go_on = deliver(st, (struct span){msg.p, msg.len}, st->prefix[0]);
-	count_add(&r->assembly, -(uint64_t)msg.cap);
+	assembly_sub(&r->assembly, &s->assembly, msg.cap);
 	h2_bytes_free(r, &msg);
 	return go_on;
 }
@@ -347,10 +359,11 @@ static void request_done(struct h2_stream *st)
 		fail(st, GRPC_INVALID_ARGUMENT, "the request ended without a message");
 	} else {
 		struct h2_bytes msg = st->msg;
-		struct rpc_shard *r = st->call.rpc;
+		struct h2_session *s = st->session;
+		struct rpc_shard *r = s->rpc;
 		st->msg = (struct h2_bytes){0};
 		deliver(st, (struct span){msg.p, msg.len}, st->prefix[0]);
-		count_add(&r->assembly, -(uint64_t)msg.cap);
+		assembly_sub(&r->assembly, &s->assembly, msg.cap);
 		h2_bytes_free(r, &msg);
 	}
 }
@@ -565,6 +578,28 @@ void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *hea
 	}
 	if (end)
 		h2_stream_remote_end(st);
+}
+
+/* Room for others. */
+
+static void give_way(struct h2_stream *st, void *ctx)
+{
+	const struct rpc_opts *o = st->call.rpc->opts;
+	char text[128];
+	if (st->session->assembly.bytes <= *(const uint64_t *)ctx || !st->msg.cap)
+		return;
+	if (!st->call.live) { /* answered already; the answer waits for window */
+		free_message(st);
+		return;
+	}
+	assembly_text(&o->assembly, text, sizeof text);
+	call_note_refusal(st->call.rpc, st->call.conn, REFUSAL_MESSAGE);
+	fail(st, GRPC_RESOURCE_EXHAUSTED, text);
+}
+
+void h2_streams_give_way(struct assembly_share *share, uint64_t bytes)
+{
+	h2_streams_each(container_of(share, struct h2_session, assembly), give_way, &bytes);
 }
 
 /* Time. */

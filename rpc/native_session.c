@@ -28,7 +28,7 @@ enum {
 	BUCKETS_MAX = 4096,
 	SLICE_MIN = 2048,      /* shorter messages are copied */
 	PART_PROGRESS = 16384, /* bytes of a frame that have to come within body_ns */
-	PART_FREE = 4096,      /* a frame that fits here is kept even when others use all of assembly_max */
+	PART_FREE = 4096,      /* a frame that fits here is not counted in the memory for partly received messages */
 };
 
 struct native_session {
@@ -45,6 +45,7 @@ struct native_session {
 	uint8_t token[ACCESS_DIGEST];
 	uint8_t *part; /* a frame cut by the end of a buffer */
 	uint32_t part_len, part_cap;
+	struct assembly_share assembly;
 	struct timer timer; /* a frame that does not get finished; the end of draining */
 	uint64_t drain_ns;
 	bool quiet; /* at drain_ns it had no call, and had been silent for RPC_QUIET_NS */
@@ -485,12 +486,38 @@ static size_t part_wants(const struct native_session *ns)
 	return ns->part_len < NATIVE_HEADER ? NATIVE_HEADER : NATIVE_HEADER + load_le32(ns->part + 4);
 }
 
-/* A long message for which the shard has no room. */
-static void part_refuse(struct native_session *ns)
+/* What a block counts. Small ones, of which each connection may have one, do not. */
+static uint64_t part_counts(uint32_t cap)
+{
+	return cap > PART_FREE ? cap : 0;
+}
+
+static void part_done(struct native_session *ns)
+{
+	bufpool_put(&ns->rpc->shard->pool, ns->part, ns->part_cap);
+	assembly_sub(&ns->rpc->assembly, &ns->assembly, part_counts(ns->part_cap));
+	ns->part = NULL;
+	ns->part_len = ns->part_cap = 0;
+	if (!ns->draining)
+		wheel_del(&ns->rpc->shard->wheel, &ns->timer);
+}
+
+/* A long message for which there is no room. */
+static void part_refuse(struct native_session *ns, const char *text)
 {
 	struct native_header h = {0};
 	native_get(ns->part, &h); /* it was well-formed when it came */
-	refuse_message(ns, &h, "the memory for partly received messages, ASSEMBLY_MAX, is used up");
+	part_done(ns);
+	refuse_message(ns, &h, text);
+}
+
+/* assembly_share's. */
+static void give_way(struct assembly_share *share, uint64_t bytes)
+{
+	struct native_session *ns = container_of(share, struct native_session, assembly);
+	char text[128];
+	assembly_text(&ns->rpc->opts->assembly, text, sizeof text);
+	part_refuse(ns, text);
 }
 
 /* Room for n more bytes. false: the connection has ended. */
@@ -499,6 +526,7 @@ static bool part_reserve(struct native_session *ns, size_t n)
 	struct rpc_shard *r = ns->rpc;
 	size_t need = ns->part_len + n;
 	uint32_t cap, before = ns->part_cap;
+	char text[128];
 	if (before - ns->part_len >= n)
 		return true;
 	uint8_t *more = bufpool_get(&r->shard->pool, need > 2 * (size_t)before ? need : 2 * (size_t)before, &cap);
@@ -511,10 +539,11 @@ static bool part_reserve(struct native_session *ns, size_t n)
 	bufpool_put(&r->shard->pool, ns->part, before);
 	ns->part = more;
 	ns->part_cap = cap;
-	count_add(&r->assembly, cap - before);
-	if (likely(r->assembly <= r->opts->assembly_max || cap <= PART_FREE || ns->part_len < NATIVE_HEADER))
+	assembly_add(&r->assembly, &ns->assembly, part_counts(cap) - part_counts(before));
+	if (likely(!part_counts(cap) || ns->part_len < NATIVE_HEADER ||
+		   !assembly_is_over(&r->assembly, &ns->assembly, &r->opts->assembly, text, sizeof text)))
 		return true;
-	part_refuse(ns);
+	part_refuse(ns, text);
 	return false;
 }
 
@@ -529,16 +558,6 @@ static bool part_add(struct native_session *ns, const uint8_t *p, size_t n)
 	if (!ns->draining && (moved || !timer_is_armed(&ns->timer)))
 		wheel_add(&ns->rpc->shard->wheel, &ns->timer, ns->rpc->shard->now_ns + ns->rpc->opts->body_ns);
 	return true;
-}
-
-static void part_done(struct native_session *ns)
-{
-	bufpool_put(&ns->rpc->shard->pool, ns->part, ns->part_cap);
-	count_add(&ns->rpc->assembly, -(uint64_t)ns->part_cap);
-	ns->part = NULL;
-	ns->part_len = ns->part_cap = 0;
-	if (!ns->draining)
-		wheel_del(&ns->rpc->shard->wheel, &ns->timer);
 }
 
 /* Completes the kept frame from new bytes; returns how many were taken. */
@@ -678,6 +697,8 @@ bool native_session_start(struct conn *c, struct rpc_shard *r)
 	ns->rpc = r;
 	ns->conn = c;
 	ns->timer.fire = on_timer;
+	ns->assembly.ip = c->ip;
+	ns->assembly.give_way = give_way;
 	ns->access_gen = r->access_gen - 1;
 	ns->bucket = ns->few;
 	ns->bucket_mask = BUCKETS_FEW - 1;

@@ -23,7 +23,7 @@ const char *refusal_name(enum refusal why)
 }
 
 /* A customer of a provider has a /64. */
-static void group(const uint64_t ip[2], uint64_t ret[2])
+void refusals_group(const uint64_t ip[2], uint64_t ret[2])
 {
 	struct in6_addr a;
 	memcpy(&a, ip, sizeof a);
@@ -64,7 +64,7 @@ void refusals_note(struct refusals *r, const uint64_t ip[2], enum refusal why)
 {
 	uint64_t of[2];
 	count_add(&r->by_reason[why], 1);
-	group(ip, of);
+	refusals_group(ip, of);
 	if (!of[0] && !of[1])
 		return;
 	struct refusals_address *e = entry_of(r, of);

@@ -19,7 +19,7 @@ enum refusal {
 	REFUSAL_CONNECTIONS,     /* CONNECTIONS_MAX */
 	REFUSAL_CALLS,           /* STREAMS_MAX, NATIVE_INFLIGHT_MAX */
 	REFUSAL_HEADERS,         /* HEADER_LIST_MAX, HEADER_FIELDS_MAX */
-	REFUSAL_MESSAGE,         /* MESSAGE_MAX, ASSEMBLY_MAX */
+	REFUSAL_MESSAGE,         /* MESSAGE_MAX, ASSEMBLY_MAX, ASSEMBLY_CONN_MAX */
 	REFUSAL_UNAUTHENTICATED, /* no credential, a wrong one, or one that has expired; certificates too */
 	REFUSAL_DENIED,          /* a right is missing */
 	REFUSAL_LIMIT,           /* a service's: COUNT_MAX, SEQUENCES_MAX, FEED_..._MAX */
@@ -40,6 +40,8 @@ struct refusals {
 	struct refusals_address address[REFUSALS_ADDRESSES];
 };
 
+/* The addresses that count as one client: an IPv4 address, or an IPv6 /64. */
+void refusals_group(const uint64_t ip[2], uint64_t ret[2]);
 /* Counts a refusal of an address, as struct conn has it; zero counts in the sums only. Owner thread. */
 void refusals_note(struct refusals *r, const uint64_t ip[2], enum refusal why);
 

@@ -131,7 +131,7 @@ static void read_shard(struct report *r, unsigned i, struct report_shard *ret)
 	ret->refused_streams = count_get(&rpc->refused_streams);
 	ret->floods = count_get(&rpc->floods);
 	ret->calls = count_get(&rpc->calls);
-	ret->assembly = count_get(&rpc->assembly);
+	ret->assembly = count_get(&rpc->assembly.bytes);
 	ret->output = count_get(&s->pool.bytes_out);
 	ret->rings = atomic_load_explicit(&s->bell.rings, memory_order_relaxed);
 	ret->conns = atomic_load_explicit(&s->conn_count, memory_order_relaxed);

@@ -430,13 +430,13 @@ def test_a_stream_identifier_that_goes_down(server):
 
 def test_half_open_messages_are_bounded(daemon):
     """Many messages that never end: ASSEMBLY_MAX is for all of them together, and the calls beyond it are refused."""
-    d = small(daemon, ASSEMBLY_MAX=4 * MIB, BODY_TIMEOUT_MS=60_000)
+    d = small(daemon, ASSEMBLY_MAX=4 * MIB, ASSEMBLY_CONN_MAX=2 * MIB, MESSAGE_MAX=MIB, BODY_TIMEOUT_MS=60_000)
     with bounded(d, 16 * MIB), contextlib.ExitStack() as stack:
         conns = []
         for _ in range(40):
             c = stack.enter_context(Connection(d))
             c.sync()
-            c.send(frame(HEADERS, END_HEADERS, 1, request_block()) + frame(DATA, 0, 1, message(bytes(16000), length=4_000_000)))
+            c.send(frame(HEADERS, END_HEADERS, 1, request_block()) + frame(DATA, 0, 1, message(bytes(16000), length=1_000_000)))
             for _ in range(14):
                 c.send_unless_closed(frame(DATA, 0, 1, bytes(16000)))
             conns.append(c)

@@ -118,29 +118,149 @@ def test_streams_and_calls_at_their_limits_together(daemon):
     assert is_served(d)
 
 
+class From:
+    """The daemon, called from another address of this machine."""
+
+    def __init__(self, daemon, ip):
+        self.daemon, self.ip = daemon, ip
+
+    def connect(self):
+        return socket.create_connection((self.daemon.host, self.daemon.port), timeout=appliance.PATIENCE_S, source_address=(self.ip, 0))
+
+
+class Pourer(h2raw.Connection):
+    """Sends large messages, and never the end of one."""
+
+    def __init__(self, daemon):
+        super().__init__(daemon)
+        self.sync()
+        self.poured = 0
+
+    def pour(self, stream, n):
+        """Opens a call and sends n bytes of its message. False: it has been answered before the last of them."""
+        self.send(h2raw.frame(h2raw.HEADERS, h2raw.END_HEADERS, stream, h2raw.request_block()) + h2raw.frame(
+            h2raw.DATA, 0, stream, h2raw.message(b"", length=n + 1)))
+        sent = 5
+        self.poured += 5
+        while sent < n + 5 and stream not in self.answers:
+            piece = min(n + 5 - sent, 16384)
+            window = min(65535 + self.windows.get(0, 0) - self.poured,
+                         self.settings[h2raw.INITIAL_WINDOW_SIZE] + self.windows.get(stream, 0) - sent)
+            if window < piece:
+                assert self.get() is not None
+                continue
+            self.send(h2raw.frame(h2raw.DATA, 0, stream, bytes(piece)))
+            sent += piece
+            self.poured += piece
+        return stream not in self.answers
+
+
+def large_request(n):
+    """A NextRequest of n bytes and a few: of a field that nobody knows."""
+    return b"\x7a" + native.varint(n) + bytes(n)
+
+
+def sends_large(d, n):
+    """Large messages of both protocols are received whole and answered."""
+    with h2raw.Connection(d) as c:
+        c.sync()
+        data = h2raw.message(large_request(n))
+        c.send(h2raw.frame(h2raw.HEADERS, h2raw.END_HEADERS, 1, h2raw.request_block()))
+        for at in range(0, len(data), 16384):
+            while at + 16384 > min(65535 + c.windows.get(0, 0), c.settings[h2raw.INITIAL_WINDOW_SIZE] + c.windows.get(1, 0)):
+                assert c.get() is not None and 1 not in c.answers, c.answers
+            c.send(h2raw.frame(h2raw.DATA, h2raw.END_STREAM if at + 16384 >= len(data) else 0, 1, data[at:at + 16384]))
+        assert c.answer(1).status == 0, c.answers
+    with native.Client(d) as c:
+        assert c.call(large_request(n)).kind == native.MESSAGE
+
+
+def test_a_connection_has_its_share_of_the_memory_for_messages(daemon):
+    """ASSEMBLY_CONN_MAX: what is beyond it is refused, with the option's name, and nobody else is."""
+    d = daemon(SHARDS=1, ASSEMBLY_MAX=32 << 20, ASSEMBLY_CONN_MAX=4 << 20, MESSAGE_MAX=1 << 20, BODY_TIMEOUT_MS=60000)
+    with Pourer(From(d, "127.0.0.9")) as c:
+        for stream in (1, 3, 5, 7):
+            assert c.pour(stream, 700_000)  # blocks of a MiB
+        c.pour(9, 100_000)
+        a = c.answer(9)
+        assert a.status == native.RESOURCE_EXHAUSTED and "ASSEMBLY_CONN_MAX, 4194304 bytes" in a.text
+        c.sync()
+        assert set(c.answers) == {9}
+        refused = d.stats()["refusals"]
+        assert refused["by_reason"]["message"] == 1
+        assert refused["by_address"] == [{"address": "127.0.0.9", "total": 1, "by_reason": {"message": 1}}]
+        sends_large(d, 1_000_000)
+        c.send(h2raw.rst_stream(1))
+        c.sync()
+        assert c.pour(11, 100_000)  # there is room again
+        c.sync()
+        assert 11 not in c.answers
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["one address", "addresses"])
+def test_hostile_connections_cannot_refuse_a_neighbours_large_message(daemon, same):
+    """Twelve connections that keep the memory for messages full, four times over: neighbours' messages, as large as they may be, are all received;
+    also from the same address, and from one that each of the hostile connections has for itself."""
+    d = daemon(SHARDS=1, ASSEMBLY_MAX=16 << 20, ASSEMBLY_CONN_MAX=4 << 20, MESSAGE_MAX=1 << 20, BODY_TIMEOUT_MS=60000)
+    hogs = [Pourer(From(d, "127.0.0.1" if same else f"127.0.1.{i + 1}")) for i in range(8)]
+    natives = []
+    for turn in range(4):
+        for i, hog in enumerate(hogs):
+            for stream in range(8 * turn + 1, 8 * turn + 9, 2):
+                hog.pour(stream, 700_000)
+            c = native.Client(From(d, "127.0.0.1" if same else f"127.0.2.{i + 1}"))
+            c.send(native.frame(native.REQUEST, 1, bytes(700_000), flags=native.LAST, code=native.NEXT, length=1_000_000))
+            natives.append(c)
+            assert d.stats()["total"]["assembly_bytes"] <= 16 << 20
+            sends_large(d, 1_000_000)
+    refusals = d.stats()["refusals"]
+    assert refusals["by_reason"]["message"] >= 50
+    if same:
+        assert [a["address"] for a in refusals["by_address"]] == ["127.0.0.1"]
+    else:
+        assert len(refusals["by_address"]) >= 8 and all(a["address"] != "127.0.0.1" for a in refusals["by_address"])
+    for hog in hogs:
+        hog.sync()
+        texts = {a.text for a in hog.answers.values()}
+        assert texts and all("ASSEMBLY" in text for text in texts), texts
+    for c in hogs + natives:
+        c.close()
+    appliance.wait_until(lambda: d.stats()["total"]["assembly_bytes"] == 0, "the memory to come back")
+    sends_large(d, 1_000_000)
+
+
+def test_a_hundred_large_calls_on_a_connection(daemon):
+    """As many as STREAMS_MAX allows, side by side: the defaults have room for 271,828 bytes in each."""
+    d = daemon(SHARDS=1)
+    n, streams = 271_828, range(1, 201, 2)
+    with Pourer(d) as c:
+        for stream in streams:
+            assert c.pour(stream, n)
+        c.sync()
+        assert not c.answers and d.stats()["total"]["assembly_bytes"] >= 100 * n
+        sends_large(d, 4_000_000)
+        for stream in streams:
+            c.send(h2raw.frame(h2raw.DATA, h2raw.END_STREAM, stream, b"\0"))
+        for stream in streams:
+            assert c.answer(stream).status == native.INVALID_ARGUMENT  # zeros are no NextRequest: it was received whole
+
+
 def test_memory_for_messages_is_bounded(daemon):
     """ASSEMBLY_MAX over all connections: messages that do not fit are refused, the daemon does not grow beyond, and it recovers."""
-    d = daemon(SHARDS=1, ASSEMBLY_MAX=4 << 20, MESSAGE_MAX=4 << 20)
+    d = daemon(SHARDS=1, ASSEMBLY_MAX=4 << 20, ASSEMBLY_CONN_MAX=2 << 20, MESSAGE_MAX=1 << 20)
     with native.Client(d) as good:
         good.ping()
         before = d.rss_kib()
-        clients, refused = [], 0
-        for _ in range(10):
-            c = h2raw.Connection(d)
+        clients = [Pourer(d) for _ in range(10)]
+        for c in clients:
+            c.pour(1, 750_000)
+            assert d.stats()["total"]["assembly_bytes"] <= 4 << 20
+        for c in clients:
             c.sync()
-            c.send(h2raw.frame(h2raw.HEADERS, h2raw.END_HEADERS, 1, h2raw.request_block()) + h2raw.frame(
-                h2raw.DATA, 0, 1, h2raw.message(b"", length=4_000_000)))
-            sent = 5
-            while sent < 3_000_000 and 1 not in c.answers:
-                allowed = min(65535 + c.windows.get(0, 0), c.settings[h2raw.INITIAL_WINDOW_SIZE] + c.windows.get(1, 0)) - sent
-                if allowed < 16384:
-                    assert c.get() is not None
-                    continue
-                c.send(h2raw.frame(h2raw.DATA, 0, 1, bytes(16384)))
-                sent += 16384
-            refused += 1 in c.answers and c.answers[1].status == native.RESOURCE_EXHAUSTED and "ASSEMBLY_MAX" in c.answers[1].text
-            clients.append(c)
-        assert refused >= 8
+        refused = [c.answers[1] for c in clients if 1 in c.answers]
+        assert len(refused) >= 8
+        assert all(a.status == native.RESOURCE_EXHAUSTED and "ASSEMBLY_MAX, 4194304 bytes" in a.text for a in refused)
+        assert d.stats()["refusals"]["by_reason"]["message"] == len(refused)
         assert d.rss_kib() - before < 30_000 * (10 if appliance.is_sanitized() else 1)
         for c in clients:
             c.close()
@@ -150,7 +270,7 @@ def test_memory_for_messages_is_bounded(daemon):
 
 def test_native_messages_count_too(daemon):
     """The same bound holds for messages in native framing, which had none: an error, and the end of those for which there is no room."""
-    d = daemon(SHARDS=1, ASSEMBLY_MAX=4 << 20, MESSAGE_MAX=4 << 20, BODY_TIMEOUT_MS=60000)
+    d = daemon(SHARDS=1, ASSEMBLY_MAX=4 << 20, ASSEMBLY_CONN_MAX=2 << 20, MESSAGE_MAX=1 << 20, BODY_TIMEOUT_MS=60000)
     with native.Client(d) as good:
         good.ping()
         before = d.rss_kib()
@@ -158,7 +278,7 @@ def test_native_messages_count_too(daemon):
         for _ in range(20):
             c = native.Client(d)
             try:
-                c.send(native.frame(native.REQUEST, 1, bytes(3_000_000), flags=native.LAST, code=native.NEXT, length=4_000_000))
+                c.send(native.frame(native.REQUEST, 1, bytes(700_000), flags=native.LAST, code=native.NEXT, length=1_000_000))
             except OSError:
                 pass
             clients.append(c)

@@ -467,7 +467,7 @@ static void rig_begin(const uint8_t *data, size_t size)
 				   .resets_burst = 100,
 				   .resets_per_s = 20,
 				   .useless_max = 1000,
-				   .assembly_max = how & 8 ? 50000 : 1 << 20,
+				   .assembly = {.total = how & 8 ? 50000 : 2 << 20, .share = how & 8 ? 40000 : 1 << 20},
 				   .preface_ns = NS_PER_S,
 				   .headers_ns = NS_PER_S,
 				   .body_ns = NS_PER_S,
@@ -565,7 +565,7 @@ static void rig_end(void)
 	rig_turn();
 	CHECK(rig.s.conns.used == 0);
 	CHECK(!rig.recv_armed && !rig.sending && rig.cancel_count == 0);
-	CHECK(rig.held_count == 0 && rig.r.calls == 0 && rig.r.assembly == 0);
+	CHECK(rig.held_count == 0 && rig.r.calls == 0 && rig.r.assembly.bytes == 0);
 	CHECK(rig.r.native_calls.used == 0 && rig.r.h2_streams.used == 0);
 	CHECK(rig.r.sessions_h2 == 0 && rig.r.sessions_native == 0);
 	CHECK(rig.s.wheel.armed == 0);

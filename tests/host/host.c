@@ -29,11 +29,11 @@ static struct tls_context *get_tls(void *ctx)
 static struct rpc_opts rpc_opts = {
 	.tls = get_tls,
 	.message_max = 4 << 20,
-	.streams_max = 1000,
+	.streams_max = 100,
 	.native_inflight_max = 4096,
 	.header_list_max = 16384,
 	.header_fields_max = 100,
-	.assembly_max = 256 << 20,
+	.assembly = {.total = 256 << 20, .share = 64 << 20},
 	.preface_ns = 5 * NS_PER_S,
 	.continuations_max = 8,
 	.resets_burst = 100,

@@ -379,6 +379,10 @@ static void one_limit_is_checked_against_another(void **state)
 	contains(why.text, ":2) is 5000 and must not be above CONFIG_WINDOW_MAX (-o), which is 4000");
 	override_refused("COUNT_MAX=5000000", "must not be above CONFIG_WINDOW_MAX (default), which is 4000000");
 	override_refused("CQ_ENTRIES=512", "CONFIG_RING_ENTRIES (default) is 1024");
+	override_refused("ASSEMBLY_CONN_MAX=4259840", "must be at least 8388608, the block of memory for a message of "
+						      "CONFIG_MESSAGE_MAX (default), which is 4259840");
+	override_refused("ASSEMBLY_MAX=100000000",
+			 "must be at least twice CONFIG_ASSEMBLY_CONN_MAX (default), which is 67108864");
 	override_refused("CONN_QUEUE_MAX=16384",
 			 "CONFIG_CONN_QUEUE_MAX (-o) is 16384 and must be at least 64 times CONFIG_NATIVE_INFLIGHT_MAX "
 			 "(default), which is 4096");

@@ -10,8 +10,8 @@
  *
  * Credentials: sha256: the digest, in hex, of a bearer token; cert: the common name of a client certificate (mutual TLS: TLS_CLIENT_CA). Rights:
  * ids:PATTERN, publish:PATTERN and subscribe:PATTERN of sequences and streams, where '*' stands for any bytes and '?' for one (ids: alone is
- * the default sequence); stats, for figures over the network, where so far none are offered (the stats socket is guarded by its file's mode); admin,
- * or '*', is all of them.
+ * the default sequence); stats, for figures over the network (rpc/svc_stats.h; the stats socket is guarded by its file's mode); admin, or '*', is
+ * all of them.
  *
  * A set of rules is read-only and counted: any thread. Tokens are kept and compared as digests only, all of them each time, so that the time tells
  * nothing. What a session keeps of a credential is a number (`who`) that means the same under later rules, or nothing under any.

@@ -32,7 +32,7 @@ struct call_ops {
 	/* One message of a streaming answer. false: accepted, but stop for now: wait for `writable`. */
 	bool (*send)(struct call *c, const uint8_t *msg, size_t n);
 	/* Messages of a streaming answer that lie ready as gRPC frames them (5-byte prefix each), back to back, in memory that stays until
-	 * s->release(s->owner). Takes what windows and the output queue allow and returns how many bytes that was, whole messages or not; the
+	 * s->release(s->owner). Of a unary answer it is the one message, and call_finish with OK follows when all of it is taken. Takes what windows and the output queue allow and returns how many bytes that was, whole messages or not; the
 	 * next call goes on exactly there. release is called exactly once, now or later, whatever was taken. Less than s->n: wait for
 	 * `writable`. */
 	size_t (*send_framed)(struct call *c, const struct conn_slice *s);
@@ -92,10 +92,11 @@ struct rpc_opts {
 	bool tls_only;                /* cleartext is refused */
 	struct access_source *access; /* the rules; NULL: there never are any */
 	uint32_t message_max, streams_max, native_inflight_max, header_list_max, header_fields_max;
-	uint32_t continuations_max;                        /* CONTINUATION frames of a header block */
-	uint32_t resets_burst, resets_per_s;               /* HTTP/2 streams reset by the peer, or for its errors */
-	uint32_t useless_max;                              /* frames that say nothing, in 10 s */
-	struct assembly_limits assembly;                   /* of partly received messages on a shard */
+	uint32_t continuations_max;                     /* CONTINUATION frames of a header block */
+	uint32_t resets_burst, resets_per_s;            /* HTTP/2 streams reset by the peer, or for its errors */
+	uint32_t useless_max;                           /* frames that say nothing, in 10 s */
+	struct assembly_limits assembly;                /* of partly received messages on a shard */
+	uint32_t stats_calls_max, stats_conn_calls_max; /* of ordinal.v1.Stats in flight: on a shard, of a connection */
 	uint64_t preface_ns, headers_ns, body_ns, call_ns; /* call_ns: cap on unary calls; 0: none */
 };
 
@@ -126,6 +127,7 @@ struct rpc_shard {
 	void *feed;
 	void *workers; /* NULL: all requests run to completion here */
 	void *bench;
+	void *stats_calls; /* svc_stats */
 };
 
 /* Shard thread. 0 or -ENOMEM. Done: after that thread has ended. */

@@ -17,6 +17,7 @@
 #include "rpc/svc_health.h"
 #include "rpc/svc_ids.h"
 #include "rpc/svc_reflection.h"
+#include "rpc/svc_stats.h"
 #include "rpc/workers.h"
 
 #include <errno.h>
@@ -49,6 +50,7 @@ static void add_services(struct method_table *t, const struct config *c)
 	if (c->bench_service)
 		method_table_add(t, handed ? &workers_echo_method : &svc_bench_methods[0], 1);
 	method_table_add(t, svc_feed_methods, SVC_FEED_METHODS);
+	typed_table_add(t, svc_stats_methods, SVC_STATS_METHODS);
 	typed_table_add(t, svc_health_methods, SVC_HEALTH_METHODS);
 	typed_table_add(t, svc_reflection_methods, SVC_REFLECTION_METHODS);
 }
@@ -71,12 +73,13 @@ static void turn(struct shard *s, void *ctx)
 	take_options(s, r, ctx);
 	svc_ids_turn(r);
 	svc_feed_turn(r);
+	svc_stats_turn(r);
 	rpc_shard_turn(r);
 }
 
 static bool pending(struct shard *s, void *ctx)
 {
-	return svc_ids_pending(s->services) || svc_feed_pending(s->services);
+	return svc_ids_pending(s->services) || svc_feed_pending(s->services) || svc_stats_pending(s->services);
 }
 
 static void drain(struct shard *s, void *ctx)
@@ -116,6 +119,13 @@ static int shard_begin(struct shard *s, void *ctx)
 	}
 	rc = svc_feed_start(r, d->feed);
 	if (rc) {
+		svc_ids_stop(r);
+		rpc_shard_done(r);
+		return rc;
+	}
+	rc = svc_stats_start(r, d->pages);
+	if (rc) {
+		svc_feed_stop(r);
 		svc_ids_stop(r);
 		rpc_shard_done(r);
 		return rc;
@@ -242,6 +252,8 @@ static void set_options(struct daemon *d, struct daemon_options *o)
 		.resets_per_s = (uint32_t)c->resets_per_second,
 		.useless_max = (uint32_t)c->useless_frames_max,
 		.assembly = {.total = (uint64_t)c->assembly_max, .share = (uint64_t)c->assembly_conn_max},
+		.stats_calls_max = (uint32_t)c->stats_calls_max,
+		.stats_conn_calls_max = (uint32_t)c->stats_conn_calls_max,
 		.preface_ns = ms_or_never(c->preface_timeout_ms),
 		.headers_ns = ms_or_never(c->headers_timeout_ms),
 		.body_ns = ms_or_never(c->body_timeout_ms),
@@ -542,7 +554,11 @@ static int make_shards(struct daemon *d, const char **ret_why)
 		return -ENOMEM;
 	memset(d->shards, 0, n * sizeof *d->shards);
 	mesh_on(d->mesh, MESH_CONN, on_conn_mail, d);
-	int rc = listener_open(d->cfg.listen, n, (unsigned)d->cfg.stall_timeout_ms, l, ret_why);
+	struct pages_opts po = {.shards = n, .kinds = REPORT_KINDS, .pause_ns = ms(d->cfg.stats_pause_ms)};
+	int rc = pages_new(&po, &d->pages);
+	if (rc)
+		return rc;
+	rc = listener_open(d->cfg.listen, n, (unsigned)d->cfg.stall_timeout_ms, l, ret_why);
 	if (rc)
 		return rc;
 	memcpy(d->bound, l->bound, sizeof d->bound);
@@ -713,6 +729,7 @@ static void free_shards(struct daemon *d)
 		struct rpc_shard *r = d->shards[i].services;
 		if (r) {
 			svc_bench_stop(r);
+			svc_stats_stop(r);
 			svc_feed_stop(r);
 			svc_ids_stop(r);
 			rpc_shard_done(r);
@@ -741,6 +758,7 @@ int daemon_stop(struct daemon *d)
 	if (d->ids)
 		ids_free(d->ids);
 	mesh_free(d->mesh);
+	pages_free(d->pages);
 	free(d->shards);
 	free(d->rpc);
 	if (d->fail_fd >= 0)

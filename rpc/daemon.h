@@ -12,6 +12,7 @@
 #include "queue/ids.h"
 #include "queue/stream.h"
 #include "rpc/call.h"
+#include "rpc/pages.h"
 
 /* What shards and sessions go by. It never changes: a reload makes a new one, and each shard takes it over between two turns. */
 struct daemon_options {
@@ -32,6 +33,7 @@ struct daemon {
 	struct streams *streams;
 	struct feed *feed;
 	struct workers *workers; /* NULL: HANDLER_THREADS=0 */
+	struct pages *pages;     /* what the main thread renders for svc_stats */
 	struct mesh *mesh;
 	struct shard *shards; /* topo.shards of them */
 	struct rpc_shard *rpc;

@@ -12,7 +12,8 @@ enum method_number {
 	METHOD_FEED_PUBLISH_MANY = 4,
 	METHOD_FEED_SUBSCRIBE = 5,
 	METHOD_BENCH_ECHO = 6, /* only with BENCH_SERVICE */
-	METHOD_COUNT           /* one above the last; number 0 is no method */
+	METHOD_STATS_GET = 7,
+	METHOD_COUNT /* one above the last; number 0 is no method */
 };
 
 /* "/ordinal.v1.Ids/Next"; {NULL, 0} for a number that is no method. */
@@ -31,6 +32,8 @@ static inline struct span method_path(unsigned method)
 		return SPAN_LIT("/ordinal.v1.Feed/Subscribe");
 	case METHOD_BENCH_ECHO:
 		return SPAN_LIT("/ordinal.bench.v1.Bench/Echo");
+	case METHOD_STATS_GET:
+		return SPAN_LIT("/ordinal.v1.Stats/Get");
 	default:
 		return (struct span){0, 0};
 	}

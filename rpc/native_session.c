@@ -21,6 +21,7 @@ struct native_call {
 	struct native_call *next, **link; /* of its bucket */
 	uint32_t id, slot;
 	bool half_closed, paused;
+	bool answered; /* the one message of a unary call has gone, and with LAST its end */
 };
 
 enum {
@@ -164,12 +165,17 @@ static bool put_framed(struct native_call *nc, const struct conn_slice *all, con
 {
 	struct conn *conn = nc->call.conn;
 	struct conn_slice piece = {.p = p, .n = n};
+	uint8_t kind = NATIVE_MESSAGE;
+	if (nc->call.method->kind == METHOD_UNARY) {
+		kind |= NATIVE_F_LAST;
+		nc->answered = true;
+	}
 	if (n < SLICE_MIN)
-		return put_frame(session_of(&nc->call), NATIVE_MESSAGE, 0, nc->id, p, n);
+		return put_frame(session_of(&nc->call), kind, 0, nc->id, p, n);
 	uint8_t *out = conn_reserve(conn, NATIVE_HEADER);
 	if (!out)
 		return false;
-	native_put(out, NATIVE_MESSAGE, 0, n, nc->id, 0);
+	native_put(out, kind, 0, n, nc->id, 0);
 	conn_commit(conn, NATIVE_HEADER);
 	if (!*owned) {
 		piece.release = all->release;
@@ -200,7 +206,8 @@ static size_t native_send_framed(struct call *c, const struct conn_slice *all)
 static void native_finish(struct call *c, enum grpc_status status, struct span text)
 {
 	struct native_call *nc = container_of(c, struct native_call, call);
-	put_frame(session_of(c), NATIVE_END, (uint16_t)status, nc->id, text.p, text.n);
+	if (likely(!nc->answered))
+		put_frame(session_of(c), NATIVE_END, (uint16_t)status, nc->id, text.p, text.n);
 	call_drop(nc, status);
 }
 
@@ -349,7 +356,7 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 	nc->id = h->call;
 	nc->slot = slot;
 	nc->half_closed = h->flags & NATIVE_F_LAST;
-	nc->paused = false;
+	nc->paused = nc->answered = false;
 	link_call(ns, nc);
 	struct call *c = &nc->call;
 	c->ops = &native_call_ops;

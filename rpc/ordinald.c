@@ -126,9 +126,9 @@ struct supervisor {
 	struct daemon d;
 	struct reload_source source;
 	int signals;
-	struct report *report; /* NULL: no stats socket */
-	struct statsock *stats;
-	uint64_t watchdog_ns; /* how often systemd is to hear of us; 0: not */
+	struct report *report;
+	struct statsock *stats; /* NULL: no stats socket */
+	uint64_t watchdog_ns;   /* how often systemd is to hear of us; 0: not */
 	uint64_t watchdog_next_ns;
 	bool draining;
 	bool failed;
@@ -140,6 +140,7 @@ static void begin_drain(struct supervisor *s)
 		return;
 	s->draining = true;
 	sd_notify(0, "STOPPING=1\nSTATUS=Draining");
+	pages_hurry(s->d.pages);
 	daemon_drain(&s->d);
 }
 
@@ -203,13 +204,14 @@ static uint64_t on_time(struct supervisor *s)
 		}
 		next = s->watchdog_next_ns;
 	}
+	if (now >= report_due_ns(s->report))
+		report_sample(s->report, now);
+	next = sooner(next, report_due_ns(s->report));
 	if (s->stats) {
-		if (now >= report_due_ns(s->report))
-			report_sample(s->report, now);
 		statsock_turn(s->stats, now);
-		next = sooner(next, sooner(report_due_ns(s->report), statsock_next_ns(s->stats)));
+		next = sooner(next, statsock_next_ns(s->stats));
 	}
-	return next;
+	return sooner(next, pages_turn(s->d.pages, now, report_reply, s->report));
 }
 
 /* Until every shard has ended: after a signal, or a failure. */
@@ -218,7 +220,8 @@ static void serve(struct supervisor *s)
 	struct pollfd fds[] = {{s->signals, POLLIN, 0},
 			       {s->d.fail_fd, POLLIN, 0},
 			       {s->d.ended_fd, POLLIN, 0},
-			       {s->stats ? statsock_fd(s->stats) : -1, POLLIN, 0}};
+			       {s->stats ? statsock_fd(s->stats) : -1, POLLIN, 0},
+			       {pages_fd(s->d.pages), POLLIN, 0}};
 	uint64_t us = 0;
 	if (sd_watchdog_enabled(0, &us) > 0)
 		s->watchdog_ns = us * 1000 / 4;
@@ -253,14 +256,15 @@ static int start(struct supervisor *s, struct config *cfg, const char **ret_why)
 		return rc;
 	}
 	rc = daemon_start(&s->d, cfg, ret_why);
-	if (rc == 0 && s->stats) {
+	if (rc == 0) {
 		rc = report_new(&s->d, &s->report);
 		if (rc) {
 			*ret_why = "no memory for the stats";
 			daemon_stop(&s->d);
 		} else {
-			refusals_report(s->report, &s->d);
+			refusals_report(s->report);
 			feed_join_report(s->d.feed, s->report);
+			report_join_pages(s->report, s->d.pages);
 		}
 	}
 	if (rc)

@@ -48,6 +48,6 @@ void refusals_note(struct refusals *r, const uint64_t ip[2], enum refusal why);
 struct report;
 struct daemon;
 /* A section of the report. Main thread. */
-void refusals_report(struct report *report, struct daemon *d);
+void refusals_report(struct report *report);
 
 #endif

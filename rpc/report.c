@@ -110,29 +110,35 @@ static const char index_text[] = "Ordinal's stats socket. It answers GET of\n"
 				 "  /stats.json  the same, for programs\n"
 				 "  /metrics     the same, for Prometheus\n";
 
-static unsigned render(struct report *r, struct text *body, void (*how)(const struct report_data *d, struct text *to))
+static const struct form {
+	const char *path, *type;
+	void (*render)(const struct report_data *d, struct text *to);
+} forms[REPORT_FORMS] = {
+	[REPORT_TEXT] = {"/stats", "text/plain; charset=utf-8", report_text},
+	[REPORT_JSON] = {"/stats.json", "application/json", report_json},
+	[REPORT_METRICS] = {"/metrics", "text/plain; version=0.0.4; charset=utf-8", report_metrics},
+};
+
+const char *report_page(struct report *r, enum report_form form, bool addresses, struct text *body)
 {
 	struct report_data *d = report_gather(r, clock_mono_ns());
+	r->addresses = addresses;
 	if (d)
-		how(d, body);
+		forms[form].render(d, body);
 	else
 		body->failed = true;
 	report_data_free(d);
-	return 200;
+	return forms[form].type;
 }
 
 unsigned report_get(void *ctx, struct span path, struct text *body, const char **ret_type)
 {
 	struct report *r = ctx;
-	if (span_eq(path, SPAN_LIT("/stats")))
-		return render(r, body, report_text);
-	if (span_eq(path, SPAN_LIT("/stats.json"))) {
-		*ret_type = "application/json";
-		return render(r, body, report_json);
-	}
-	if (span_eq(path, SPAN_LIT("/metrics"))) {
-		*ret_type = "text/plain; version=0.0.4; charset=utf-8";
-		return render(r, body, report_metrics);
+	for (unsigned i = 0; i < REPORT_FORMS; i++) {
+		if (span_eq(path, (struct span){(const uint8_t *)forms[i].path, strlen(forms[i].path)})) {
+			*ret_type = report_page(r, (enum report_form)i, true, body);
+			return 200;
+		}
 	}
 	bool root = span_eq(path, SPAN_LIT("/"));
 	if (!root)

@@ -1,5 +1,5 @@
 /* What the daemon tells about itself: gathers every counter from the daemon's parts and renders them as /stats (for people), /stats.json and
- * /metrics (Prometheus text exposition format 0.0.4). The answers of the stats socket. Main thread; the counters are their writers' own and are read with
+ * /metrics (Prometheus text exposition format 0.0.4). The answers of the stats socket, and of ordinal.v1.Stats. Main thread; the counters are their writers' own and are read with
  * relaxed loads, so figures that belong together may be a moment apart. */
 #ifndef ORDINAL_RPC_REPORT_H
 #define ORDINAL_RPC_REPORT_H
@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 struct daemon;
+struct pages;
 struct report;
 
 #define REPORT_SECTIONS_MAX 8
@@ -39,6 +40,18 @@ void report_add_rate(struct report *r, const char *name, uint64_t (*sum)(void *c
 uint64_t report_due_ns(const struct report *r);
 void report_sample(struct report *r, uint64_t now_ns);
 
+enum report_form { REPORT_TEXT, REPORT_JSON, REPORT_METRICS, REPORT_FORMS };
+/* The page of a form; returns its content type. Without `addresses` no client's address is in it (body->failed: no memory). */
+const char *report_page(struct report *r, enum report_form form, bool addresses, struct text *body);
+/* The same for the network (report_network.c), a pages_render: a StatsReply as gRPC frames it; ctx is the report, `kind` report_kind's. */
+#define REPORT_KINDS (2 * REPORT_FORMS)
+static inline unsigned report_kind(enum report_form form, bool addresses)
+{
+	return (unsigned)form * 2 + addresses;
+}
+void report_reply(void *ctx, unsigned kind, struct text *to);
+/* Adds the section that says how many of these were rendered. */
+void report_join_pages(struct report *r, struct pages *pages);
 /* Answers a path, as a statsock_get; ctx is the report. */
 unsigned report_get(void *ctx, struct span path, struct text *body, const char **ret_type);
 

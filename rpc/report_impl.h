@@ -34,6 +34,7 @@ struct report {
 	uint64_t cpu_ns[SHARD_MAX]; /* the last known, for shards that have ended */
 	int64_t start_wall_ns;
 	uint32_t fingerprint; /* of the configuration in force */
+	bool addresses;       /* the page being rendered may tell those of clients */
 };
 
 /* One shard's figures, or the sum of all. */

@@ -1,10 +1,10 @@
 /* The report's section about refusals: the shards' tables added up, by reason and by address. Main thread; see rpc/refusals.h for how entries
- * are read beside their writers. Addresses are in /stats and /stats.json; /metrics has the reasons only, because clients make addresses up. */
+ * are read beside their writers. Addresses are in /stats and /stats.json, where the reader may know them (report_page); /metrics has the reasons
+ * only, because clients make addresses up. */
 #include "core/base/check.h"
 #include "core/base/count.h"
-#include "rpc/daemon.h"
 #include "rpc/refusals.h"
-#include "rpc/report.h"
+#include "rpc/report_impl.h"
 
 #include <arpa/inet.h>
 #include <inttypes.h>
@@ -68,8 +68,9 @@ static void merge(struct sums *s)
 	qsort(s->address, n, sizeof *s->address, by_total);
 }
 
-static struct sums *gather(const struct daemon *d)
+static struct sums *gather(const struct report *report)
 {
+	const struct daemon *d = report->d;
 	struct sums *s = calloc(1, sizeof *s + (size_t)d->topo.shards * REFUSALS_ADDRESSES * sizeof *s->address);
 	for (unsigned i = 0; s && i < d->topo.shards; i++) {
 		const struct refusals *r = d->rpc[i].refusals;
@@ -108,17 +109,22 @@ static void put_reasons(struct text *to, const uint64_t *by_reason)
 
 static void put_text(void *ctx, struct text *to)
 {
-	struct sums *s = gather(ctx);
+	const struct report *report = ctx;
+	struct sums *s = gather(report);
 	char ip[INET6_ADDRSTRLEN + 4];
 	if (!s)
 		return;
 	text_printf(to, "  in all: ");
 	put_reasons(to, s->by_reason);
-	for (unsigned i = 0; i < s->n && i < SHOWN_TEXT; i++) {
+	for (unsigned i = 0; report->addresses && i < s->n && i < SHOWN_TEXT; i++) {
 		text_printf(to, "  %s: ", ip_text(s->address[i].ip, ip));
 		put_reasons(to, s->address[i].by_reason);
 	}
-	if (s->n > SHOWN_TEXT)
+	if (s->n && !report->addresses)
+		text_printf(
+			to,
+			"  the addresses are told where rules of access (ACCESS_FILE) give the right stats, and on the stats socket\n");
+	else if (s->n > SHOWN_TEXT)
 		text_printf(to, "  and %u more addresses\n", s->n - SHOWN_TEXT);
 	free(s);
 }
@@ -135,13 +141,15 @@ static void json_reasons(struct json *j, const char *key, const uint64_t *by_rea
 
 static void put_json(void *ctx, struct json *j)
 {
-	struct sums *s = gather(ctx);
+	const struct report *report = ctx;
+	struct sums *s = gather(report);
 	char ip[INET6_ADDRSTRLEN + 4];
 	if (!s)
 		return;
 	json_reasons(j, "by_reason", s->by_reason, true);
+	json_bool(j, "addresses_withheld", !report->addresses);
 	json_open(j, "by_address", '[');
-	for (unsigned i = 0; i < s->n && i < SHOWN_JSON; i++) {
+	for (unsigned i = 0; report->addresses && i < s->n && i < SHOWN_JSON; i++) {
 		json_open(j, NULL, '{');
 		json_str(j, "address", ip_text(s->address[i].ip, ip));
 		json_u64(j, "total", s->address[i].total);
@@ -164,12 +172,12 @@ static void put_metrics(void *ctx, struct text *to)
 	free(s);
 }
 
-void refusals_report(struct report *report, struct daemon *d)
+void refusals_report(struct report *report)
 {
 	report_add_section(report, &(struct report_section){.key = "refusals",
 							    .title = "Refused",
 							    .text = put_text,
 							    .json = put_json,
 							    .metrics = put_metrics,
-							    .ctx = d});
+							    .ctx = report});
 }

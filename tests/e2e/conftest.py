@@ -67,11 +67,11 @@ def server(daemon):
 
 @pytest.fixture(scope="session")
 def stubs(tmp_path_factory):
-    """The Python modules that grpc_tools makes of ordinal.proto: stubs.pb and stubs.rpc."""
+    """The Python modules that grpc_tools makes of the .proto files: stubs.pb and stubs.rpc (ordinal.proto), stubs.stats, stubs.health."""
     out = tmp_path_factory.mktemp("stubs")
     protos = os.path.join(appliance.ROOT, "rpc", "proto")
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{protos}", f"--python_out={out}", f"--grpc_python_out={out}",
-                    "ordinal/v1/ordinal.proto"], check=True)
+                    "ordinal/v1/ordinal.proto", "ordinal/v1/stats.proto"], check=True)
     # Under a name of its own: "grpc" is the library's.
     health = out / "health.proto"
     with open(os.path.join(protos, "grpc", "health", "v1", "health.proto"), encoding="utf-8") as f:
@@ -81,11 +81,13 @@ def stubs(tmp_path_factory):
     sys.path.insert(0, str(out))
     import health_pb2
     import health_pb2_grpc
-    from ordinal.v1 import ordinal_pb2, ordinal_pb2_grpc
+    from ordinal.v1 import ordinal_pb2, ordinal_pb2_grpc, stats_pb2, stats_pb2_grpc
 
     class Stubs:
         pb = ordinal_pb2
         rpc = ordinal_pb2_grpc
+        stats = stats_pb2
+        stats_rpc = stats_pb2_grpc
         health = health_pb2
         health_rpc = health_pb2_grpc
 

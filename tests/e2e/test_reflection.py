@@ -39,7 +39,7 @@ def ask(channel, messages, version, *requests):
 def test_services_are_listed(server, connect, messages, version):
     reply, = ask(connect(server).channel, messages, version, {"list_services": ""})
     names = {s.name for s in reply.list_services_response.service}
-    assert {"ordinal.v1.Ids", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+    assert {"ordinal.v1.Ids", "ordinal.v1.Feed", "ordinal.v1.Stats", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection"} <= names
 
 

@@ -500,6 +500,37 @@ static void test_sections_and_rates_of_services(void **state)
 	free(text);
 }
 
+/* A reader over the network without rules of access: everything but addresses; and the next reader, on the socket, is told them again. */
+static void test_addresses_are_for_who_may_know_them(void **state)
+{
+	struct rig *r = *state;
+	static struct refusals refusals;
+	uint64_t ip[2] = {0};
+	uint8_t v4[16] = {[10] = 0xff, [11] = 0xff, [12] = 192, [14] = 2, [15] = 7};
+	memcpy(ip, v4, sizeof ip);
+	refusals_note(&refusals, ip, REFUSAL_LIMIT);
+	r->rpc[1].refusals = &refusals;
+	refusals_report(r->report);
+	for (unsigned form = 0; form < REPORT_FORMS; form++) {
+		struct text t = {0};
+		const char *type = report_page(r->report, (enum report_form)form, false, &t);
+		assert_non_null(type);
+		text_add(&t, "", 1);
+		assert_null(strstr(t.p, "192.0.2.7"));
+		has(t.p, form == REPORT_TEXT   ? "in all: limit 1"
+			 : form == REPORT_JSON ? "\"addresses_withheld\":true,\"by_address\":[]"
+					       : "ordinal_refusals_total{reason=\"limit\"} 1");
+		text_done(&t);
+	}
+	char *p = get(r, "/stats", 200, "text/plain; charset=utf-8");
+	has(p, "192.0.2.7: limit 1");
+	free(p);
+	p = get_json(r);
+	has(p, "\"addresses_withheld\":false,\"by_address\":[{\"address\":\"192.0.2.7\"");
+	free(p);
+	r->rpc[1].refusals = NULL;
+}
+
 static void test_paths(void **state)
 {
 	struct rig *r = *state;
@@ -560,6 +591,7 @@ int main(void)
 		T(test_the_topology_is_told),
 		T(test_names_are_escaped),
 		T(test_sections_and_rates_of_services),
+		T(test_addresses_are_for_who_may_know_them),
 		T(test_paths),
 		T(test_fingerprint_tells_configurations_apart),
 		cmocka_unit_test(test_numbers_for_people),

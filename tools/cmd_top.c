@@ -1,8 +1,7 @@
-/* `ordinal top`: the stats socket, read again and again, as a screen (top_view.c draws it).
+/* `ordinal top`: the daemon's figures, read again and again, as a screen (top_view.c draws it).
  *
  * On a terminal: the alternate screen, without echo or line mode, given back at the end however it comes (q, SIGINT, SIGTERM, an error). With
  * --once, or where standard output is no terminal: plain text. Main thread. */
-#include "tools/stats_http.h"
 #include "tools/stats_read.h"
 #include "tools/tool.h"
 #include "tools/top_view.h"
@@ -21,18 +20,17 @@
 
 static const char usage[] =
 	"usage: ordinal top [OPTION]...\n\n"
-	"Shows what the daemon on this machine is doing, read from its stats socket: rates are of the last interval, latencies since the daemon's\n"
-	"start. q or Ctrl-C ends it.\n\n"
-	"  --interval DURATION  between two readings (default 1s)\n"
-	"  --once               one interval, as plain text, and end\n"
-	"  --socket PATH        " STATS_READ_SOCKET TOOL_EXIT_CODES;
+	"Shows what the daemon is doing, the one on this machine or with --server any that can be reached: rates are of the last interval, latencies\n"
+	"since the daemon's start. q or Ctrl-C ends it.\n\n"
+	"  --interval DURATION    between two readings (default 1s)\n"
+	"  --once                 one interval, as plain text, and end\n" STATS_SOURCE_HELP "\n" TOOL_EXIT_CODES;
 
-enum { OPT_INTERVAL = 256, OPT_ONCE, OPT_SOCKET, OPT_HELP };
+enum { OPT_INTERVAL = 256, OPT_ONCE, OPT_HELP };
 static const struct option options[] = {
 	{"interval", required_argument, NULL, OPT_INTERVAL},
 	{"once", no_argument, NULL, OPT_ONCE},
-	{"socket", required_argument, NULL, OPT_SOCKET},
 	{"help", no_argument, NULL, OPT_HELP},
+	STATS_SOURCE_OPTIONS,
 	{NULL, 0, NULL, 0},
 };
 
@@ -46,9 +44,9 @@ static void on_signal(int number)
 	stopped = 1;
 }
 
-static int take_reading(const char *socket_path, struct top_reading *ret)
+static int take_reading(struct stats_source *source, struct top_reading *ret)
 {
-	int r = stats_read_json(socket_path, &ret->stats);
+	int r = stats_read_json(source, &ret->stats);
 	ret->mono_ns = clock_mono_ns();
 	return r;
 }
@@ -113,16 +111,16 @@ static int show(const struct top_reading *now, const struct top_reading *before,
 	return TOOL_OK;
 }
 
-static int loop(const char *socket_path, uint64_t interval_ns, bool once, bool screen, bool keys)
+static int loop(struct stats_source *source, uint64_t interval_ns, bool once, bool screen, bool keys)
 {
 	struct top_reading before = {0}, now = {0};
-	int r = take_reading(socket_path, &before);
+	int r = take_reading(source, &before);
 	if (r)
 		return r;
 	if (screen)
 		r = show(&before, &before, screen);
 	while (r == TOOL_OK && !wait_interval(interval_ns, keys)) {
-		r = take_reading(socket_path, &now);
+		r = take_reading(source, &now);
 		if (r)
 			break;
 		r = show(&now, &before, screen);
@@ -135,7 +133,7 @@ static int loop(const char *socket_path, uint64_t interval_ns, bool once, bool s
 	return r;
 }
 
-static int run(const char *socket_path, uint64_t interval_ns, bool once)
+static int run(struct stats_source *source, uint64_t interval_ns, bool once)
 {
 	struct termios was, raw;
 	bool screen = !once && isatty(STDOUT_FILENO), keys = screen && tcgetattr(STDIN_FILENO, &was) == 0;
@@ -155,7 +153,7 @@ static int run(const char *socket_path, uint64_t interval_ns, bool once)
 		stderr = kept;
 	if (screen)
 		fputs("\033[?1049h\033[?25l", stdout);
-	int r = loop(socket_path, interval_ns, once, screen, keys);
+	int r = loop(source, interval_ns, once, screen, keys);
 	if (screen)
 		fputs("\033[?25h\033[?1049l", stdout);
 	fflush(stdout);
@@ -172,10 +170,11 @@ static int run(const char *socket_path, uint64_t interval_ns, bool once)
 
 int cmd_top(int argc, char **argv)
 {
-	const char *socket_path = stats_http_socket();
+	struct stats_source source;
 	uint64_t interval_ns = NS_PER_S;
 	bool once = false;
 	int opt;
+	stats_source_init(&source);
 	while ((opt = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		switch (opt) {
 		case OPT_INTERVAL:
@@ -185,15 +184,13 @@ int cmd_top(int argc, char **argv)
 		case OPT_ONCE:
 			once = true;
 			break;
-		case OPT_SOCKET:
-			socket_path = optarg;
-			break;
 		case OPT_HELP:
 		case 'h':
 			fputs(usage, stdout);
 			return TOOL_OK;
 		default:
-			return tool_usage("top");
+			if (stats_source_option(&source, opt))
+				return tool_usage("top");
 		}
 	}
 	if (tool_no_arguments("top", argc, argv))
@@ -202,5 +199,9 @@ int cmd_top(int argc, char **argv)
 		fprintf(stderr, "ordinal: --interval is from 50ms to 1h\n");
 		return tool_usage("top");
 	}
-	return run(socket_path, interval_ns, once);
+	if (stats_source_check(&source, "top"))
+		return TOOL_USAGE;
+	int r = run(&source, interval_ns, once);
+	stats_source_done(&source);
+	return r;
 }

@@ -11,8 +11,8 @@ static const struct tool_command commands[] = {
 	{"publish", "send frames to a stream: arguments, or lines of standard input", cmd_publish},
 	{"subscribe", "print a stream's frames, past and future", cmd_subscribe},
 	{"load", "generate load, measure it, and check the answers", cmd_load},
-	{"top", "watch the daemon on this machine", cmd_top},
-	{"stats", "what the daemon on this machine is doing", cmd_stats},
+	{"top", "watch a daemon: the one on this machine, or any", cmd_top},
+	{"stats", "what a daemon is doing: the one on this machine, or any", cmd_stats},
 	{"config", "what a configuration sets to something else than the defaults", cmd_config},
 	{"token", "make a token, and the line that gives it rights", cmd_token},
 };

@@ -1,15 +1,17 @@
 """ordinal.v1.Stats: the pages of the stats socket over the network. Who may read them, what they hold, and what many or slow readers cost others."""
 
 import json
+import os
 import re
 import signal
+import subprocess
 import threading
 
 import grpc
 import h2raw
 import native
 import pytest
-from appliance import PATIENCE_S, wait_until
+from appliance import ORDINAL, PATIENCE_S, tool, wait_until
 from h2raw import Connection, window_update
 from test_access import AUTH, PERMISSION_DENIED, UNAUTHENTICATED, bearer, digest, native_status, reload_rules, status_of
 from test_tls import Authority
@@ -193,6 +195,11 @@ def test_certificates(daemon, tmp_path, rules, stubs):
         with grpc.secure_channel(d.address, credentials, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             call = stubs.stats_rpc.StatsStub(channel).Get
             assert code_of(lambda: call(stubs.stats.StatsRequest(), timeout=PATIENCE_S)) == code, name
+        for protocol in ("native", "grpc"):
+            done = tool("stats", "--server", d.address, "--protocol", protocol, "--tls-ca", authority.cert, "--tls-cert", mine, "--tls-key", my_key,
+                        check=False)
+            assert done.returncode == (0 if code == OK else 1), done.stderr
+            assert (done.stdout if code == OK else done.stderr).startswith("Ordinal " if code == OK else f"ordinal: {code.name}: ")
 
 
 def test_new_rules_count_for_the_next_question(guarded, rules):
@@ -393,3 +400,102 @@ def test_a_native_reader_gets_many_long_pages(daemon):
         assert all(f.kind == native.MESSAGE and f.flags == native.LAST for f in got)
         assert sum(len(f.payload) for f in got) > 2_000_000
         c.ping()
+
+
+# ---- the program ----
+
+PROTOCOLS = ["native", "grpc"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_tool_prints_what_the_socket_says(server, protocol):
+    where = ("--server", server.address, "--protocol", protocol)
+    tool("stats", *where)
+    local = ("--socket", server.stats_socket)
+    assert words(tool("stats", *where).stdout) == words(tool("stats", *local).stdout)
+    assert shape(json.loads(tool("stats", "--json", *where).stdout)) == shape(json.loads(tool("stats", "--json", *local).stdout))
+    assert families(tool("stats", "--metrics", *where).stdout) == families(tool("stats", "--metrics", *local).stdout)
+    assert tool("stats", "topology", *where).stdout == tool("stats", "topology", *local).stdout
+    assert json.loads(tool("stats", "topology", "--json", *where).stdout) == server.stats()["topology"]
+
+
+def readings(d):
+    return d.stats()["methods"]["ordinal.v1.Stats/Get"]["by_status"].get("OK", 0)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_top_reads_over_one_connection(server, protocol):
+    where = ("--server", server.address, "--protocol", protocol, "--once", "--interval", "100ms")
+    done = tool("top", *where)
+    assert words(done.stdout) == words(tool("top", "--socket", server.stats_socket, "--once", "--interval", "100ms").stdout)
+    assert server.stats()["total"]["connections_accepted"] == 1
+    assert server.stats()["methods"]["ordinal.v1.Stats/Get"]["by_status"] == {"OK": 2}
+
+
+def test_top_comes_back_after_a_restart(daemon):
+    """A connection that was lost between two readings is made again. The daemon is stopped while `top` sleeps, and is back on its port before it asks."""
+    d = daemon(SHARDS=1)
+    d.options["LISTEN"] = d.address
+    process = subprocess.Popen([ORDINAL, "top", "--server", d.address, "--interval", "50ms"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: readings(d) >= 2, "readings")
+        process.send_signal(signal.SIGSTOP)
+        d.stop()
+        d.start()
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: readings(d) >= 2, "readings after the restart")
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0 and err == ""
+
+
+def test_the_tool_shows_a_token(guarded, tmp_path):
+    (tmp_path / "token").write_text("t-watcher\n")
+    (tmp_path / "other").write_text("t-other\n")
+    for command in (["stats"], ["stats", "topology"], ["top", "--once", "--interval", "50ms"]):
+        for protocol in PROTOCOLS:
+            where = (*command, "--server", guarded.address, "--protocol", protocol)
+            assert tool(*where, "--token-file", tmp_path / "token").stdout
+            env = {**os.environ, "ORDINAL_TOKEN": "t-root"}
+            assert subprocess.run([ORDINAL, *where], env=env, capture_output=True, timeout=60, check=True).stdout
+            done = tool(*where, check=False)
+            assert (done.returncode, done.stdout) == (1, "") and "UNAUTHENTICATED: a token is needed" in done.stderr and "--token-file" in done.stderr
+            done = tool(*where, "--token-file", tmp_path / "other", check=False)
+            assert (done.returncode, done.stdout) == (1, "") and 'PERMISSION_DENIED: "other" lacks the right stats' in done.stderr
+
+
+def test_the_tool_over_tls(daemon, tmp_path):
+    authority = Authority(tmp_path / "ca", "test authority")
+    cert, key = authority.issue("server")
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key)
+    for protocol in PROTOCOLS:
+        where = ("--server", d.address, "--protocol", protocol)
+        assert json.loads(tool("stats", "--json", *where, "--tls-ca", authority.cert).stdout)["pid"] == d.pid
+        done = tool("stats", *where, check=False)
+        assert done.returncode == 3 and done.stdout == ""
+        assert f" on {d.address} " in tool("top", *where, "--tls-ca", authority.cert, "--once", "--interval", "50ms").stdout
+
+
+def test_servers_that_do_not_tell(stubs, tmp_path):
+    from stock_feed import StockFeed
+    feed = StockFeed(stubs)
+    done = tool("stats", "--server", feed.address, "--protocol", "grpc", check=False)
+    feed.stop()
+    assert done.returncode == 1 and "UNIMPLEMENTED" in done.stderr and "stats socket" in done.stderr
+    for command in ("stats", "top"):
+        done = tool(command, "--server", "127.0.0.1:1", check=False)
+        assert (done.returncode, done.stdout) == (3, "") and "127.0.0.1:1" in done.stderr and "Connection refused" in done.stderr
+        done = tool(command, "--socket", tmp_path / "none", check=False)
+        assert (done.returncode, done.stdout) == (3, "") and "--server" in done.stderr
+
+
+@pytest.mark.parametrize("args,word", [
+    (["--socket", "s", "--server", "127.0.0.1:1"], "name one"), (["--tls"], "--server"), (["--protocol", "grpc"], "--server"),
+    (["--timeout", "1s"], "--server"), (["--server", "127.0.0.1"], "--server 127.0.0.1"), (["--server", "h:1", "--tls-cert", "c"], "--tls-key"),
+])
+@pytest.mark.parametrize("command", ["stats", "top"])
+def test_wrong_usage(command, args, word):
+    done = tool(command, *args, check=False)
+    assert (done.returncode, done.stdout) == (2, "") and word in done.stderr

@@ -38,7 +38,7 @@ def test_every_command_that_calls_a_server_takes_the_same_credentials():
         options = set(re.findall(r"^  (--[a-z-]+)", tool(command, "--help").stdout, re.M))
         callers |= {command} if "--server" in options else set()
         assert options & shared == (shared if "--server" in options else set()), command
-    assert callers == {"next", "publish", "subscribe", "load"}
+    assert callers == {"next", "publish", "subscribe", "load", "stats", "top"}
 
 
 # ---- next ----

@@ -234,9 +234,9 @@ $(G)/descriptors.c: $(PROTO) tools/build/descriptors.py
 
 # The messages for the Python client (tools/python), always in build/.
 .PHONY: python
-PY_PB := build/python/ordinal/v1/ordinal_pb2.py
+PY_PB := $(patsubst %,build/python/ordinal/v1/%_pb2.py,ordinal stats)
 python: $(PY_PB)
-$(PY_PB): rpc/proto/ordinal/v1/ordinal.proto
+build/python/ordinal/v1/%_pb2.py: rpc/proto/ordinal/v1/%.proto
 	$(say) PROTO $@
 	@mkdir -p build/python
 	$(Q)$(PYTHON) -m grpc_tools.protoc -Irpc/proto --python_out=build/python $(<:rpc/proto/%=%)

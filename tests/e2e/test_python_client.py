@@ -1,5 +1,6 @@
 """The Python client: against the daemon, and against a server that misbehaves."""
 
+import hashlib
 import importlib.util
 import os
 import random
@@ -85,6 +86,77 @@ def test_ids(client):
     assert client.next() == 1
     assert client.next(count=3) == [2, 3, 4]
     assert client.next("other", count=1) == [1]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_count_below_one_is_said(client, count):
+    """0 gave a list of one ID, and -1 an empty one."""
+    with pytest.raises(ValueError, match=f"at least 1, not {count}"):
+        client.next(count=count)
+    assert client.next() == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 1000])
+def test_ids_of_a_server_that_grants_few_at_once(daemon, limit):
+    """It asked for 1,000,000 at once, and failed where COUNT_MAX is less."""
+    d = daemon(SHARDS=1, COUNT_MAX=limit)
+    count = 5 * limit + 3
+    with ordinal.Client(d.address) as c:
+        assert c.next(count=count) == list(range(1, count + 1))
+        assert d.stats()["methods"]["ordinal.v1.Ids/Next"]["by_status"]["RESOURCE_EXHAUSTED"] <= 2
+
+
+def test_a_refusal_that_is_not_about_the_number(daemon):
+    d = daemon(SHARDS=1, SEQUENCES_MAX=1)
+    with ordinal.Client(d.address) as c, pytest.raises(ordinal.LimitReached, match="SEQUENCES_MAX"):
+        c.next("one-too-many", count=1000)
+
+
+def test_stats(server, client):
+    client.next(count=7)
+    stats = client.stats()
+    assert stats["pid"] == server.pid and stats["total"]["ids"] == 7
+    assert client.stats("text").startswith("Ordinal ") and "\nordinal_ids_total" in client.stats("prometheus")
+    with pytest.raises(ValueError, match="json"):
+        client.stats("xml")
+    assert ordinal.stats(server=server.address)["pid"] == server.pid
+
+
+@pytest.fixture
+def ruled(daemon, tmp_path):
+    """A daemon with a reader, a writer, and somebody who watches; their tokens are their names."""
+    rules = tmp_path / "access"
+    rules.write_text("".join(f"{name} sha256:{hashlib.sha256(name.encode()).hexdigest()} {right}\n"
+                             for name, right in (("reader", "subscribe:*"), ("writer", "publish:*"), ("watcher", "stats"))))
+    return daemon(SHARDS=2, ACCESS_FILE=rules)
+
+
+def test_stats_take_a_right(ruled):
+    with ordinal.Client(ruled.address, token="watcher") as c:
+        assert c.stats()["pid"] == ruled.pid
+    with ordinal.Client(ruled.address, token="reader") as c, pytest.raises(ordinal.Denied, match="right stats"):
+        c.stats()
+
+
+def test_a_stream_that_is_not_there_yet(ruled):
+    """A reader who may not make it is told so, or waits for whoever may."""
+    with ordinal.Client(ruled.address, token="reader") as reader, ordinal.Client(ruled.address, token="writer") as writer:
+        with pytest.raises(ordinal.NotFound, match="once somebody who may has published"):
+            history(reader, "late")
+        got = []
+        thread = threading.Thread(target=lambda: got.extend(history(reader, "late", wait=True)))
+        thread.start()
+        appliance.wait_until(lambda: ruled.stats()["methods"]["ordinal.v1.Feed/Subscribe"]["by_status"]["NOT_FOUND"] >= 3, "attempts")
+        writer.publish("late", 1, b"first")
+        thread.join(appliance.PATIENCE_S)
+        assert got == [b"first"]
+        waiting = reader.subscribe("never", wait=True)
+        ended = threading.Thread(target=lambda: got.extend(waiting))
+        ended.start()
+        appliance.wait_until(lambda: ruled.stats()["methods"]["ordinal.v1.Feed/Subscribe"]["by_status"]["NOT_FOUND"] >= 6, "attempts")
+        waiting.close()
+        ended.join(appliance.PATIENCE_S)
+        assert not ended.is_alive() and got == [b"first"]
 
 
 def test_publish_and_read(client):

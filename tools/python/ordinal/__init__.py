@@ -24,7 +24,7 @@ from ._errors import Damaged, Denied, Error, Invalid, LimitReached, NotFound, Ou
 __path__ = extend_path(__path__, __name__)
 
 __all__ = ["Client", "Damaged", "Denied", "Error", "Invalid", "LimitReached", "NotFound", "OutcomeUnknown", "Payload", "Published",
-           "RunResult", "Subscription", "TimedOut", "Unreachable", "next", "publish", "subscribe"]
+           "RunResult", "Subscription", "TimedOut", "Unreachable", "next", "publish", "stats", "subscribe"]
 
 _clients = {}
 
@@ -46,6 +46,11 @@ def publish(stream, seq_no, data, *, timestamp=0, server=None):
     return _of(server).publish(stream, seq_no, data, timestamp=timestamp)
 
 
-def subscribe(stream, since=0, *, slow="wait", until_caught_up=False, on_gap=None, server=None):
+def subscribe(stream, since=0, *, slow="wait", until_caught_up=False, on_gap=None, wait=False, server=None):
     """The payloads of a stream's frames whose seq_no is `since` or above, as Client.subscribe."""
-    return _of(server).subscribe(stream, since, slow=slow, until_caught_up=until_caught_up, on_gap=on_gap)
+    return _of(server).subscribe(stream, since, slow=slow, until_caught_up=until_caught_up, on_gap=on_gap, wait=wait)
+
+
+def stats(format="json", *, server=None):  # noqa: A002
+    """What the server is doing, as Client.stats."""
+    return _of(server).stats(format)

@@ -1,5 +1,6 @@
 """Client, and what it returns."""
 
+import json
 import logging
 import os
 import random
@@ -11,12 +12,13 @@ import grpc
 
 from . import _crc, _errors
 from ._outbox import Outbox
-from ._proto import pb
+from ._proto import pb, pb_stats
 from ._resume import Disordered, Resume
 
 log = logging.getLogger("ordinal")
 
 _SLOW = {"wait": 0, "drop": 1, "disconnect": 2}
+_STATS_FORMATS = {"text": 0, "json": 1, "prometheus": 2}
 _DURABILITY = {0: "fsync", 1: "write", 2: "memory"}
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 2.0
 _CHANNEL_OPTIONS = (
@@ -72,6 +74,27 @@ class _Patience:
         self.pause = min(max(self.pause * 2, _PAUSE_FIRST_S), _PAUSE_MAX_S)
 
 
+class _Pieces:
+    """How many IDs to ask for at once, of a server that may grant fewer (COUNT_MAX). Which limit a refusal is for is not looked at: after the first one a
+    single ID is asked for, which is refused too where it is not about the number, and from there pieces double up to what was refused."""
+
+    MOST = 1_000_000
+
+    def __init__(self):
+        self.now, self.refused, self.granted = self.MOST, None, False
+
+    def grant(self, count):
+        self.granted = True
+        if self.refused and count == self.now and count * 2 < self.refused:
+            self.now = min(count * 2, self.MOST)
+
+    def refuse(self, count):
+        """False: there is no smaller piece to try."""
+        self.refused = count
+        self.now = max(count // 2, 1) if self.granted else 1
+        return count > 1
+
+
 def _is_away(error):
     """Whether it is worth trying again: the server is not there, or about to go."""
     return error.code() == grpc.StatusCode.UNAVAILABLE
@@ -97,7 +120,8 @@ class Client:
         token = token or os.environ.get("ORDINAL_TOKEN")
         self._metadata = [("authorization", f"Bearer {token}")] if token else None
         self._channel = self._dial(tls)
-        ids, feed = "/ordinal.v1.Ids/", "/ordinal.v1.Feed/"
+        ids, feed, stats = "/ordinal.v1.Ids/", "/ordinal.v1.Feed/", "/ordinal.v1.Stats/"
+        self._stats = self._channel.unary_unary(stats + "Get", pb_stats.StatsRequest.SerializeToString, pb_stats.StatsReply.FromString)
         self._next = self._channel.unary_unary(ids + "Next", pb.NextRequest.SerializeToString, pb.NextReply.FromString)
         self._publish = self._channel.unary_unary(feed + "Publish", pb.PublishRequest.SerializeToString, pb.PublishReply.FromString)
         self._publish_many = self._channel.stream_stream(feed + "PublishMany", pb.PublishRequest.SerializeToString,
@@ -132,12 +156,29 @@ class Client:
                 patience.wait(_errors.from_rpc(e))
 
     def next(self, sequence="", count=None):
-        """The next ID of a sequence; with `count`, a list of so many, which rise."""
-        ids = []
+        """The next ID of a sequence; with `count`, a list of so many, 1 or more, which rise."""
+        if count is not None and count < 1:
+            raise ValueError(f"count is at least 1, not {count}")
+        ids, pieces = [], _Pieces()
         while len(ids) < (count or 1):
-            reply = self._call(self._next, pb.NextRequest(sequence=sequence, count=min((count or 1) - len(ids), 1_000_000)))
+            piece = min((count or 1) - len(ids), pieces.now)
+            try:
+                reply = self._call(self._next, pb.NextRequest(sequence=sequence, count=piece))
+            except _errors.LimitReached:
+                if not pieces.refuse(piece):
+                    raise
+                continue
+            pieces.grant(piece)
             ids.extend(range(reply.first, reply.first + reply.count))
         return ids[0] if count is None else ids
+
+    def stats(self, format="json"):  # noqa: A002
+        """What the server is doing: a dict; with format "text", a str for people; with "prometheus", a str in Prometheus' text format. A server with rules of
+        access wants the right `stats`; one without leaves out clients' addresses."""
+        if format not in _STATS_FORMATS:
+            raise ValueError(f"format is one of {', '.join(_STATS_FORMATS)}, not {format!r}")
+        body = self._call(self._stats, pb_stats.StatsRequest(format=_STATS_FORMATS[format])).body.decode()
+        return json.loads(body) if format == "json" else body
 
     # ---- publishing ----
 
@@ -218,14 +259,15 @@ class Client:
 
     # ---- subscribing ----
 
-    def subscribe(self, stream, since=0, *, slow="wait", until_caught_up=False, on_gap=None, reorder=0):
+    def subscribe(self, stream, since=0, *, slow="wait", until_caught_up=False, on_gap=None, reorder=0, wait=False):
         """A Subscription: iterate over it for the payloads of a stream's frames whose seq_no is `since` or above, history in the order of
         (seq_no, timestamp, offset), then what comes, without end; or with until_caught_up, history alone.
 
         slow: what the server does when this reader is slow: "wait" keeps its place; "drop" leaves out the oldest; "disconnect" ends with
         LimitReached. on_gap(first, last) is told the offsets that are gone (dropped, or no longer kept); without it a warning is logged. reorder: seconds for which frames that
-        come live are held, to be put in the order of (seq_no, timestamp)."""
-        return Subscription(self, stream, since, _SLOW[slow], until_caught_up, on_gap, round(reorder * 1000))
+        come live are held, to be put in the order of (seq_no, timestamp). wait: a stream that is not there, where the server makes none for a reader, is
+        waited for, without end; otherwise that is NotFound."""
+        return Subscription(self, stream, since, _SLOW[slow], until_caught_up, on_gap, round(reorder * 1000), wait)
 
     # ---- both ----
 
@@ -246,11 +288,12 @@ def _published(reply):
 class Subscription:
     """Payloads, one after another. close() ends it, from any thread."""
 
-    def __init__(self, client, stream, since, slow, until_caught_up, on_gap, reorder_ms):
+    def __init__(self, client, stream, since, slow, until_caught_up, on_gap, reorder_ms, wait=False):
         self._client, self._stream, self._slow, self._until_caught_up, self._on_gap = client, stream, slow, until_caught_up, on_gap
         self._resume = Resume(since)
         self._resume.late = reorder_ms > 0
         self._reorder_ms = reorder_ms
+        self._wait = _Patience(float("inf")) if wait else None  # for the stream to be made
         self._stopped = threading.Event()
         self._call = None
         self._payloads = self._read()
@@ -302,7 +345,10 @@ class Subscription:
                 if self._stopped.is_set():
                     return
                 failure = _errors.from_rpc(e)
-                if not _is_away(e):
+                if self._wait and isinstance(failure, _errors.NotFound):
+                    self._wait.wait(failure, self._stopped)
+                    again = True
+                elif not _is_away(e):
                     raise failure from None
             except Disordered as e:
                 raise _errors.Error(f"the server broke its promise: {e}") from None

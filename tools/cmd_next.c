@@ -1,5 +1,5 @@
-/* `ordinal next`: a number of IDs of one sequence, as text. Asks for ranges, one after another, so that 10 million IDs are ten calls.
- * Main thread, with the synchronous channel. */
+/* `ordinal next`: a number of IDs of one sequence, as text. Asks for ranges, one after another, so that 10 million IDs are ten calls; of a server that
+ * grants fewer at once (COUNT_MAX) it learns how many that are. Main thread, with the synchronous channel. */
 #include "tools/credentials.h"
 #include "tools/tool.h"
 
@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PIECE_MAX 1000000u /* IDs in one call */
+#define PIECE_MAX 1000000u /* IDs in one call, if the server grants so many */
 #define SEQUENCE_MAX 4096u
 
 struct next {
@@ -30,7 +30,7 @@ static const char usage[] =
 	"usage: ordinal next [OPTION]...\n\n"
 	"Prints IDs, one a line; they rise, and no other caller of this sequence gets them.\n\n"
 	"  --sequence S           the sequence (default: \"\", the default one)\n"
-	"  --count N              how many IDs (default 1); asked for in pieces of at most 1,000,000\n"
+	"  --count N              how many IDs (default 1); asked for in pieces of 1,000,000, or of what the server grants at once\n"
 	"  --server HOST:PORT     where ordinald listens (default: $ORDINAL_SERVER, else " TOOL_SERVER_DEFAULT ")\n"
 	"  --protocol native|grpc what to speak (default native)\n"
 	"  --timeout DURATION     for connecting, and for each call (default 5s)\n" CREDENTIALS_HELP
@@ -108,16 +108,47 @@ static void print_range(const struct next *n, const struct pb_next_reply *r, boo
 		printf("%" PRIu64 "\n", r->first + i);
 }
 
+/* How many IDs to ask for at once. Which limit a refusal is for is not looked at: after the first one a single ID is asked for, which is refused too
+ * where it is not about the number, and from there pieces double up to what was refused. */
+struct pieces {
+	uint32_t now;
+	uint64_t refused; /* so many, and more; UINT64_MAX: none were */
+	bool granted;     /* any */
+};
+
+static uint32_t pieces_next(const struct pieces *p, uint64_t left)
+{
+	return left < p->now ? (uint32_t)left : p->now;
+}
+
+static void pieces_grant(struct pieces *p, uint32_t count)
+{
+	p->granted = true;
+	if (p->refused != UINT64_MAX && count == p->now && (uint64_t)count * 2 < p->refused && count * 2 <= PIECE_MAX)
+		p->now = count * 2;
+}
+
+/* false: there is no smaller piece to try. */
+static bool pieces_refuse(struct pieces *p, uint32_t count)
+{
+	p->refused = count;
+	p->now = p->granted && count > 1 ? count / 2 : 1;
+	return count > 1;
+}
+
 static int run(const struct next *n, struct sync_channel *s)
 {
 	uint8_t request[SEQUENCE_MAX + 2 * PB_VARINT_MAX];
 	bool first = true;
-	for (uint64_t left = n->count; left > 0; first = false) {
+	struct pieces pieces = {.now = PIECE_MAX, .refused = UINT64_MAX};
+	for (uint64_t left = n->count; left > 0;) {
 		struct sync_reply reply;
 		struct pb_next_reply ids;
-		uint32_t piece = left < PIECE_MAX ? (uint32_t)left : PIECE_MAX;
+		uint32_t piece = pieces_next(&pieces, left);
 		size_t len = pb_next_request_put(request, sizeof request, n->sequence, piece);
 		int r = sync_call(s, METHOD_IDS_NEXT, (struct span){request, len}, n->timeout_ns, &reply);
+		if (r == 0 && reply.code == GRPC_RESOURCE_EXHAUSTED && pieces_refuse(&pieces, piece))
+			continue;
 		if (r || reply.code != GRPC_OK) {
 			if (n->json && !first)
 				printf("]}\n");
@@ -127,8 +158,10 @@ static int run(const struct next *n, struct sync_channel *s)
 			fprintf(stderr, "ordinal: the server's answer is no NextReply for %" PRIu32 " IDs\n", piece);
 			return TOOL_FAILED;
 		}
+		pieces_grant(&pieces, piece);
 		print_range(n, &ids, first);
 		left -= ids.count;
+		first = false;
 	}
 	if (n->json)
 		printf("]}\n");

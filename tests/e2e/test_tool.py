@@ -60,6 +60,27 @@ def test_next_asks_for_more_than_one_call_can_bring(server):
     assert report["ranges"][0]["first"] == 1
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("limit", [1, 2, 7, 1000, 4096])
+def test_next_learns_what_a_server_grants_at_once(daemon, limit, protocol):
+    """It asked for 1,000,000 at once, and failed where COUNT_MAX is less."""
+    d = daemon(SHARDS=1, COUNT_MAX=limit)
+    count = 5 * limit + 3
+    where = ("next", "--server", d.address, "--protocol", protocol)
+    assert lines(tool(*where, "--count", count)) == list(range(1, count + 1))
+    ranges = json.loads(tool(*where, "--count", count, "--json").stdout)["ranges"]
+    assert ranges[0]["first"] == count + 1 and sum(r["count"] for r in ranges) == count
+    assert max(r["count"] for r in ranges) > limit / 2, "it asks for as many as it has learned it may"
+    assert len(ranges) <= 10 + 2 * limit.bit_length()
+
+
+def test_next_ends_where_a_refusal_is_not_about_the_number(daemon):
+    d = daemon(SHARDS=1, SEQUENCES_MAX=1)
+    done = tool("next", "--server", d.address, "--count", 1000, "--sequence", "one-too-many", check=False)
+    assert (done.returncode, done.stdout) == (1, "") and "SEQUENCES_MAX" in done.stderr
+    assert d.stats()["methods"]["ordinal.v1.Ids/Next"]["by_status"] == {"RESOURCE_EXHAUSTED": 2}
+
+
 def test_next_takes_the_server_from_the_environment(server):
     env = {**os.environ, "ORDINAL_SERVER": server.address}
     done = subprocess.run([ORDINAL, "next"], env=env, capture_output=True, text=True, timeout=60)

@@ -444,7 +444,8 @@ const char *stream_error_text(const struct streams *ss, enum stream_error e, cha
 	case STREAM_E_ABSENT:
 		snprintf(
 			buf, cap,
-			"there is no such stream, and this caller may not make one: that takes the right to publish to it");
+			"there is no such stream yet, and this caller may not make one: that takes the right to publish to it. It is there once "
+			"somebody who may has published to it; subscribe again then");
 		break;
 	case STREAM_E_LIMIT:
 		snprintf(buf, cap, "there are %" PRIu32 " streams already (FEED_STREAMS_MAX)", ss->opts.streams_max);

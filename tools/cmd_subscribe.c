@@ -20,20 +20,24 @@
 #include <string.h>
 
 #define MESSAGE_MAX (64u << 20)
+#define WAIT_FIRST_NS (50 * NS_PER_MS) /* before a stream that is not there is asked for again; doubles up to */
+#define WAIT_MAX_NS NS_PER_S
 
 struct subscribe {
 	struct span stream;
 	uint64_t since, count;
 	uint32_t reorder_ms;
 	enum feed_slow slow;
-	bool until_caught_up, json;
+	bool until_caught_up, json, wait;
 	struct dial_opts dial_opts;
 
 	struct dial dial;
 	struct resume resume;
 	uint64_t printed;
 	bool calling;
-	bool ended; /* the call at hand: nothing more of it counts */
+	uint64_t missing_pause_ns; /* the last pause because the stream was not there; 0: none yet */
+	uint64_t next_call_ns;     /* not before this */
+	bool ended;                /* the call at hand: nothing more of it counts */
 	uint32_t call;
 	int exit_code; /* -1: go on */
 };
@@ -46,6 +50,7 @@ static const char usage[] =
 	"  --stream S             which\n"
 	"  --since SEQ            only frames whose seq_no is this or above (default 0)\n"
 	"  --until-caught-up      end when history has been printed\n"
+	"  --wait                 a stream that is not there is waited for, until it is (where the server makes none for a reader: NOT_FOUND)\n"
 	"  --count N              end after N frames\n"
 	"  --slow wait|drop|disconnect   what the server does when this reader is slow: keep its place; leave out the oldest frames, with a\n"
 	"                         GAP; end the subscription (default wait)\n"
@@ -59,6 +64,7 @@ enum {
 	OPT_STREAM = 256,
 	OPT_SINCE,
 	OPT_UNTIL_CAUGHT_UP,
+	OPT_WAIT,
 	OPT_COUNT,
 	OPT_SLOW,
 	OPT_REORDER,
@@ -72,6 +78,7 @@ static const struct option options[] = {
 	{"stream", required_argument, NULL, OPT_STREAM},
 	{"since", required_argument, NULL, OPT_SINCE},
 	{"until-caught-up", no_argument, NULL, OPT_UNTIL_CAUGHT_UP},
+	{"wait", no_argument, NULL, OPT_WAIT},
 	{"count", required_argument, NULL, OPT_COUNT},
 	{"slow", required_argument, NULL, OPT_SLOW},
 	{"reorder", required_argument, NULL, OPT_REORDER},
@@ -106,6 +113,9 @@ static int take_option(struct subscribe *s, int opt)
 		return tool_u64("--since", optarg, 0, UINT64_MAX, &s->since);
 	case OPT_UNTIL_CAUGHT_UP:
 		s->until_caught_up = true;
+		return 0;
+	case OPT_WAIT:
+		s->wait = true;
 		return 0;
 	case OPT_COUNT:
 		return tool_u64("--count", optarg, 1, UINT64_MAX, &s->count);
@@ -250,6 +260,24 @@ static void on_message(void *ctx, struct span msg)
 		on_frame(s, &f);
 }
 
+/* The stream is not there, and the server makes none for this caller. */
+static void on_missing(struct subscribe *s, const struct channel_status *st)
+{
+	if (!s->wait || s->missing_pause_ns == 0)
+		tool_print_status(st);
+	if (!s->wait) {
+		fprintf(stderr, "With --wait it is waited for, until somebody has published to it.\n");
+		end(s, TOOL_FAILED);
+		return;
+	}
+	if (s->missing_pause_ns == 0)
+		fprintf(stderr, "ordinal: waiting for it\n");
+	s->missing_pause_ns = s->missing_pause_ns ? s->missing_pause_ns * 2 : WAIT_FIRST_NS;
+	if (s->missing_pause_ns > WAIT_MAX_NS)
+		s->missing_pause_ns = WAIT_MAX_NS;
+	s->next_call_ns = clock_mono_ns() + s->missing_pause_ns;
+}
+
 static void on_done(void *ctx, const struct channel_status *st)
 {
 	struct subscribe *s = ctx;
@@ -264,6 +292,10 @@ static void on_done(void *ctx, const struct channel_status *st)
 		return;
 	if (st->code == GRPC_OK || st->code == GRPC_UNAVAILABLE) {
 		dial_pause(&s->dial, "the server has ended the subscription");
+		return;
+	}
+	if (st->code == GRPC_NOT_FOUND) {
+		on_missing(s, st);
 		return;
 	}
 	tool_print_status(st);
@@ -291,9 +323,10 @@ static int run(struct subscribe *s)
 {
 	while (s->exit_code < 0) {
 		struct channel *ch = dial_channel(&s->dial);
-		if (ch && !s->calling)
+		uint64_t now = clock_mono_ns(), pause = now < s->next_call_ns ? s->next_call_ns - now : 0;
+		if (ch && !s->calling && !pause)
 			begin(s, ch);
-		if (dial_turn(&s->dial, NS_PER_S))
+		if (dial_turn(&s->dial, pause && pause < NS_PER_S ? pause : NS_PER_S))
 			return tool_unreachable(s->dial_opts.server, s->dial.why);
 		if (fflush(stdout))
 			return TOOL_FAILED;

@@ -1,6 +1,7 @@
 """`ordinal publish`, `subscribe` and `top`; and `ordinal load` with frames."""
 
 import base64
+import hashlib
 import json
 import os
 import pty
@@ -192,6 +193,29 @@ def test_a_publisher_goes_on_across_a_kill(daemon):
     got, _ = frames(d, "--until-caught-up")
     assert [f["payload"] for f in got] == [str(i) for i in range(12000)]
     assert [f["publisher_seq"] for f in got] == list(range(1, 12001))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_stream_that_is_not_there_yet(daemon, reader, tmp_path, protocol):
+    """A reader who may not make it was told NOT_FOUND, and not what to do."""
+    rules = tmp_path / "access"
+    rules.write_text("".join(f"{name} sha256:{hashlib.sha256(name.encode()).hexdigest()} {right}\n"
+                             for name, right in (("reader", "subscribe:*"), ("writer", "publish:*"))))
+    for name in ("reader", "writer"):
+        (tmp_path / name).write_text(name)
+    d = daemon(SHARDS=2, ACCESS_FILE=rules)
+    done = tool("subscribe", "--server", d.address, "--protocol", protocol, "--stream", "s", "--token-file", tmp_path / "reader", check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "NOT_FOUND: " in done.stderr and "once somebody who may has published to it" in done.stderr and "--wait" in done.stderr
+    r = reader(d, "--wait", "--count", 2, "--token-file", tmp_path / "reader", protocol=protocol)
+    attempts = lambda: d.stats()["methods"]["ordinal.v1.Feed/Subscribe"]["by_status"]["NOT_FOUND"]
+    r.wait_for(lambda: attempts() >= 4, "attempts")
+    publish(d, "--stream", "s", "--token-file", tmp_path / "writer", "one", "two")
+    r.wait_for(lambda: r.offsets() == [1, 2], "the frames")
+    assert r.process.wait(appliance.PATIENCE_S) == 0
+    said = r.process.stderr.read()
+    assert said.count("NOT_FOUND") == 1 and said.count("waiting for it") == 1
+    assert d.stats()["total"]["connections_accepted"] <= 3, "it asks again on the connection that it has"
 
 
 def test_publishing_again_by_the_same_id_adds_nothing(server):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -66,6 +67,23 @@ def test_defconfig_is_the_daemons_defaults(tmp_path):
     assert gen("defconfig", KCONFIG, tmp_path / "config").returncode == 0
     runtime = lambda s: {k: v for k, v in s.items() if k[7:] not in ("DEBUG", "LTO", "NATIVE_ARCH")}
     assert runtime(settings((tmp_path / "config").read_text())) == runtime(settings(dump()))
+
+
+def test_the_commands_of_the_readme_find_their_configuration(tmp_path):
+    """Where only `make all` had run there was no .config, and what the README says next failed."""
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
+        lines = [line.split("#")[0].strip() for line in f if line.startswith("    ")]
+    uses = [i for i, line in enumerate(lines) if "-c .config" in line]
+    assert uses and "make defconfig" in lines[:uses[0]]
+    for name in ("Makefile", "Kconfig"):
+        shutil.copy(os.path.join(ROOT, name), tmp_path)
+    shutil.copytree(os.path.join(ROOT, "tools", "kconfig"), tmp_path / "tools" / "kconfig")
+    subprocess.run(["make", "defconfig"], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    checked = [line for line in lines if line.endswith("-c .config --check")]
+    assert checked
+    for line in checked:
+        done = subprocess.run([ORDINALD, *line.split()[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (0, "ordinald: the configuration is valid\n"), done.stderr
 
 
 def test_the_installed_configuration_loads_and_keeps_what_was_chosen(tmp_path):

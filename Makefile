@@ -137,11 +137,12 @@ PROTO := $(sort $(shell find rpc/proto -name '*.proto'))
 UNIT_SRC := $(sort $(shell find $(wildcard tests/unit tests/wire tests/sim) -name 'test_*.c' 2>/dev/null))
 TEST_LIB_SRC := $(sort $(wildcard tests/support/*.c))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_LIB_SRC := tests/fuzz/certificate.c tests/fuzz/memory.c
 BENCH_SRC := $(sort $(wildcard bench/*.c bench/micro/*.c bench/macro/*.c))
 FAMILY_SRC := $(sort $(wildcard queue/family/*.c))
 FAMILY_TEST_SRC := $(sort $(wildcard tests/unit/queue/family/conform*.c))
 QUEUES_SRC := $(sort $(wildcard bench/queues/*.c)) $(FAMILY_SRC)
-OUR_SRC := $(sort $(LIB_SRC) $(wildcard tests/interop/*.c tests/example/*.c tests/host/*.c) $(wildcard rpc/ordinald.c) $(TOOL_SRC) $(UNIT_SRC) $(TEST_LIB_SRC) $(FUZZ_SRC) $(wildcard tests/fuzz/replay.c) \
+OUR_SRC := $(sort $(LIB_SRC) $(wildcard tests/interop/*.c tests/example/*.c tests/host/*.c) $(wildcard rpc/ordinald.c) $(TOOL_SRC) $(UNIT_SRC) $(TEST_LIB_SRC) $(FUZZ_SRC) $(FUZZ_LIB_SRC) $(wildcard tests/fuzz/replay.c) \
 	$(BENCH_SRC) $(QUEUES_SRC) $(FAMILY_TEST_SRC))
 
 PB_SRC := $(PROTO:rpc/proto/%.proto=$(G)/%.pb-c.c)
@@ -188,7 +189,9 @@ $(TEST_PROGRAMS):
 
 $(UNIT_BIN): $(if $(TEST_LIB_SRC),$(B)/libtests.a) $(B)/libordinal.a
 $(UNIT_BIN): LDLIBS += -lcmocka
-$(REPLAY_BIN): $(if $(filter fuzzer,$(SANITIZE)),,$(O)/tests/fuzz/replay.o) $(B)/libordinal.a
+# Their memory may run out: tests/fuzz/memory.h
+$(REPLAY_BIN): $(if $(filter fuzzer,$(SANITIZE)),,$(O)/tests/fuzz/replay.o) $(FUZZ_LIB_SRC:%.c=$(O)/%.o) $(B)/libordinal.a
+$(REPLAY_BIN): private LDLIBS += $(foreach f,malloc calloc realloc aligned_alloc,-Wl,--wrap=$f)
 ifeq ($(SANITIZE),fuzzer)
 $(REPLAY_BIN): private SAN := -fsanitize=fuzzer,address,undefined
 endif

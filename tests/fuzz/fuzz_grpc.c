@@ -7,6 +7,7 @@
 
 #include "core/base/check.h"
 #include "rpc/gzip.h"
+#include "tests/fuzz/memory.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -45,26 +46,68 @@ static void fuzz_message(struct span text)
 	free(encoded);
 }
 
+/* With one allocation failing, the nth: 0 or -ENOMEM. */
+static int deflate_short(struct gzip *g, struct span in, unsigned nth, struct span *ret)
+{
+	memory_fail(nth);
+	memory_watch(true);
+	int r = gzip_deflate(g, in, ret);
+	memory_watch(false);
+	memory_fail(0);
+	return r;
+}
+
+static int inflate_short(struct gzip *g, struct span in, size_t max, unsigned nth, struct span *ret)
+{
+	memory_fail(nth);
+	memory_watch(true);
+	int r = gzip_inflate(g, in, max, ret);
+	memory_watch(false);
+	memory_fail(0);
+	return r;
+}
+
+/* Deflates and inflates again; the codec has two buffers, so `in` may be what it has inflated only if `copy` is a codec of its own. */
+static void check_round(struct gzip *g, struct gzip *copy, struct span in)
+{
+	struct span deflated, out;
+
+	CHECK(gzip_deflate(g, in, &deflated) == 0);
+	CHECK(gzip_inflate(copy, deflated, in.n, &out) == 0 && out.n == in.n);
+	CHECK(in.n == 0 || memcmp(out.p, in.p, in.n) == 0);
+	CHECK(in.n == 0 || gzip_inflate(copy, deflated, in.n - 1, &out) == -EMSGSIZE);
+	/* its last bytes may say anything */
+	CHECK(gzip_inflate(copy, (struct span){deflated.p, deflated.n - 1}, in.n, &out) != 0);
+}
+
+/* Two bytes of gzip's header that inflate ignores say what is allowed, and which allocation fails. */
 static void fuzz_gzip(struct span in)
 {
-	static struct gzip *g;
-	struct span deflated, out;
-	size_t max = in.n ? (size_t)in.p[0] * 64 : 0;
+	static struct gzip *g, *other;
+	struct span out;
+	size_t max = in.n > 9 ? (size_t)64 << in.p[9] % 17 : 0;
+	unsigned nth = in.n > 9 ? in.p[8] % 4 : 0;
 
-	if (!g)
+	if (!g) {
 		g = gzip_new();
-	CHECK(g);
-	int r = gzip_inflate(g, in, max, &out);
-	CHECK(r == -EBADMSG || r == -EMSGSIZE || (r == 0 && out.n <= max));
-	CHECK(gzip_deflate(g, in, &deflated) == 0);
-	CHECK(gzip_inflate(g, deflated, in.n, &out) == 0 && out.n == in.n);
-	CHECK(in.n == 0 || memcmp(out.p, in.p, in.n) == 0);
-	CHECK(in.n == 0 || gzip_inflate(g, deflated, in.n - 1, &out) == -EMSGSIZE);
-	CHECK(gzip_inflate(g, (struct span){deflated.p, deflated.n - 1}, in.n, &out) !=
-	      0);             /* its last bytes may say anything */
+		other = gzip_new();
+	}
+	CHECK(g && other);
+	int r = inflate_short(g, in, max, nth, &out);
+	CHECK(r == -EBADMSG || r == -EMSGSIZE || (r == 0 && out.n <= max) || (r == -ENOMEM && nth));
+	if (r == -ENOMEM) { /* and the codec is as good as before */
+		r = gzip_inflate(g, in, max, &out);
+		CHECK(r == -EBADMSG || (r == 0 && out.n <= max));
+	}
+	if (r == 0)
+		check_round(g, other, out);
+	r = deflate_short(g, in, nth, &out);
+	CHECK(r == 0 || (r == -ENOMEM && nth));
+	check_round(g, g, in);
 	if (in.n % 16 == 0) { /* the next has to do with a fresh one */
 		gzip_free(g);
-		g = NULL;
+		gzip_free(other);
+		g = other = NULL;
 	}
 }
 

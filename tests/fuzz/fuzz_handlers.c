@@ -1,5 +1,5 @@
 /* The handlers on generated types, health, reflection and stats, each with any bytes as its request, over the native framing on a real connection; see
- * session_rig.h. A message is a byte that chooses the method, its length, and its bytes.
+ * session_rig.h. A message is a byte that chooses the method, its length, and its bytes; or memory runs out, or the shard drains.
  *
  * Holds: what the pre-scan and protobuf-c let pass is answered or refused; answers unpack as what they are; nothing is left. */
 #include "tests/fuzz/session_rig.h"
@@ -18,6 +18,7 @@ enum {
 	STATS = SVC_HEALTH_METHODS + SVC_REFLECTION_METHODS,
 	METHODS = STATS + SVC_STATS_METHODS,
 	CALLS = 4096,
+	NO_MEMORY = 0xef,
 	FOR_STATS = 0xf0, /* from here on, to POST */
 	POST = 0xfe,
 	DRAIN = 0xff,
@@ -58,7 +59,9 @@ static void post_pages(void)
 {
 	pages_hurry(pages);
 	pages_turn(pages, rig.s.now_ns, render, NULL);
+	memory_watch(true);
 	svc_stats_turn(&rig.r);
+	memory_watch(false);
 }
 
 static void end_stats(void)
@@ -118,6 +121,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		uint32_t n = rig_byte();
 		if (which == DRAIN) {
 			svc_health_drain(&rig.r);
+			continue;
+		}
+		if (which == NO_MEMORY) {
+			memory_fail(1u + n % 64);
 			continue;
 		}
 		if (which == POST) {

@@ -1,8 +1,9 @@
 /* A connection, its session and a service, on a ring that is a script: for fuzz targets that drive real sessions. To be included once, by the target.
  *
  * The input is a script of operations: bytes that arrive, in pieces; sends that complete, wholly, in part or with an error; time that passes; what
- * the service does with the calls that it holds; and the target's own operations, which write frames. The twin of ring.c keeps at most one receive
- * and one send, as a connection promises.
+ * the service does with the calls that it holds; memory that runs out; and the target's own operations, which write frames. The connection is in
+ * cleartext or TLS, with or without rules of access, on a shard that drains or does not. The twin of ring.c keeps at most one receive and one send, as a
+ * connection promises.
  *
  * Holds, whatever the script: the service is told of each call's beginning and end once and in order; what the session writes is well-formed (the
  * target checks it); and when the connection has ended nothing is left: no call, timer, stream, block of memory or operation.
@@ -16,9 +17,14 @@
 #include "core/conn.h"
 #include "core/ring.h"
 #include "core/shard.h"
+#include "core/tls.h"
 #include "rpc/access.h"
+#include "rpc/budget.h"
 #include "rpc/call.h"
+#include "rpc/gzip.h"
 #include "rpc/session.h"
+#include "tests/fuzz/certificate.h"
+#include "tests/fuzz/memory.h"
 #include "tests/fuzz/script.h"
 
 #include <errno.h>
@@ -51,10 +57,13 @@ static struct rig {
 	int cancel_res[RIG_CANCELS];
 	unsigned cancel_count;
 	uint8_t *delivered;
-	/* What the client has written and the connection has not received; and what the connection has sent. */
+	/* What the client has written and the connection has not received; and what the connection has sent. With TLS, both in plaintext. */
 	struct fuzz_bytes in, out;
+	struct tls_context *tls, *client_tls;
+	struct tls *client; /* NULL: the client writes and reads cleartext */
 	/* The script. */
 	struct fuzz_script script;
+	uint8_t last; /* byte of it, which also chooses how the connection ends */
 	/* The service. */
 	struct call *held[RIG_HELD];
 	unsigned held_count;
@@ -149,6 +158,7 @@ static void rig_event(uint64_t tag, int32_t res, uint16_t flags)
 	struct ring_event ev = {.tag = tag, .res = res, .flags = flags};
 	struct conn *c = slab_at(&rig.s.conns, ring_tag_slot(tag));
 	CHECK((c->gen & 0xffffff) == ring_tag_gen(tag));
+	memory_watch(true);
 	switch (ring_tag_kind(tag)) {
 	case SHARD_OP_RECV:
 		conn_on_recv(c, &ev);
@@ -159,9 +169,30 @@ static void rig_event(uint64_t tag, int32_t res, uint16_t flags)
 	default:
 		conn_on_cancel(c, &ev);
 	}
+	memory_watch(false);
 }
 
-/* The client's next n bytes, or fewer, in memory of exactly their size. */
+/* What has come over the wire, in memory of exactly its size. */
+static void rig_receive(const uint8_t *p, size_t n)
+{
+	rig.delivered = malloc(n);
+	CHECK(rig.delivered);
+	memcpy(rig.delivered, p, n);
+	rig_event(rig.recv_tag, (int32_t)n, RING_EV_MORE | RING_EV_BUFFER);
+	free(rig.delivered);
+	rig.delivered = NULL;
+}
+
+/* The client's records. */
+static void rig_receive_records(void)
+{
+	uint8_t record[RIG_DELIVER_MAX];
+	size_t n;
+	while (rig.recv_armed && (n = tls_take(rig.client, record, sizeof record)) > 0)
+		rig_receive(record, n);
+}
+
+/* The client's next n bytes, or fewer. */
 static void rig_deliver(size_t n)
 {
 	size_t left = rig.in.len - rig.in.at;
@@ -169,13 +200,29 @@ static void rig_deliver(size_t n)
 	n = n < RIG_DELIVER_MAX ? n : RIG_DELIVER_MAX;
 	if (!rig.recv_armed || n == 0)
 		return;
-	rig.delivered = malloc(n);
-	CHECK(rig.delivered);
-	memcpy(rig.delivered, rig.in.p + rig.in.at, n);
+	const uint8_t *p = rig.in.p + rig.in.at;
 	rig.in.at += n;
-	rig_event(rig.recv_tag, (int32_t)n, RING_EV_MORE | RING_EV_BUFFER);
-	free(rig.delivered);
-	rig.delivered = NULL;
+	if (rig.client) {
+		CHECK(tls_write(rig.client, p, n));
+		rig_receive_records();
+	} else {
+		rig_receive(p, n);
+	}
+}
+
+/* The client reads: what has been sent joins rig.out. */
+static void rig_read(const uint8_t *p, size_t n)
+{
+	uint8_t plain[4096];
+	int got;
+	if (!rig.client) {
+		fuzz_append(&rig.out, p, n);
+		return;
+	}
+	CHECK(tls_feed(rig.client, p, n));
+	while ((got = tls_read(rig.client, plain, sizeof plain)) > 0)
+		fuzz_append(&rig.out, plain, (size_t)got);
+	CHECK(got == 0 || got == -EPIPE);
 }
 
 static void rig_recv_ends(int res)
@@ -195,7 +242,7 @@ static void rig_sent(size_t n)
 	size_t left = n;
 	for (unsigned i = 0; i < rig.send_count && left; i++) {
 		size_t take = rig.send[i].n < left ? rig.send[i].n : left;
-		fuzz_append(&rig.out, rig.send[i].p, take);
+		rig_read(rig.send[i].p, take);
 		left -= take;
 	}
 	rig.sending = false;
@@ -220,9 +267,11 @@ static void rig_cancelled(void)
 static void rig_turn(void)
 {
 	struct shard *s = &rig.s;
+	memory_watch(true);
 	wheel_advance(&s->wheel, s->now_ns);
 	rpc_shard_turn(&rig.r);
 	conn_flush_all(s);
+	memory_watch(false);
 	if (s->conns.used == 0)
 		rig.c = NULL;
 }
@@ -355,13 +404,9 @@ static void rig_released(void *owner)
 }
 
 /* One act of the service's on one of its calls. */
-static void rig_serve(void)
+static void rig_act(struct call *c, uint8_t what)
 {
-	uint8_t which = rig_byte(), what = rig_byte();
 	static uint8_t bytes[20000];
-	if (!rig.held_count)
-		return;
-	struct call *c = rig.held[which % rig.held_count];
 	size_t n = (size_t)(what >> 3) * 40;
 	bool streams = c->method->kind != METHOD_UNARY;
 	switch (what & 7) {
@@ -410,6 +455,16 @@ static void rig_serve(void)
 	}
 }
 
+static void rig_serve(void)
+{
+	uint8_t which = rig_byte(), what = rig_byte();
+	if (!rig.held_count)
+		return;
+	memory_watch(true);
+	rig_act(rig.held[which % rig.held_count], what);
+	memory_watch(false);
+}
+
 /* The run. */
 
 static bool rig_attach(struct conn *c, void *ctx)
@@ -429,6 +484,20 @@ static void rig_end_shard(void)
 	slab_done(&rig.s.conns);
 	bufpool_done(&rig.s.pool);
 	access_put(rig_rules);
+	tls_context_put(rig.tls);
+	tls_context_put(rig.client_tls);
+}
+
+static struct tls_context *rig_tls(void *ctx)
+{
+	return tls_context_get(rig.tls);
+}
+
+static void rig_begin_tls(void)
+{
+	const char *why, *pem = certificate_file();
+	CHECK(tls_context_new(&(struct tls_opts){.cert = pem, .key = pem}, &rig.tls, &why) == 0);
+	CHECK(tls_client_context_new(&(struct tls_client_opts){.ca = pem}, &rig.client_tls, &why) == 0);
 }
 
 /* The shard outlives the runs, which are many. */
@@ -447,15 +516,58 @@ static void rig_begin_shard(void)
 	bufpool_init(&rig.s.pool);
 	CHECK(slab_init(&rig.s.conns, sizeof(struct conn), 4) == 0);
 	CHECK(rpc_shard_init(&rig.r, &rig.s, &rig.methods, &rig.ro) == 0);
+	rig_begin_tls();
 	atexit(rig_end_shard);
 }
+
+/* What a shard makes on first use and keeps, as after its start: or what a run does would depend on the runs before it. */
+static void rig_forget_runs(void)
+{
+	bufpool_done(&rig.s.pool);
+	gzip_free(rig.r.gzip);
+	rig.r.gzip = NULL;
+	if (rig.r.budget)
+		budget_done(rig.r.budget);
+	free(rig.r.budget);
+	rig.r.budget = NULL;
+}
+
+/* The client speaks TLS: the handshake. */
+static void rig_handshake(void)
+{
+	rig.client = tls_client_new(rig.client_tls, "localhost", false);
+	CHECK(rig.client);
+	for (unsigned i = 0; i < 4; i++) {
+		CHECK(tls_handshake(rig.client) == 0);
+		rig_receive_records();
+		rig_turn();
+		rig_sent(SIZE_MAX);
+	}
+	CHECK(tls_is_ready(rig.client));
+}
+
+/* What the first byte chooses: limits and times by a bit each; and by its highest bits, the surroundings. */
+enum rig_how {
+	RIG_RULES = 0x40, /* … 0x7f: rules of access are in force */
+	RIG_TLS =
+		0x80, /* … 0xbf: TLS is configured, and listeners are kept while draining; from 0xa0 the client speaks it */
+	RIG_TLS_CLIENT = 0xa0,
+	RIG_MEMORY =
+		0xc0, /* … 0xdf: memory runs out as the connection comes, or a little later: the next byte says when */
+	RIG_DRAINING = 0xe0, /* … 0xfb: the shard is draining; from 0xf0 listeners are kept */
+	RIG_KEPT = 0xf0,
+	RIG_TLS_ONLY = 0xfc, /* cleartext is refused */
+};
 
 static void rig_begin(const uint8_t *data, size_t size)
 {
 	rig.script = (struct fuzz_script){data, size};
+	rig.last = size ? data[size - 1] : 0;
 	uint8_t how = rig_byte();
+	bool has_tls = how >= RIG_TLS && how < RIG_MEMORY, drains = how >= RIG_DRAINING && how < RIG_TLS_ONLY;
 	rig.so = (struct shard_opts){
 		.conns_max = 4, .conn_queue_max = 256 << 10, .stall_ns = 2 * NS_PER_S, .attach = rig_attach};
+	rig.so.listeners_kept = has_tls || (drains && how >= RIG_KEPT);
 	if (how & 32)
 		rig.so.idle_ns = NS_PER_S;
 	rig.ro = (struct rpc_opts){.message_max = 100000,
@@ -472,14 +584,31 @@ static void rig_begin(const uint8_t *data, size_t size)
 				   .headers_ns = NS_PER_S,
 				   .body_ns = NS_PER_S,
 				   .call_ns = how & 16 ? NS_PER_S : 0};
-	rig.ro.tls_only = how >= 0xfc;
+	rig.ro.tls = has_tls ? rig_tls : NULL;
+	rig.ro.tls_only = how >= RIG_TLS_ONLY;
 	if (!rig.s.opts)
 		rig_begin_shard();
+	rig_forget_runs();
 	access_put(rig.r.access);
-	rig.r.access = (how & 0xc0) == 0x40 ? access_get(rig_rules) : NULL;
+	rig.r.access = how >= RIG_RULES && how < RIG_TLS ? access_get(rig_rules) : NULL;
 	rig.r.access_gen++;
+	rig.s.draining = drains;
+	memory_fail(how >= RIG_MEMORY && how < RIG_DRAINING ? 1u + rig_byte() % 64 : 0);
+	memory_watch(true);
 	rig.c = conn_open(&rig.s, open("/dev/null", O_RDWR | O_CLOEXEC));
-	CHECK(rig.c);
+	memory_watch(false);
+	CHECK(rig.c || how >= RIG_MEMORY);
+	if (has_tls && how >= RIG_TLS_CLIENT)
+		rig_handshake();
+}
+
+/* The shard begins to drain, or is told so again. */
+static void rig_drain(void)
+{
+	rig.s.draining = true;
+	memory_watch(true);
+	conn_drain(rig.c);
+	memory_watch(false);
 }
 
 /* One operation of the kind `op`; false: it is not one of the rig's. */
@@ -526,10 +655,14 @@ static bool __attribute__((unused)) rig_op(uint8_t op)
 		if (!rig.recv_cancelled)
 			rig_recv_ends(-ENOBUFS);
 		return true;
-	case 11:
-		if (rig.c && rig_byte() < 64)
-			conn_drain(rig.c);
+	case 11: {
+		uint8_t what = rig_byte();
+		if (rig.c && what < 64)
+			rig_drain();
+		else if (what >= 192)
+			memory_fail(1u + what % 64);
 		return true;
+	}
 	case 12:
 		if (rig_byte() < 64 && rig.in.at == rig.in.len && !rig.recv_cancelled)
 			rig_recv_ends(0);
@@ -542,19 +675,20 @@ static bool __attribute__((unused)) rig_op(uint8_t op)
 /* Ends the connection in one of the ways in which it may end, and looks at what is left. */
 static void rig_end(void)
 {
-	uint8_t how = rig_byte() & 3;
+	uint8_t how = rig.last & 3;
 	if (how == 0 && !rig.recv_cancelled)
 		rig_recv_ends(-ECONNRESET);
 	if (how == 1)
 		rig_sent(0);
 	if (how == 2 && rig.c)
-		conn_drain(rig.c);
+		rig_drain();
 	for (unsigned i = 0; i < 8; i++) {
 		rig_turn();
 		rig_deliver(SIZE_MAX);
 		rig_sent(SIZE_MAX);
 		rig.s.now_ns += NS_PER_S;
 	}
+	memory_fail(0);
 	rig_turn();
 	if (rig.c)
 		conn_abort(rig.c, CONN_R_SHUTDOWN);
@@ -572,6 +706,8 @@ static void rig_end(void)
 	CHECK(rig.s.pool.bytes_out == 0);
 	CHECK(rig.slices_given == rig.slices_released);
 	rig_check_output();
+	tls_free(rig.client);
+	rig.client = NULL;
 	rig.in.at = rig.in.len = rig.out.at = rig.out.len = 0;
 	rig.slices_given = rig.slices_released = 0;
 }

@@ -83,8 +83,7 @@ static void sniffer_data(struct conn *c, const uint8_t *p, size_t n)
 	}
 	sniffer_free(sn);
 	c->session = NULL;
-	if (!start(c, r)) {
-		c->ops = NULL;
+	if (!start(c, r)) { /* it stays ours, without a sniffer, until `closed` */
 		conn_abort(c, CONN_R_MEMORY);
 		return;
 	}

@@ -52,6 +52,17 @@ static void check(struct call *c, const ProtobufCMessage *m)
 	typed_reply(c, &r.base);
 }
 
+static void link_watcher(struct call *c, bool known)
+{
+	struct watcher *w = watcher_of(c);
+	w->known = known;
+	w->next = c->rpc->health;
+	w->link = (struct watcher **)&c->rpc->health;
+	if (w->next)
+		w->next->link = &w->next;
+	c->rpc->health = w;
+}
+
 static void unlink_watcher(struct watcher *w)
 {
 	*w->link = w->next;
@@ -71,19 +82,15 @@ static void watch(struct call *c, const ProtobufCMessage *m)
 {
 	const Grpc__Health__V1__HealthCheckRequest *req = (const Grpc__Health__V1__HealthCheckRequest *)m;
 	Response r = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
-	struct watcher *w = watcher_of(c);
-	w->known = is_known(c, req->service);
-	w->next = c->rpc->health;
-	w->link = (struct watcher **)&c->rpc->health;
-	if (w->next)
-		w->next->link = &w->next;
-	c->rpc->health = w;
-	set_status(c, &r, w->known);
+	bool known = is_known(c, req->service);
+	set_status(c, &r, known);
 	typed_send(c, &r.base);
-	if (c->rpc->shard->draining) { /* there is nothing more to come */
-		watch_cancel(c);
+	if (!c->live) /* there was no memory to say so */
+		return;
+	if (c->rpc->shard->draining) /* there is nothing more to come */
 		call_finish(c, GRPC_OK, (struct span){0});
-	}
+	else
+		link_watcher(c, known);
 }
 
 void svc_health_drain(struct rpc_shard *r)
@@ -92,12 +99,14 @@ void svc_health_drain(struct rpc_shard *r)
 		struct watcher *w = r->health;
 		struct call *c = (struct call *)(void *)((char *)w - offsetof(struct call, svc));
 		Response resp = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
+		DCHECK(w->link);
 		unlink_watcher(w);
 		w->link = NULL;
 		set_status(c, &resp, w->known);
 		if (w->known)
 			typed_send(c, &resp.base);
-		call_finish(c, GRPC_OK, (struct span){0});
+		if (c->live)
+			call_finish(c, GRPC_OK, (struct span){0});
 	}
 }
 

@@ -15,6 +15,8 @@
 
 enum { POSTS = 2 * PAGES_KINDS_MAX };
 #define PAUSE_HURRIED_NS (10 * NS_PER_MS)
+#define PAUSE_SHARE                                                                                                    \
+	3 /* a pause is at least so many times as long as the rendering before it: a quarter of the thread's time at the most */
 
 struct pages_desk {
 	struct doorbell *bell;              /* the shard's; set by it before it asks */
@@ -190,8 +192,10 @@ uint64_t pages_turn(struct pages *p, uint64_t now_ns, pages_render render, void 
 	disarm(p);
 	if (now_ns < p->next_ns)
 		return p->next_ns;
+	uint64_t begun = clock_mono_ns();
 	if (batch(p, render, ctx)) {
-		p->next_ns = clock_mono_ns() + p->opts.pause_ns;
+		uint64_t ended = clock_mono_ns(), share = (ended - begun) * PAUSE_SHARE;
+		p->next_ns = ended + (share > p->opts.pause_ns ? share : p->opts.pause_ns);
 		return p->next_ns;
 	}
 	doorbell_arm(&p->bell);

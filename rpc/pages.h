@@ -5,7 +5,8 @@
  *           pages_take <-------- back[shard] <------ a page, counted, or none for lack of memory
  *
  * A page answers what was asked for before it was begun, so nobody gets figures that are older than the question. Between two batches of pages
- * the main thread pauses, so however many ask, a bounded part of its time goes into rendering; who asks meanwhile waits. What a page says is its
+ * the main thread pauses, at least three times as long as the batch took, so however many ask, a quarter of its time at the most goes into
+ * rendering; who asks meanwhile waits. What a page says is its
  * renderer's business. */
 #ifndef ORDINAL_RPC_PAGES_H
 #define ORDINAL_RPC_PAGES_H
@@ -29,7 +30,7 @@ struct pages;
 
 struct pages_opts {
 	unsigned shards, kinds;
-	uint64_t pause_ns; /* from the end of a batch to the next one */
+	uint64_t pause_ns; /* from the end of a batch to the next one, at the least */
 };
 
 /* Main thread, before the shards start. 0 or -errno. Free: after they have ended; NULL is allowed. */

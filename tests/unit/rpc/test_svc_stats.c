@@ -28,7 +28,6 @@ static struct {
 	struct rpc_shard rpc;
 	struct pages *pages;
 	struct conn conn[CONNS];
-	uint64_t now_ns; /* of the main thread */
 	unsigned renders;
 	bool fails;
 	unsigned last_kind;
@@ -144,8 +143,8 @@ static void render(void *ctx, unsigned kind, struct text *to)
 /* The main thread's turn, when its pause is over, and then the shard's. */
 static void turn(void)
 {
-	rig.now_ns += NS_PER_S;
-	pages_turn(rig.pages, rig.now_ns, render, NULL);
+	pages_hurry(rig.pages);
+	pages_turn(rig.pages, clock_mono_ns(), render, NULL);
 	rig.shard.now_ns += NS_PER_MS;
 	svc_stats_turn(&rig.rpc);
 	rpc_shard_turn(&rig.rpc);
@@ -177,7 +176,6 @@ static int setup(void **state)
 		.message_max = 1 << 16, .stats_calls_max = CALLS_MAX, .stats_conn_calls_max = CONN_CALLS_MAX};
 	rig.shard.opts = &rig.shard_opts;
 	rig.shard.now_ns = NS_PER_S;
-	rig.now_ns = clock_mono_ns();
 	wheel_init(&rig.shard.wheel, rig.shard.now_ns, &rig.shard);
 	bufpool_init(&rig.shard.pool);
 	assert_int_equal(doorbell_init(&rig.shard.bell), 0);
@@ -218,8 +216,8 @@ static void test_one_page_serves_all_who_wait(void **state)
 static void test_who_asks_too_late_gets_the_next_page(void **state)
 {
 	struct fake_call *a = call_on(0, 0, SIZE_MAX), *b;
-	rig.now_ns += NS_PER_S;
-	pages_turn(rig.pages, rig.now_ns, render, NULL); /* posted, and not taken yet */
+	pages_hurry(rig.pages);
+	pages_turn(rig.pages, clock_mono_ns(), render, NULL); /* posted, and not taken yet */
 	b = call_on(1, 0, SIZE_MAX);
 	svc_stats_turn(&rig.rpc);
 	is_page(a, 1);

@@ -102,6 +102,12 @@ def families(text):
     return re.findall(r"^# TYPE (.*)", text, re.M)
 
 
+def begin_pause(d, get):
+    """From here on, who asks waits until the pause is over: the main thread, which answers on the socket too, has ended its batch of pages."""
+    get(d)
+    assert d.stats()["network_stats"]["pages_rendered"] == 1
+
+
 def waiting(d, calls):
     """Waits until so many calls for stats are in flight."""
     wait_until(lambda: d.stats()["total"]["calls_live"] == calls, f"{calls} calls to be in flight")
@@ -236,8 +242,7 @@ def test_addresses_of_clients_are_for_those_with_the_right(server, guarded, get)
 
 def test_calls_that_wait_can_be_cancelled_time_out_or_vanish(daemon, get, stubs):
     d = daemon(SHARDS=2, STATS_PAUSE_MS=NEVER_MS, STATS_CALLS_MAX=2, STATS_CONN_CALLS_MAX=2)
-    get(d)
-    wait_until(lambda: d.stats()["network_stats"]["pages_rendered"] == 1, "the first page")
+    begin_pause(d, get)
     stub = get.stub(d)
     for _ in range(5):  # more than there are places
         future = stub.Get.future(stubs.stats.StatsRequest())
@@ -265,7 +270,7 @@ def test_calls_that_wait_can_be_cancelled_time_out_or_vanish(daemon, get, stubs)
 @pytest.mark.parametrize("how", ["grpc", "native"])
 def test_a_drain_answers_who_waits(daemon, get, stubs, how):
     d = daemon(SHARDS=2, STATS_PAUSE_MS=NEVER_MS, DRAIN_TIMEOUT_MS=50_000)
-    get(d)
+    begin_pause(d, get)
     if how == "grpc":
         future = get.stub(d).Get.future(stubs.stats.StatsRequest(format=JSON))
         waiting(d, 1)
@@ -288,7 +293,7 @@ def test_a_drain_answers_who_waits(daemon, get, stubs, how):
 def test_one_page_answers_all_who_wait(daemon, get):
     """1,000 calls on one connection: as many as may wait do, the others are told the limit, other connections are served, and one page is rendered for all."""
     d = daemon(SHARDS=1, STATS_PAUSE_MS=NEVER_MS, STATS_CALLS_MAX=20, STATS_CONN_CALLS_MAX=8)
-    get(d)
+    begin_pause(d, get)
     with native.Client(d) as flood, native.Client(d) as ids, native.Client(d) as honest:
         flood.send(b"".join(native.request(i, request(i % 3), method=GET) for i in range(1000)))
         refused = [flood.get() for _ in range(992)]

@@ -148,22 +148,75 @@ void call_finish_text(struct call *c, enum grpc_status status, const char *fmt, 
 	call_finish(c, status, (struct span){(const uint8_t *)text, len});
 }
 
-/* Access. */
+/* Refusals. */
+
+void call_note_refusal(struct rpc_shard *r, const struct conn *c, enum refusal why, const char *text)
+{
+	static _Thread_local struct {
+		uint64_t last_ns, unsaid;
+	} said[REFUSAL_COUNT];
+	uint64_t now = r->shard->now_ns;
+	char peer[64];
+	refusals_note(r->refusals, c->ip, why);
+	if (said[why].last_ns && now - said[why].last_ns < NS_PER_S) {
+		said[why].unsaid++;
+		return;
+	}
+	log_info("refused (%s) to %s: %s (%lu more such in the burst before)", refusal_name(why),
+		 conn_peer(c, peer, sizeof peer), text, (unsigned long)said[why].unsaid);
+	said[why].last_ns = now;
+	said[why].unsaid = 0;
+}
+
+/* What the ends of connections count as. `text`: where nobody has logged it. */
+static const struct end {
+	bool counts;
+	enum refusal why;
+	const char *text;
+} ends[CONN_R_COUNT] = {
+	[CONN_R_PROTOCOL] = {true, REFUSAL_PROTOCOL, NULL},
+	[CONN_R_TIMEOUT] = {true, REFUSAL_TIMEOUT,
+			    "the connection: its first bytes, or the rest of a frame, did not come in time "
+			    "(PREFACE_TIMEOUT_MS, BODY_TIMEOUT_MS)"},
+	[CONN_R_STALLED] = {true, REFUSAL_STALLED, "the connection: it took no output for STALL_TIMEOUT_MS"},
+	[CONN_R_QUEUE] = {true, REFUSAL_QUEUE, "the connection: more than CONN_QUEUE_MAX waits to be sent to it"},
+	[CONN_R_FLOOD] = {true, REFUSAL_FLOOD, NULL},
+	[CONN_R_MEMORY] = {true, REFUSAL_MEMORY, "the connection: no memory for it"},
+	[CONN_R_ACCESS] = {true, REFUSAL_UNAUTHENTICATED, NULL},
+};
+
+void call_count_end(struct rpc_shard *r, const struct conn *c)
+{
+	if (ends[c->reason].counts)
+		refusals_note(r->refusals, c->ip, ends[c->reason].why);
+}
 
 void call_note_end(struct rpc_shard *r, const struct conn *c)
 {
-	static const enum refusal refusals[CONN_R_COUNT] = {
-		[CONN_R_PROTOCOL] = REFUSAL_PROTOCOL,
-		[CONN_R_TIMEOUT] = REFUSAL_TIMEOUT,
-		[CONN_R_STALLED] = REFUSAL_STALLED,
-		[CONN_R_QUEUE] = REFUSAL_QUEUE,
-		[CONN_R_FLOOD] = REFUSAL_FLOOD,
-		[CONN_R_LIMIT] = REFUSAL_CONNECTIONS,
-		[CONN_R_ACCESS] = REFUSAL_UNAUTHENTICATED,
-	};
-	if (refusals[c->reason] || c->reason == CONN_R_PROTOCOL)
-		call_note_refusal(r, c, refusals[c->reason]);
+	if (ends[c->reason].text)
+		call_note_refusal(r, c, ends[c->reason].why, ends[c->reason].text);
+	else
+		call_count_end(r, c);
 }
+
+const char *call_note_full(struct rpc_shard *r, const struct conn *c, const struct slab *calls)
+{
+	bool full = calls->used >= calls->max;
+	const char *text = full ? "as many calls as CALLS_MAX allows are in flight on this shard"
+				: "no memory for another call";
+	call_note_refusal(r, c, full ? REFUSAL_CALLS : REFUSAL_MEMORY, text);
+	return text;
+}
+
+void call_note_answer(struct call *c, enum grpc_status status, struct span text)
+{
+	char line[256];
+	snprintf(line, sizeof line, "%s.%s: %.*s", c->method->service, c->method->name,
+		 (int)(text.n < 200 ? text.n : 200), text.n ? (const char *)text.p : "");
+	call_note_refusal(c->rpc, c->conn, status == GRPC_RESOURCE_EXHAUSTED ? REFUSAL_LIMIT : REFUSAL_INVALID, line);
+}
+
+/* Access. */
 
 uint64_t call_who_of(const struct rpc_shard *r, const struct conn *c)
 {
@@ -188,7 +241,7 @@ static void explain(struct rpc_shard *r, struct conn *c, enum access_verdict v, 
 				 ? "a token is needed: authorization: Bearer TOKEN, or in native framing an AUTH frame"
 			 : v == ACCESS_EXPIRED ? "the token or certificate is past its until: (ACCESS_FILE)"
 					       : "the token or certificate is not one of ACCESS_FILE");
-	call_note_refusal(r, c, v == ACCESS_DENIED ? REFUSAL_DENIED : REFUSAL_UNAUTHENTICATED);
+	refusals_note(r->refusals, c->ip, v == ACCESS_DENIED ? REFUSAL_DENIED : REFUSAL_UNAUTHENTICATED);
 	if (last_ns && now - last_ns < NS_PER_S) {
 		unsaid++;
 		return;

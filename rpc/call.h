@@ -91,6 +91,7 @@ struct rpc_opts {
 	void *tls_ctx;
 	bool tls_only;                /* cleartext is refused */
 	struct access_source *access; /* the rules; NULL: there never are any */
+	uint32_t calls_max;           /* in flight on a shard, of each session's kind; as the shard began */
 	uint32_t message_max, streams_max, native_inflight_max, header_list_max, header_fields_max;
 	uint32_t continuations_max;                     /* CONTINUATION frames of a header block */
 	uint32_t resets_burst, resets_per_s;            /* HTTP/2 streams reset by the peer, or for its errors */
@@ -160,13 +161,16 @@ static inline void call_extra_free(struct call *c)
 void call_end(struct call *c, enum grpc_status status);
 /* Counts a call refused before it began (unknown method, limit). */
 void call_count_refused(struct rpc_shard *r, enum grpc_status status);
-/* Counts what is refused to the peer of a connection; access is logged, a line a second at the most. */
-static inline void call_note_refusal(struct rpc_shard *r, const struct conn *c, enum refusal why)
-{
-	refusals_note(r->refusals, c->ip, why);
-}
-/* A connection is gone: counts it if it ended for what the peer did, and nobody has counted it yet. */
+/* Counts what is refused to the peer of a connection, by reason and by its address, and logs it: of each reason a line a second at the most. */
+void call_note_refusal(struct rpc_shard *r, const struct conn *c, enum refusal why, const char *text);
+/* A connection ends for what its peer did: counts it. For who logs it. */
+void call_count_end(struct rpc_shard *r, const struct conn *c);
+/* A connection is gone: counts it if it ended for what the peer did, and logs it if nobody has before (those ended with conn_log_close). */
 void call_note_end(struct rpc_shard *r, const struct conn *c);
+/* There is no room for another call: `calls` is at CALLS_MAX, or there is no memory. Returns the sentence for the client. */
+const char *call_note_full(struct rpc_shard *r, const struct conn *c, const struct slab *calls);
+/* An answer of a service's that refuses. */
+void call_note_answer(struct call *c, enum grpc_status status, struct span text);
 /* The principal of a connection by its client certificate. */
 uint64_t call_who_of(const struct rpc_shard *r, const struct conn *c);
 /* Whether `who` may open a call of the method. If not: counted and logged, with the status and a sentence for the answer. */
@@ -214,8 +218,8 @@ static inline size_t call_send_framed(struct call *c, const struct conn_slice *s
 }
 static inline void call_finish(struct call *c, enum grpc_status status, struct span text)
 {
-	if (__builtin_expect(status == GRPC_RESOURCE_EXHAUSTED, 0))
-		call_note_refusal(c->rpc, c->conn, REFUSAL_LIMIT);
+	if (__builtin_expect(status == GRPC_RESOURCE_EXHAUSTED || status == GRPC_INVALID_ARGUMENT, 0))
+		call_note_answer(c, status, text);
 	c->ops->finish(c, status, text);
 }
 static inline void call_deliver(struct call *c, struct span msg)

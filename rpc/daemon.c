@@ -163,9 +163,9 @@ static bool attach(struct conn *c, void *ctx)
 static void refused(struct shard *s, int fd, void *ctx)
 {
 	struct rpc_shard *r = s->services;
-	uint64_t ip[2];
-	conn_ip_of(fd, ip);
-	refusals_note(r->refusals, ip, REFUSAL_CONNECTIONS);
+	struct conn c = {.fd = fd}; /* all that is asked of one that never was */
+	conn_ip_of(fd, c.ip);
+	call_note_refusal(r, &c, REFUSAL_CONNECTIONS, "a connection beyond CONNECTIONS_MAX");
 }
 
 static void on_conn_mail(struct shard *to, const struct mesh_msg *m, void *ctx)
@@ -242,6 +242,7 @@ static void set_options(struct daemon *d, struct daemon_options *o)
 		.tls_ctx = d,
 		.tls_only = *c->tls_cert && !c->allow_cleartext,
 		.access = &d->access,
+		.calls_max = (uint32_t)c->calls_max,
 		.message_max = (uint32_t)c->message_max,
 		.streams_max = (uint32_t)c->streams_max,
 		.native_inflight_max = (uint32_t)c->native_inflight_max,

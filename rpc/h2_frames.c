@@ -86,7 +86,7 @@ static void new_stream(struct h2_session *s, uint32_t id, const struct h2_head *
 	if (unlikely(s->open >= s->rpc->opts->streams_max)) {
 		/* Before it has seen our SETTINGS a client cannot know better. */
 		count_add(&s->rpc->refused_streams, 1);
-		call_note_refusal(s->rpc, s->conn, REFUSAL_CALLS);
+		call_note_refusal(s->rpc, s->conn, REFUSAL_CALLS, "a stream beyond STREAMS_MAX");
 		h2_reset(s, id, H2_REFUSED_STREAM, s->settings_acked);
 		return;
 	}

@@ -83,7 +83,7 @@ void h2_conn_error(struct h2_session *s, enum h2_error code, enum conn_reason wh
 		return;
 	s->ending = s->noted = true;
 	s->conn->reason = (uint8_t)why;
-	call_note_end(s->rpc, s->conn);
+	call_count_end(s->rpc, s->conn);
 	if (why == CONN_R_FLOOD)
 		count_add(&s->rpc->floods, 1);
 	else
@@ -126,6 +126,8 @@ void h2_reset(struct h2_session *s, uint32_t id, enum h2_error code, bool provok
 {
 	if (provoked && !h2_reset_allowed(s))
 		return;
+	if (provoked && code != H2_REFUSED_STREAM) /* which has said why */
+		call_note_refusal(s->rpc, s->conn, REFUSAL_PROTOCOL, "a stream: it broke the rules of HTTP/2");
 	s->reset_ids[s->reset_at++ % H2_RESET_IDS] = id;
 	h2_put_u32(s, H2_RST_STREAM, id, code);
 }

@@ -189,6 +189,13 @@ static void fail(struct h2_stream *st, enum grpc_status status, const char *text
 	h2_finish(&st->call, status, (struct span){(const uint8_t *)text, strlen(text)});
 }
 
+/* The same, for what the client did. */
+static void refuse_call(struct h2_stream *st, enum grpc_status status, enum refusal why, const char *text)
+{
+	call_note_refusal(st->call.rpc, st->call.conn, why, text);
+	fail(st, status, text);
+}
+
 static bool wants_one_message(const struct h2_stream *st)
 {
 	return st->call.method->kind == METHOD_UNARY || st->call.method->kind == METHOD_SERVER_STREAM;
@@ -210,9 +217,11 @@ static bool inflate_message(struct h2_stream *st, struct span in, struct span *r
 			 r->opts->message_max);
 	else
 		snprintf(text, sizeof text, "no memory to inflate a message");
-	if (rc == -EMSGSIZE)
-		call_note_refusal(r, st->call.conn, REFUSAL_MESSAGE);
-	fail(st, rc == -EBADMSG ? GRPC_INVALID_ARGUMENT : GRPC_RESOURCE_EXHAUSTED, text);
+	refuse_call(st, rc == -EBADMSG ? GRPC_INVALID_ARGUMENT : GRPC_RESOURCE_EXHAUSTED,
+		    rc == -EBADMSG    ? REFUSAL_INVALID
+		    : rc == -EMSGSIZE ? REFUSAL_MESSAGE
+				      : REFUSAL_MEMORY,
+		    text);
 	return false;
 }
 
@@ -236,24 +245,25 @@ static bool begin_message(struct h2_stream *st)
 	const struct rpc_opts *o = st->call.rpc->opts;
 	char text[128];
 	if (st->prefix[0] > 1 || (st->prefix[0] && !st->gzip && !st->unknown_coding)) {
-		fail(st, GRPC_INTERNAL,
-		     st->prefix[0] > 1 ? "the compressed flag of a message is neither 0 nor 1"
-				       : "a message is flagged as compressed, and there is no grpc-encoding");
+		refuse_call(st, GRPC_INTERNAL, REFUSAL_INVALID,
+			    st->prefix[0] > 1 ? "the compressed flag of a message is neither 0 nor 1"
+					      : "a message is flagged as compressed, and there is no grpc-encoding");
 		return false;
 	}
 	if (st->prefix[0] && st->unknown_coding) {
-		fail(st, GRPC_UNIMPLEMENTED, "this grpc-encoding is not supported; gzip and identity are");
+		refuse_call(st, GRPC_UNIMPLEMENTED, REFUSAL_INVALID,
+			    "this grpc-encoding is not supported; gzip and identity are");
 		return false;
 	}
 	if (st->have_message) {
-		fail(st, GRPC_INVALID_ARGUMENT, "this method takes exactly one request message");
+		refuse_call(st, GRPC_INVALID_ARGUMENT, REFUSAL_INVALID,
+			    "this method takes exactly one request message");
 		return false;
 	}
 	st->want = load_be32(st->prefix + 1);
 	if (st->want > o->message_max) {
-		call_note_refusal(st->call.rpc, st->call.conn, REFUSAL_MESSAGE);
 		snprintf(text, sizeof text, "a message of %u bytes is above MESSAGE_MAX, %u", st->want, o->message_max);
-		fail(st, GRPC_RESOURCE_EXHAUSTED, text);
+		refuse_call(st, GRPC_RESOURCE_EXHAUSTED, REFUSAL_MESSAGE, text);
 		return false;
 	}
 	return true;
@@ -270,8 +280,7 @@ static bool keep(struct h2_stream *st, const uint8_t *p, size_t n)
 	assembly_add(&r->assembly, share, st->msg.cap - before);
 	if (likely(ok && !assembly_is_over(&r->assembly, share, &r->opts->assembly, text, sizeof text)))
 		return true;
-	call_note_refusal(r, st->call.conn, REFUSAL_MESSAGE);
-	fail(st, GRPC_RESOURCE_EXHAUSTED, text);
+	refuse_call(st, GRPC_RESOURCE_EXHAUSTED, ok ? REFUSAL_MESSAGE : REFUSAL_MEMORY, text);
 	return false;
 }
 
@@ -351,12 +360,12 @@ static void request_done(struct h2_stream *st)
 		return;
 	st->request_told = true;
 	if (st->prefix_len > 0) {
-		fail(st, GRPC_INVALID_ARGUMENT, "the request ended within a message");
+		refuse_call(st, GRPC_INVALID_ARGUMENT, REFUSAL_INVALID, "the request ended within a message");
 	} else if (!wants_one_message(st)) {
 		st->call.seen = true;
 		st->call.method->half_close(&st->call);
 	} else if (!st->have_message) {
-		fail(st, GRPC_INVALID_ARGUMENT, "the request ended without a message");
+		refuse_call(st, GRPC_INVALID_ARGUMENT, REFUSAL_INVALID, "the request ended without a message");
 	} else {
 		struct h2_bytes msg = st->msg;
 		struct h2_session *s = st->session;
@@ -487,9 +496,8 @@ static void on_call_timer(struct timer *t, void *ctx)
 static void refuse(struct h2_session *s, uint32_t id, const struct h2_head *head, bool end)
 {
 	struct h2_stream st = {.session = s, .id = id};
-	if (head->too_large)
-		call_note_refusal(s->rpc, s->conn, REFUSAL_HEADERS);
 	if (head->http_status && !head->too_large) {
+		call_note_refusal(s->rpc, s->conn, REFUSAL_INVALID, "a request that is not gRPC");
 		call_count_refused(s->rpc, GRPC_INVALID_ARGUMENT);
 		h2_put_http_status(s, id, head->http_status);
 	} else {
@@ -508,6 +516,7 @@ static void refuse(struct h2_session *s, uint32_t id, const struct h2_head *head
 					 ? "grpc-timeout is not 1 to 8 digits and a unit of H, M, S, m, u or n"
 				 : head->service_known ? "there is no such method in this service"
 						       : "there is no such service here");
+		call_note_refusal(s->rpc, s->conn, head->too_large ? REFUSAL_HEADERS : REFUSAL_INVALID, text);
 		call_count_refused(s->rpc, status);
 		h2_put_trailers(&st, status, (struct span){(uint8_t *)text, strlen(text)});
 	}
@@ -541,6 +550,7 @@ void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *hea
 	}
 	struct h2_stream *st = table_room(s) ? slab_get(&r->h2_streams, &slot) : NULL;
 	if (unlikely(!st)) {
+		call_note_full(r, s->conn, &r->h2_streams);
 		h2_reset(s, id, H2_REFUSED_STREAM, false);
 		return;
 	}
@@ -593,8 +603,7 @@ static void give_way(struct h2_stream *st, void *ctx)
 		return;
 	}
 	assembly_text(&o->assembly, text, sizeof text);
-	call_note_refusal(st->call.rpc, st->call.conn, REFUSAL_MESSAGE);
-	fail(st, GRPC_RESOURCE_EXHAUSTED, text);
+	refuse_call(st, GRPC_RESOURCE_EXHAUSTED, REFUSAL_MESSAGE, text);
 }
 
 void h2_streams_give_way(struct assembly_share *share, uint64_t bytes)
@@ -616,9 +625,12 @@ static void check_one(struct h2_stream *st, void *ctx)
 	/* While we do not read, that nothing comes is no fault of the peer's. */
 	bool read = !s->conn->choked && now - s->read_ns >= s->rpc->opts->body_ns;
 	if (read && awaits_request(st) && still >= s->rpc->opts->body_ns) {
-		fail(st, GRPC_DEADLINE_EXCEEDED, "the request did not come within BODY_TIMEOUT_MS");
+		refuse_call(st, GRPC_DEADLINE_EXCEEDED, REFUSAL_TIMEOUT,
+			    "the request did not come within BODY_TIMEOUT_MS");
 	} else if (st->end_pending && still >= s->rpc->shard->opts->stall_ns) {
 		uint32_t id = st->id;
+		call_note_refusal(s->rpc, s->conn, REFUSAL_STALLED,
+				  "a stream: its client opened no window for the answer for STALL_TIMEOUT_MS");
 		h2_stream_drop(st);
 		h2_reset(s, id, H2_CANCEL, false);
 	}

@@ -89,6 +89,14 @@ static void put_error(struct native_session *ns, uint32_t id, enum grpc_status s
 	put_frame(ns, NATIVE_END, (uint16_t)status, id, text, strlen(text));
 }
 
+/* The same, for what the client did. */
+static void refuse_request(struct native_session *ns, uint32_t id, enum grpc_status status, enum refusal why,
+			   const char *text)
+{
+	call_note_refusal(ns->rpc, ns->conn, why, text);
+	put_error(ns, id, status, text);
+}
+
 /* Calls. */
 
 static struct native_session *session_of(const struct call *c)
@@ -323,22 +331,21 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 	struct rpc_shard *r = ns->rpc;
 	int index = method_find_number(r->methods, h->code);
 	if (unlikely(index < 0)) {
-		put_error(ns, h->call, GRPC_UNIMPLEMENTED,
-			  "there is no method of this number; rpc/methods.h lists them");
+		refuse_request(ns, h->call, GRPC_UNIMPLEMENTED, REFUSAL_INVALID,
+			       "there is no method of this number; rpc/methods.h lists them");
 		return;
 	}
 	const struct method *m = r->methods->method[index];
 	bool streaming = m->kind == METHOD_CLIENT_STREAM || m->kind == METHOD_BIDI;
 	if (unlikely(!streaming && (h->flags & (NATIVE_F_LAST | NATIVE_F_EMPTY)) != NATIVE_F_LAST)) {
-		put_error(ns, h->call, GRPC_INVALID_ARGUMENT,
-			  "this method takes exactly one request message, with the flag LAST");
+		refuse_request(ns, h->call, GRPC_INVALID_ARGUMENT, REFUSAL_INVALID,
+			       "this method takes exactly one request message, with the flag LAST");
 		return;
 	}
 	if (unlikely(ns->open >= r->opts->native_inflight_max)) {
 		char text[96];
-		call_note_refusal(r, ns->conn, REFUSAL_CALLS);
 		snprintf(text, sizeof text, "%u calls are in flight on this connection, NATIVE_INFLIGHT_MAX", ns->open);
-		put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, text);
+		refuse_request(ns, h->call, GRPC_RESOURCE_EXHAUSTED, REFUSAL_CALLS, text);
 		return;
 	}
 	uint64_t who = who_of(ns);
@@ -350,7 +357,7 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 	uint32_t slot;
 	struct native_call *nc = slab_get(&r->native_calls, &slot);
 	if (unlikely(!nc)) {
-		put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, "no memory for another call");
+		put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, call_note_full(r, ns->conn, &r->native_calls));
 		return;
 	}
 	nc->id = h->call;
@@ -433,7 +440,7 @@ static void on_frame(struct native_session *ns, const struct native_header *h, c
 static void refuse_message(struct native_session *ns, const struct native_header *h, const char *text)
 {
 	struct native_call *nc = h->kind == NATIVE_MESSAGE ? find(ns, h->call) : NULL;
-	call_note_refusal(ns->rpc, ns->conn, REFUSAL_MESSAGE);
+	call_note_refusal(ns->rpc, ns->conn, REFUSAL_MESSAGE, text);
 	if (nc) {
 		call_cancel_service(&nc->call);
 		native_finish(&nc->call, GRPC_RESOURCE_EXHAUSTED, (struct span){(const uint8_t *)text, strlen(text)});

@@ -18,7 +18,7 @@ const char *refusal_name(enum refusal why)
 {
 	static const char *const names[REFUSAL_COUNT] = {
 		"protocol", "flood",   "timeout",         "stalled",           "queue", "connections", "calls",
-		"headers",  "message", "unauthenticated", "permission_denied", "limit"};
+		"headers",  "message", "unauthenticated", "permission_denied", "limit", "invalid",     "memory"};
 	return (unsigned)why < REFUSAL_COUNT ? names[why] : "?";
 }
 

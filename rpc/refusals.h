@@ -17,12 +17,14 @@ enum refusal {
 	REFUSAL_STALLED,         /* took no output for STALL_TIMEOUT_MS */
 	REFUSAL_QUEUE,           /* CONN_QUEUE_MAX */
 	REFUSAL_CONNECTIONS,     /* CONNECTIONS_MAX */
-	REFUSAL_CALLS,           /* STREAMS_MAX, NATIVE_INFLIGHT_MAX */
+	REFUSAL_CALLS,           /* STREAMS_MAX, NATIVE_INFLIGHT_MAX, CALLS_MAX */
 	REFUSAL_HEADERS,         /* HEADER_LIST_MAX, HEADER_FIELDS_MAX */
 	REFUSAL_MESSAGE,         /* MESSAGE_MAX, ASSEMBLY_MAX, ASSEMBLY_CONN_MAX */
 	REFUSAL_UNAUTHENTICATED, /* no credential, a wrong one, or one that has expired; certificates too */
 	REFUSAL_DENIED,          /* a right is missing */
 	REFUSAL_LIMIT,           /* a service's: COUNT_MAX, SEQUENCES_MAX, FEED_..._MAX */
+	REFUSAL_INVALID, /* a request that is none: not gRPC, of no method, malformed; INVALID_ARGUMENT, UNIMPLEMENTED */
+	REFUSAL_MEMORY,  /* no memory was left */
 	REFUSAL_COUNT
 };
 /* "protocol", "flood" … */

@@ -25,9 +25,9 @@ struct sniffer {
 
 int session_pools_init(struct rpc_shard *r)
 {
-	/* A bound that is never the first to be met: connections x calls are bounded by their own limits. */
-	int rc = slab_init(&r->native_calls, native_call_size(), 1u << 24);
-	return rc ? rc : slab_init(&r->h2_streams, h2_stream_size(), 1u << 24);
+	/* CONNECTIONS_MAX times the calls of a connection may be more than this. What is beyond is refused: call_note_full. */
+	int rc = slab_init(&r->native_calls, native_call_size(), r->opts->calls_max);
+	return rc ? rc : slab_init(&r->h2_streams, h2_stream_size(), r->opts->calls_max);
 }
 
 void session_pools_done(struct rpc_shard *r)
@@ -84,6 +84,7 @@ static void sniffer_data(struct conn *c, const uint8_t *p, size_t n)
 	sniffer_free(sn);
 	c->session = NULL;
 	if (!start(c, r)) { /* it stays ours, without a sniffer, until `closed` */
+		call_note_refusal(r, c, REFUSAL_MEMORY, "the connection: no memory for its session");
 		conn_abort(c, CONN_R_MEMORY);
 		return;
 	}
@@ -126,8 +127,10 @@ static void on_timer(struct timer *t, void *ctx)
 bool session_attach(struct conn *c, struct rpc_shard *r)
 {
 	struct sniffer *sn = calloc(1, sizeof *sn);
-	if (!sn)
+	if (!sn) {
+		call_note_refusal(r, c, REFUSAL_MEMORY, "the connection: no memory for its session");
 		return false;
+	}
 	sn->rpc = r;
 	sn->conn = c;
 	sn->timer.fire = on_timer;

@@ -165,6 +165,18 @@ class Daemon:
         return json.loads(body)
 
 
+class From:
+    """The daemon, called from another address of this machine."""
+
+    def __init__(self, daemon, ip):
+        self.daemon, self.ip = daemon, ip
+
+    def connect(self):
+        s = socket.create_connection((self.daemon.host, self.daemon.port), timeout=PATIENCE_S, source_address=(self.ip, 0))
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return s
+
+
 def tool(*args, timeout_s=120, check=True):
     """Runs `ordinal`, and returns its CompletedProcess."""
     done = subprocess.run([ORDINAL, *map(str, args)], capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)

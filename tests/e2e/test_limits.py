@@ -118,16 +118,6 @@ def test_streams_and_calls_at_their_limits_together(daemon):
     assert is_served(d)
 
 
-class From:
-    """The daemon, called from another address of this machine."""
-
-    def __init__(self, daemon, ip):
-        self.daemon, self.ip = daemon, ip
-
-    def connect(self):
-        return socket.create_connection((self.daemon.host, self.daemon.port), timeout=appliance.PATIENCE_S, source_address=(self.ip, 0))
-
-
 class Pourer(h2raw.Connection):
     """Sends large messages, and never the end of one."""
 
@@ -178,7 +168,7 @@ def sends_large(d, n):
 def test_a_connection_has_its_share_of_the_memory_for_messages(daemon):
     """ASSEMBLY_CONN_MAX: what is beyond it is refused, with the option's name, and nobody else is."""
     d = daemon(SHARDS=1, ASSEMBLY_MAX=32 << 20, ASSEMBLY_CONN_MAX=4 << 20, MESSAGE_MAX=1 << 20, BODY_TIMEOUT_MS=60000)
-    with Pourer(From(d, "127.0.0.9")) as c:
+    with Pourer(appliance.From(d, "127.0.0.9")) as c:
         for stream in (1, 3, 5, 7):
             assert c.pour(stream, 700_000)  # blocks of a MiB
         c.pour(9, 100_000)
@@ -202,13 +192,13 @@ def test_hostile_connections_cannot_refuse_a_neighbours_large_message(daemon, sa
     """Twelve connections that keep the memory for messages full, four times over: neighbours' messages, as large as they may be, are all received;
     also from the same address, and from one that each of the hostile connections has for itself."""
     d = daemon(SHARDS=1, ASSEMBLY_MAX=16 << 20, ASSEMBLY_CONN_MAX=4 << 20, MESSAGE_MAX=1 << 20, BODY_TIMEOUT_MS=60000)
-    hogs = [Pourer(From(d, "127.0.0.1" if same else f"127.0.1.{i + 1}")) for i in range(8)]
+    hogs = [Pourer(appliance.From(d, "127.0.0.1" if same else f"127.0.1.{i + 1}")) for i in range(8)]
     natives = []
     for turn in range(4):
         for i, hog in enumerate(hogs):
             for stream in range(8 * turn + 1, 8 * turn + 9, 2):
                 hog.pour(stream, 700_000)
-            c = native.Client(From(d, "127.0.0.1" if same else f"127.0.2.{i + 1}"))
+            c = native.Client(appliance.From(d, "127.0.0.1" if same else f"127.0.2.{i + 1}"))
             c.send(native.frame(native.REQUEST, 1, bytes(700_000), flags=native.LAST, code=native.NEXT, length=1_000_000))
             natives.append(c)
             assert d.stats()["total"]["assembly_bytes"] <= 16 << 20

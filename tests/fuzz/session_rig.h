@@ -570,7 +570,8 @@ static void rig_begin(const uint8_t *data, size_t size)
 	rig.so.listeners_kept = has_tls || (drains && how >= RIG_KEPT);
 	if (how & 32)
 		rig.so.idle_ns = NS_PER_S;
-	rig.ro = (struct rpc_opts){.message_max = 100000,
+	rig.ro = (struct rpc_opts){.calls_max = 1 << 20,
+				   .message_max = 100000,
 				   .streams_max = how & 1 ? 5 : 100,
 				   .native_inflight_max = how & 2 ? 5 : 1000,
 				   .header_list_max = how & 4 ? 1024 : 16384,

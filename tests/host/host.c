@@ -28,6 +28,7 @@ static struct tls_context *get_tls(void *ctx)
 
 static struct rpc_opts rpc_opts = {
 	.tls = get_tls,
+	.calls_max = 1 << 20,
 	.message_max = 4 << 20,
 	.streams_max = 100,
 	.native_inflight_max = 4096,

@@ -534,6 +534,7 @@ static inline int rig_begin_with(const struct feed_opts *o)
 {
 	memset(&rig, 0, sizeof rig);
 	rig.shard_opts = (struct shard_opts){.drain_ns = 10 * NS_PER_S};
+	rig.rpc_opts = (struct rpc_opts){.calls_max = 1};
 	rig.shard.opts = &rig.shard_opts;
 	rig.shard.now_ns = NS_PER_S;
 	wheel_init(&rig.shard.wheel, rig.shard.now_ns, &rig.shard);

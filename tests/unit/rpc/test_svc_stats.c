@@ -172,8 +172,10 @@ static int setup(void **state)
 {
 	memset(&rig, 0, sizeof rig);
 	rig.shard_opts = (struct shard_opts){.stall_ns = STALL_S * NS_PER_S};
-	rig.rpc_opts = (struct rpc_opts){
-		.message_max = 1 << 16, .stats_calls_max = CALLS_MAX, .stats_conn_calls_max = CONN_CALLS_MAX};
+	rig.rpc_opts = (struct rpc_opts){.calls_max = 1,
+					 .message_max = 1 << 16,
+					 .stats_calls_max = CALLS_MAX,
+					 .stats_conn_calls_max = CONN_CALLS_MAX};
 	rig.shard.opts = &rig.shard_opts;
 	rig.shard.now_ns = NS_PER_S;
 	wheel_init(&rig.shard.wheel, rig.shard.now_ns, &rig.shard);

@@ -4,7 +4,8 @@
  * until the records before it have gone, so a slow reader costs no more than in cleartext.
  *
  * What OpenSSL holds is bounded: of input, an unfinished record, because what comes is read back at once and nothing is put in that will not be read; of
- * output, PENDING_MAX, because what a peer makes it say (a handshake, alerts) is not counted in the connection's queue.
+ * output, PENDING_MAX, because what a peer makes it say (a handshake, alerts) is not counted in the connection's queue. How often a peer may ask for new
+ * keys, which costs more than its bytes, is bounded by opts->tls_renewals_max.
  */
 #include "core/base/check.h"
 #include "core/conn.h"
@@ -26,6 +27,12 @@ static void broken(struct conn *c, int err)
 	conn_close(c); /* the alert is sent first */
 }
 
+static void flood(struct conn *c, const char *what)
+{
+	conn_log_close(c, what);
+	conn_abort(c, CONN_R_FLOOD);
+}
+
 void conn_tls_input(struct conn *c, const uint8_t *p, size_t n)
 {
 	uint8_t plain[PLAIN_MAX];
@@ -40,12 +47,16 @@ void conn_tls_input(struct conn *c, const uint8_t *p, size_t n)
 		conn_receive(c, plain, (size_t)got);
 	if (!conn_is_open(c))
 		return;
+	if (!tls_is_calm(c->tls, c->shard->now_ns, c->shard->opts->tls_renewals_max)) {
+		flood(c, "TLS: more key updates or renegotiations than TLS_RENEWALS_MAX");
+		return;
+	}
 	if (got == -EPIPE)
 		conn_on_end(c);
 	else if (got < 0)
 		broken(c, got);
 	if (tls_pending(c->tls) > PENDING_MAX)
-		conn_abort(c, CONN_R_FLOOD); /* an alert for each of its records, and it reads none */
+		flood(c, "TLS: an alert for each of its records, and it reads none");
 	else if (tls_pending(c->tls) && !c->dirty)
 		conn_mark_dirty(c);
 }

@@ -29,6 +29,7 @@ struct shard_opts {
 	uint32_t recv_bufs, recv_buf_size;
 	uint32_t conns_max;                   /* of all shards together */
 	uint32_t conn_queue_max;              /* bytes; output of one connection */
+	uint32_t tls_renewals_max;            /* of a connection, in 10 s: tls_is_calm */
 	uint64_t stall_ns, idle_ns, drain_ns; /* idle 0: never */
 	uint64_t spin_ns;                     /* busy wait before sleeping */
 	bool restrict_ring;

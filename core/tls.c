@@ -1,6 +1,7 @@
 /* TLS over memory; see the header. A context is made on any thread and then only read; a connection's state belongs to its shard.
  *
  * OpenSSL's error queue is per thread: it is cleared before each call whose failure is looked at. */
+#include "core/base/check.h"
 #include "core/tls_internal.h"
 
 #include <errno.h>
@@ -10,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define RENEWALS_NS (10 * UINT64_C(1000000000)) /* the time of TLS_RENEWALS_MAX */
 
 static _Thread_local char why[512];
 
@@ -132,12 +135,39 @@ struct tls *tls_make(struct tls_context *x)
 	return t;
 }
 
+/* Called by OpenSSL for each message that it reads or writes. A renegotiation is known by its refusal. */
+static void on_message(int is_written, int version, int type, const void *p, size_t n, SSL *ssl, void *arg)
+{
+	struct tls *t = arg;
+	const uint8_t *b = p;
+	if (is_written)
+		t->asked += type == SSL3_RT_ALERT && n == 2 && b[1] == SSL_AD_NO_RENEGOTIATION;
+	else
+		t->asked += type == SSL3_RT_HANDSHAKE && n > 0 && b[0] == SSL3_MT_KEY_UPDATE;
+}
+
 struct tls *tls_new(struct tls_context *x)
 {
 	struct tls *t = tls_make(x);
-	if (t)
-		SSL_set_accept_state(t->ssl);
+	if (!t)
+		return NULL;
+	SSL_set_accept_state(t->ssl);
+	SSL_set_msg_callback(t->ssl, on_message);
+	SSL_set_msg_callback_arg(t->ssl, t);
 	return t;
+}
+
+bool tls_is_calm(struct tls *t, uint64_t now_ns, uint32_t max)
+{
+	if (likely(t->asked == 0))
+		return true;
+	if (now_ns - t->renewals_ns > RENEWALS_NS) {
+		t->renewals_ns = now_ns;
+		t->renewals = 0;
+	}
+	t->renewals += t->asked;
+	t->asked = 0;
+	return t->renewals <= max;
 }
 
 void tls_free(struct tls *t)

@@ -49,6 +49,9 @@ int tls_handshake(struct tls *t);
 /* Up to cap bytes of plaintext (goes on with the handshake first); 0: none now; -EPIPE: the peer has closed in order; -EPROTO: broken or refused;
  * -EACCES: on a server, no certificate of the client's, or one that is not taken. See tls_error. */
 int tls_read(struct tls *t, uint8_t *out, size_t cap);
+/* Whether the peer has asked for new keys no more than `max` times in 10 seconds: key updates (TLS 1.3), and renegotiations (TLS 1.2), which are
+ * refused with an alert each. Servers; `now_ns` is monotonic. */
+bool tls_is_calm(struct tls *t, uint64_t now_ns, uint32_t max);
 /* Encrypts. false: broken. Only once tls_is_ready. */
 bool tls_write(struct tls *t, const uint8_t *p, size_t n);
 /* Bytes of records that wait to be sent, and taking them. */

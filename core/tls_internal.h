@@ -17,6 +17,9 @@ struct tls {
 	BIO *in, *out; /* owned by ssl */
 	struct tls_context *context;
 	bool ready, is_client;
+	uint32_t asked;    /* for new keys, by the peer, since tls_is_calm */
+	uint32_t renewals; /* since renewals_ns */
+	uint64_t renewals_ns;
 	char name[128]; /* the peer's */
 	char error[200];
 };

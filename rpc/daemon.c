@@ -225,6 +225,7 @@ static void set_options(struct daemon *d, struct daemon_options *o)
 		.recv_buf_size = (uint32_t)c->recv_buffer_size,
 		.conns_max = (uint32_t)c->connections_max,
 		.conn_queue_max = (uint32_t)c->conn_queue_max,
+		.tls_renewals_max = (uint32_t)c->tls_renewals_max,
 		.stall_ns = ms_or_never(c->stall_timeout_ms),
 		.idle_ns = ms(c->idle_timeout_ms),
 		.drain_ns = ms(c->drain_timeout_ms),

@@ -296,3 +296,30 @@ def test_input_after_the_end_of_a_tls_session_was_collected_without_bound(daemon
     assert resident_mib(d) - before < 4
     assert d.is_running()
     c.socket.close()
+
+
+@pytest.mark.parametrize("version, command, allowed", [("-tls1_3", b"K\n", 5), ("-tls1_2", b"R\n", 0)], ids=["key updates", "renegotiation"])
+def test_asking_for_new_keys_is_bounded_and_counted(daemon, authority, version, command, allowed):
+    """TLS_RENEWALS_MAX. What it costs where nobody reads, and floods: tests/unit/core/test_conn_tls.c."""
+    cert, key = authority.issue("server")
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key, TLS_RENEWALS_MAX=allowed, PREFACE_TIMEOUT_MS=600_000)
+    client = subprocess.Popen(["openssl", "s_client", "-connect", d.address, version], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    asked = 0
+    try:
+        wait_until(lambda: d.stats()["total"]["connections"] == 1, "the client")
+        while client.poll() is None and not d.stats()["refusals"]["by_reason"]["flood"]:
+            try:
+                client.stdin.write(command)
+                client.stdin.flush()
+            except BrokenPipeError:
+                break
+            asked += 1
+            time.sleep(0.02)
+    finally:
+        client.kill()
+        client.wait()
+    wait_until(lambda: d.stats()["refusals"]["by_reason"]["flood"], "it to be counted")
+    assert asked > allowed
+    assert d.stats()["refusals"]["by_address"] == [{"address": "127.0.0.1", "total": 1, "by_reason": {"flood": 1}}]
+    wait_until(lambda: "TLS_RENEWALS_MAX" in d.log(), "a line in the log")

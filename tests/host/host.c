@@ -78,6 +78,7 @@ static const struct shard_opts shard_opts = {
 	.recv_buf_size = 16384,
 	.conns_max = 1000,
 	.conn_queue_max = 256 << 10,
+	.tls_renewals_max = 32,
 	.stall_ns = 60 * NS_PER_S,
 	.drain_ns = 10 * NS_PER_S,
 	.restrict_ring = true,

@@ -119,8 +119,9 @@ static int check_queue(const struct check *k)
 	return 0;
 }
 
-/* Memory for messages that are still being received: one of the largest must fit into a connection's share, and two shares into the whole. */
-static int check_assembly(const struct check *k)
+/* Memory for messages that are still being received: one of the largest must fit into a connection's share, and two shares into the whole. And for those
+ * that wait for handler threads. */
+static int check_messages(const struct check *k)
 {
 	const struct config *c = k->c;
 	int64_t block = 1;
@@ -133,6 +134,12 @@ static int check_assembly(const struct check *k)
 			      ", the block of memory for a message of %s, which is %" PRId64,
 			      c->assembly_conn_max, block,
 			      name(k, offsetof(struct config, message_max), other, sizeof other), c->message_max);
+	if (c->handler_threads && c->handler_bytes_max < 2 * c->message_max)
+		return refuse(k, offsetof(struct config, handler_bytes_max),
+			      "is %" PRId64 " and must be at least twice %s, which is %" PRId64
+			      ": a request and its answer",
+			      c->handler_bytes_max, name(k, offsetof(struct config, message_max), other, sizeof other),
+			      c->message_max);
 	if (c->assembly_max / 2 < c->assembly_conn_max)
 		return refuse(k, offsetof(struct config, assembly_max),
 			      "is %" PRId64 " and must be at least twice %s, which is %" PRId64, c->assembly_max,
@@ -268,7 +275,7 @@ static int check_paths(const struct check *k)
 
 int config_check_origins(const struct config *c, const struct config_origin *origins, struct config_error *why)
 {
-	static int (*const checks[])(const struct check *k) = {check_powers, check_orders, check_queue, check_assembly,
+	static int (*const checks[])(const struct check *k) = {check_powers, check_orders, check_queue, check_messages,
 							       check_listen, check_tls,    check_cpus,  check_paths};
 	struct check k = {c, origins, why};
 	int rc = 0;

@@ -407,6 +407,7 @@ static struct workers_opts workers_options(const struct config *c, const struct 
 		.queue = c->handler_queue,
 		.order = c->id_order == ID_ORDER_SHARDED ? IDS_SHARDED : IDS_STRICT,
 		.message_max = (uint32_t)c->message_max,
+		.bytes_max = (uint64_t)c->handler_bytes_max,
 	};
 }
 

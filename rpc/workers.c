@@ -4,7 +4,8 @@
  *   job:   free --job_new--> [waiting] --hand_over--> at a worker --workers_turn--> free
  *
  * Invariants: a shard has at most `limit` jobs at workers, and the shards' limits together are the queue's capacity, so the rings back never
- * overflow. While a job is at a worker, the shard touches only its `call`; the worker touches everything but that.
+ * overflow. While a job is at a worker, the shard touches only its `call`; the worker touches everything but that. The memory of a shard's jobs, requests and
+ * answers, is never above bytes_max; of free ones, an eighth of that is kept for the next.
  */
 #include "rpc/workers.h"
 #include "core/base/check.h"
@@ -23,8 +24,9 @@
 
 enum {
 	CAPACITY = 4096,     /* jobs at workers, of all shards together */
-	JOBS_MAX = 1u << 17, /* of one shard, those that wait included */
+	JOBS_MAX = 1u << 17, /* of one shard, those that wait included; their bytes have an option, HANDLER_BYTES_MAX */
 	SMALL = 160,         /* bytes that need no allocation */
+	KEEP_PART = 8,       /* of bytes_max, what free jobs may keep: 1 / KEEP_PART */
 	GEN_BITS = 24,
 };
 
@@ -54,7 +56,8 @@ struct desk {
 	struct slab jobs;
 	uint32_t first, last; /* of those that wait for room in the queue */
 	uint32_t at_workers, limit;
-	struct spsc *back; /* tokens, one ring for each worker */
+	atomic_uint_fast64_t bytes; /* of all jobs' memory of their own; the shard's and the workers' */
+	struct spsc *back;          /* tokens, one ring for each worker */
 };
 
 struct worker {
@@ -67,6 +70,7 @@ struct worker {
 	struct svc_bench_room room;
 	/* The request that it is at. */
 	struct ids_wait wait;
+	struct desk *desk;
 	struct job *job;
 	bool done;
 };
@@ -80,12 +84,27 @@ struct workers {
 	struct desk desk[SHARD_MAX];
 };
 
-static bool bytes_set(struct bytes *b, struct span s)
+static void bytes_done(struct desk *d, struct bytes *b)
+{
+	if (!b->cap)
+		return;
+	free(b->p);
+	atomic_fetch_sub_explicit(&d->bytes, b->cap, memory_order_relaxed);
+	b->p = NULL;
+	b->cap = 0;
+}
+
+/* Makes `b` hold a copy. false: no memory, or above bytes_max. */
+static bool bytes_set(struct desk *d, struct bytes *b, struct span s)
 {
 	if (s.n > SMALL && s.n > b->cap) {
-		uint8_t *p = realloc(b->cap ? b->p : NULL, s.n);
-		if (!p)
+		bytes_done(d, b); /* nothing of it is needed */
+		uint64_t before = atomic_fetch_add_explicit(&d->bytes, s.n, memory_order_relaxed);
+		uint8_t *p = before + s.n <= d->all->opts.bytes_max ? malloc(s.n) : NULL;
+		if (!p) {
+			atomic_fetch_sub_explicit(&d->bytes, s.n, memory_order_relaxed);
 			return false;
+		}
 		b->p = p;
 		b->cap = (uint32_t)s.n;
 	} else if (!b->cap) {
@@ -100,12 +119,6 @@ static bool bytes_set(struct bytes *b, struct span s)
 static struct span bytes_of(const struct bytes *b)
 {
 	return (struct span){b->p, b->n};
-}
-
-static void bytes_done(struct bytes *b)
-{
-	if (b->cap)
-		free(b->p);
 }
 
 /* Shards. */
@@ -124,6 +137,10 @@ static struct job *job_of(const struct desk *d, uint64_t token)
 
 static void job_free(struct desk *d, struct job *j)
 {
+	if (atomic_load_explicit(&d->bytes, memory_order_relaxed) > d->all->opts.bytes_max / KEEP_PART) {
+		bytes_done(d, &j->in);
+		bytes_done(d, &j->out);
+	}
 	j->gen++;
 	slab_put(&d->jobs, j->slot);
 }
@@ -136,17 +153,28 @@ static bool hand_over(struct desk *d, struct job *j)
 	return true;
 }
 
-/* The call's request becomes a job; without memory the call ends. */
+static void refuse(struct desk *d, struct call *c, bool many)
+{
+	if (many)
+		call_finish_text(c, GRPC_RESOURCE_EXHAUSTED, "%u requests of this shard wait for a worker already",
+				 (unsigned)JOBS_MAX);
+	else
+		call_finish_text(
+			c, GRPC_RESOURCE_EXHAUSTED,
+			"the memory for requests that wait for a worker, HANDLER_BYTES_MAX, %llu bytes, is used up",
+			(unsigned long long)d->all->opts.bytes_max);
+}
+
+/* The call's request becomes a job; without room for it the call ends. */
 static void job_begin(struct call *c, enum job_kind kind, struct span in, uint32_t count)
 {
 	struct desk *d = c->rpc->workers;
 	uint32_t slot;
 	struct job *j = slab_get(&d->jobs, &slot);
-	if (!j || !bytes_set(&j->in, in)) {
+	if (!j || !bytes_set(d, &j->in, in)) {
 		if (j)
 			slab_put(&d->jobs, slot);
-		call_finish(c, GRPC_RESOURCE_EXHAUSTED,
-			    SPAN_LIT("no memory for another request that waits for a worker"));
+		refuse(d, c, !j);
 		return;
 	}
 	j->call = c;
@@ -255,10 +283,10 @@ int workers_join(struct workers *w, struct rpc_shard *r)
 
 /* Workers. */
 
-static void answer_text(struct job *j, enum grpc_status status, struct span text)
+static void answer_text(struct worker *w, struct job *j, enum grpc_status status, struct span text)
 {
 	j->status = status;
-	if (!bytes_set(&j->out, text))
+	if (!bytes_set(w->desk, &j->out, text))
 		j->out.n = 0;
 }
 
@@ -266,7 +294,7 @@ static void answer_refused(struct worker *w, enum ids_error e)
 {
 	char text[256];
 	ids_error_text(w->all->ids, e, text, sizeof text);
-	answer_text(w->job, svc_ids_status(e), (struct span){(const uint8_t *)text, strlen(text)});
+	answer_text(w, w->job, svc_ids_status(e), (struct span){(const uint8_t *)text, strlen(text)});
 	w->done = true;
 }
 
@@ -274,7 +302,7 @@ static void on_answer(void *ctx, struct ids_wait *wait, uint64_t first)
 {
 	struct worker *w = ctx;
 	struct bytes *out = &w->job->out;
-	bytes_set(out, (struct span){0}); /* so that it points somewhere; a reply is small */
+	bytes_set(w->desk, out, (struct span){0}); /* so that it points somewhere; a reply is small */
 	w->job->status = GRPC_OK;
 	out->n = (uint32_t)pb_next_reply_put(out->p, first, wait->count, 0);
 	w->done = true;
@@ -301,7 +329,7 @@ static void do_next(struct worker *w, struct job *j)
 		if (atomic_load_explicit(&w->all->stop, memory_order_acquire)) {
 			doorbell_disarm(&w->bell);
 			ids_view_cancel(w->view, &w->wait);
-			answer_text(j, GRPC_UNAVAILABLE, SPAN_LIT("the server is stopping"));
+			answer_text(w, j, GRPC_UNAVAILABLE, SPAN_LIT("the server is stopping"));
 			return;
 		}
 		if (ids_view_has_work(w->view))
@@ -315,8 +343,9 @@ static void do_echo(struct worker *w, struct job *j)
 {
 	struct span out;
 	j->status = svc_bench_echo(&w->room, bytes_of(&j->in), w->all->opts.message_max, &out);
-	if (!bytes_set(&j->out, out))
-		answer_text(j, GRPC_RESOURCE_EXHAUSTED, SPAN_LIT("no memory for the answer"));
+	if (!bytes_set(w->desk, &j->out, out))
+		answer_text(w, j, GRPC_RESOURCE_EXHAUSTED,
+			    SPAN_LIT("no memory for the answer within HANDLER_BYTES_MAX"));
 }
 
 static void *worker_main(void *arg)
@@ -331,7 +360,7 @@ static void *worker_main(void *arg)
 	while ((rc = family_dequeue(all->queue, w->index, &token, true)) != -EPIPE) {
 		if (rc)
 			continue;
-		struct desk *d = &all->desk[token >> 56];
+		struct desk *d = w->desk = &all->desk[token >> 56];
 		w->job = job_of(d, token);
 		if (w->job->kind == JOB_NEXT)
 			do_next(w, w->job);
@@ -463,8 +492,8 @@ static void free_desk(struct workers *w, struct desk *d)
 {
 	for (uint32_t i = 0; d->bell && i < d->jobs.made; i++) {
 		struct job *j = slab_at(&d->jobs, i);
-		bytes_done(&j->in);
-		bytes_done(&j->out);
+		bytes_done(d, &j->in);
+		bytes_done(d, &j->out);
 	}
 	if (d->bell)
 		slab_done(&d->jobs);

@@ -23,6 +23,8 @@ struct workers_opts {
 	const char *queue; /* a member of queue/family */
 	enum ids_order order;
 	uint32_t message_max; /* bytes, also after inflating */
+	uint64_t
+		bytes_max; /* of requests and answers, of one shard; at least twice message_max, or the largest are always refused */
 };
 
 /* Whether the options go together and name a queue: 0, or -EINVAL with a sentence in *ret_why. */

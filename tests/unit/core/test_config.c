@@ -383,6 +383,11 @@ static void one_limit_is_checked_against_another(void **state)
 						      "CONFIG_MESSAGE_MAX (default), which is 4259840");
 	override_refused("ASSEMBLY_MAX=100000000",
 			 "must be at least twice CONFIG_ASSEMBLY_CONN_MAX (default), which is 67108864");
+	assert_int_equal(config_load(&c, NULL, LIST("HANDLER_BYTES_MAX=65536"), &why),
+			 0); /* without threads it says nothing */
+	config_done(&c);
+	assert_int_equal(config_load(&c, NULL, LIST("HANDLER_THREADS=1", "HANDLER_BYTES_MAX=65536"), &why), -EINVAL);
+	contains(why.text, "must be at least twice CONFIG_MESSAGE_MAX (default), which is 4259840");
 	override_refused("CONN_QUEUE_MAX=16384",
 			 "CONFIG_CONN_QUEUE_MAX (-o) is 16384 and must be at least 64 times CONFIG_NATIVE_INFLIGHT_MAX "
 			 "(default), which is 4096");

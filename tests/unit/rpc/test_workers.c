@@ -3,7 +3,9 @@
 #include "rpc/workers.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/base/log.h"
 #include "queue/family/family.h"
+#include "rpc/gzip.h"
 #include "rpc/methods.h"
 #include "rpc/wire/pb.h"
 #include "tests/unit/queue/fake_journal.h"
@@ -37,6 +39,7 @@ struct asked {
 	uint64_t first;
 	uint32_t count;
 	enum grpc_status status;
+	char text[128];
 };
 
 static void on_reply(struct call *c, const uint8_t *msg, size_t n)
@@ -61,12 +64,13 @@ static void on_finish(struct call *c, enum grpc_status status, struct span text)
 	c->live = false;
 	a->answered++;
 	a->status = status;
+	snprintf(a->text, sizeof a->text, "%.*s", (int)text.n, (const char *)text.p);
 	t.ends++;
 }
 
 static const struct call_ops ops = {.reply = on_reply, .finish = on_finish};
 
-static void begin(const char *queue, unsigned threads)
+static void begin_with(const char *queue, unsigned threads, uint64_t bytes_max)
 {
 	struct ids_opts io = {.shards = 1 + threads,
 			      .order = IDS_STRICT,
@@ -77,8 +81,12 @@ static void begin(const char *queue, unsigned threads)
 			      .sequences_max = 4,
 			      .create = true,
 			      .count_max = 1000};
-	struct workers_opts wo = {
-		.threads = threads, .shards = 1, .queue = queue, .order = IDS_STRICT, .message_max = 1 << 20};
+	struct workers_opts wo = {.threads = threads,
+				  .shards = 1,
+				  .queue = queue,
+				  .order = IDS_STRICT,
+				  .message_max = 1 << 20,
+				  .bytes_max = bytes_max};
 	const char *why = NULL;
 	fake_clear(FAKE_IMMEDIATE);
 	t.answers = t.ends = 0;
@@ -90,6 +98,11 @@ static void begin(const char *queue, unsigned threads)
 	assert_int_equal(workers_join(t.workers, &t.rpc), 0);
 	assert_int_equal(ids_start(t.ids, -1), 0);
 	assert_int_equal(workers_start(t.workers), 0);
+}
+
+static void begin(const char *queue, unsigned threads)
+{
+	begin_with(queue, threads, 4 << 20);
 }
 
 /* From now on. */
@@ -239,6 +252,80 @@ static void refusals_come_back(void **state)
 	end();
 }
 
+/* Requests were bounded by their number alone: 131,072 of a MESSAGE_MAX each. */
+static void requests_that_wait_are_bounded_in_bytes(void **state)
+{
+	enum { ROOM = 1 << 20, LARGE = 100000, MANY = 40 };
+	static uint8_t msg[LARGE] = {0x0a, 0x9c, 0x8d, 0x06}; /* Blob{data: the rest}, which is no gzip */
+	static struct asked asked[MANY + 2];
+	for (unsigned round = 0; round < 3; round++) {
+		unsigned taken = 0;
+		begin_with("basic", 1, ROOM);
+		set_journal(FAKE_MANUAL);
+		ask_next(&asked[MANY], "", 1000); /* the worker waits for IDs */
+		for (unsigned i = 0; i < MANY; i++) {
+			ask(&asked[i], &workers_echo_method, (struct span){msg, sizeof msg});
+			if (asked[i].call.live) {
+				taken++;
+				continue;
+			}
+			assert_int_equal(asked[i].status, GRPC_RESOURCE_EXHAUSTED);
+			assert_non_null(strstr(asked[i].text, "HANDLER_BYTES_MAX, 1048576 bytes"));
+		}
+		assert_int_equal(taken, ROOM / LARGE);
+		ask_next(&asked[MANY + 1], "", 1); /* a small one takes none of it */
+		assert_true(asked[MANY + 1].call.live);
+		if (round ==
+		    1) { /* their clients are gone: the memory stays taken until the worker has been at them, and then it is back */
+			for (unsigned i = 0; i < MANY; i++) {
+				if (asked[i].call.live)
+					workers_echo_method.cancel(&asked[i].call);
+				asked[i].call.live = false;
+			}
+		}
+		set_journal(FAKE_IMMEDIATE);
+		turn_until(round == 1 ? MANY - taken + 2 : MANY + 2);
+		for (unsigned i = 0; i < taken; i++) {
+			ask(&asked[i], &workers_echo_method, (struct span){msg, sizeof msg});
+			turn_until(t.answers + t.ends + 1);
+			assert_int_equal(asked[i].status, GRPC_INVALID_ARGUMENT); /* it came to the worker */
+		}
+		end();
+	}
+}
+
+/* An answer for which there is no room left is a refusal, and not memory beyond the bound. */
+static void answers_are_bounded_in_bytes(void **state)
+{
+	static uint8_t noise[100000], msg[120000];
+	static struct asked a;
+	struct gzip *g = gzip_new();
+	struct span packed;
+	uint32_t dice = 1;
+	for (size_t i = 0; i < sizeof noise; i++)
+		noise[i] = (uint8_t)((dice = dice * 1664525 + 1013904223) >> 24);
+	assert_non_null(g);
+	assert_int_equal(gzip_deflate(g, (struct span){noise, sizeof noise}, &packed), 0);
+	assert_in_range(packed.n, sizeof noise, sizeof msg - 4);
+	msg[0] = 0x0a;
+	msg[1] = (uint8_t)(packed.n | 0x80);
+	msg[2] = (uint8_t)(packed.n >> 7 | 0x80);
+	msg[3] = (uint8_t)(packed.n >> 14);
+	memcpy(msg + 4, packed.p, packed.n);
+	for (unsigned fits = 0; fits < 2; fits++) {
+		begin_with("basic", 1, fits ? 2 * (packed.n + 4) + 1000 : 150000);
+		ask(&a, &workers_echo_method, (struct span){msg, packed.n + 4});
+		turn_until(1);
+		assert_int_equal(t.answers, fits);
+		if (!fits) {
+			assert_int_equal(a.status, GRPC_RESOURCE_EXHAUSTED);
+			assert_non_null(strstr(a.text, "HANDLER_BYTES_MAX"));
+		}
+		end();
+	}
+	gzip_free(g);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -247,6 +334,9 @@ int main(void)
 		cmocka_unit_test(an_answer_to_a_call_that_is_gone),
 		cmocka_unit_test(a_stop_while_a_worker_waits),
 		cmocka_unit_test(refusals_come_back),
+		cmocka_unit_test(requests_that_wait_are_bounded_in_bytes),
+		cmocka_unit_test(answers_are_bounded_in_bytes),
 	};
+	log_level_now = LOG_LEVEL_ERROR;
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,10 +26,11 @@ struct stats_source {
 		{"server", required_argument, NULL, STATS_SOURCE_SERVER},                                              \
 		{"protocol", required_argument, NULL, STATS_SOURCE_PROTOCOL},                                          \
 		{"timeout", required_argument, NULL, STATS_SOURCE_TIMEOUT}, CREDENTIALS_OPTIONS
-#define STATS_SOURCE_HELP                                                                                                                       \
-	"  --socket PATH          the stats socket (default: $ORDINAL_STATS_SOCKET, else /run/ordinal/stats.sock, else build/run/stats.sock)\n" \
-	"  --server HOST:PORT     ask there instead, over the network; where the server has rules of access, that takes the right stats\n"      \
-	"  --protocol native|grpc with --server: what to speak (default native)\n"                                                              \
+#define STATS_SOURCE_HELP                                                                                                                                    \
+	"  --socket PATH          the stats socket (default: $ORDINAL_STATS_SOCKET, else /run/ordinal/stats.sock, else build/run/stats.sock)\n"              \
+	"  --server HOST:PORT     ask there instead, over the network; where the server has rules of access, that takes the right stats. Only where it is\n" \
+	"                         given: $ORDINAL_SERVER does not count here\n"                                                                              \
+	"  --protocol native|grpc with --server: what to speak (default native)\n"                                                                           \
 	"  --timeout DURATION     with --server: for connecting, and for each reading (default 5s)\n" CREDENTIALS_HELP
 enum { STATS_SOURCE_SOCKET = 900, STATS_SOURCE_SERVER, STATS_SOURCE_PROTOCOL, STATS_SOURCE_TIMEOUT };
 

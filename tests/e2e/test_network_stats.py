@@ -496,6 +496,16 @@ def test_servers_that_do_not_tell(stubs, tmp_path):
         assert (done.returncode, done.stdout) == (3, "") and "--server" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["stats", "top"])
+def test_without_the_option_it_is_the_socket(server, command):
+    """Also where the environment names a server for the other commands."""
+    env = {**os.environ, "ORDINAL_SERVER": "127.0.0.1:1", "ORDINAL_STATS_SOCKET": str(server.stats_socket)}
+    done = subprocess.run([ORDINAL, command, *(["--once", "--interval", "50ms"] if command == "top" else [])], env=env, capture_output=True, text=True,
+                          timeout=60, check=False)
+    assert done.returncode == 0 and f" on {server.address}" in done.stdout, done.stderr
+    assert server.stats()["total"]["connections_accepted"] == 0
+
+
 @pytest.mark.parametrize("args,word", [
     (["--socket", "s", "--server", "127.0.0.1:1"], "name one"), (["--tls"], "--server"), (["--protocol", "grpc"], "--server"),
     (["--timeout", "1s"], "--server"), (["--server", "127.0.0.1"], "--server 127.0.0.1"), (["--server", "h:1", "--tls-cert", "c"], "--tls-key"),

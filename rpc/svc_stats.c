@@ -173,10 +173,12 @@ static void on_tick(struct timer *t, void *ctx)
 	for (struct get *g = s->gets; g; g = g->next)
 		g->due = g->page && shard->now_ns - g->moved_ns >= shard->opts->stall_ns;
 	for (struct get *g; (g = first_due(s));) {
+		static const char text[] = "the answer was not taken within STALL_TIMEOUT_MS";
+		struct call *c = call_of(g);
 		g->due = false;
 		drop(s, g);
-		call_finish(call_of(g), GRPC_DEADLINE_EXCEEDED,
-			    SPAN_LIT("the answer was not taken within STALL_TIMEOUT_MS"));
+		call_note_refusal(s->rpc, c->conn, REFUSAL_STALLED, text);
+		call_finish(c, GRPC_DEADLINE_EXCEEDED, (struct span){(const uint8_t *)text, sizeof text - 1});
 	}
 	watch(s);
 }

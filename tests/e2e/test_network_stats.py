@@ -391,6 +391,7 @@ def test_readers_that_take_nothing_lose_their_place(daemon):
         for i in (1, 3, 5, 7):
             a = c.answer(i)
             assert a.status == native.DEADLINE_EXCEEDED and "STALL_TIMEOUT_MS" in a.text and a.data == b""
+        assert d.stats()["refusals"]["by_reason"]["stalled"] == 4
         assert native_get(d).status == 0
 
 

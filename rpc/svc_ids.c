@@ -237,7 +237,8 @@ static bool take_advance(struct call *c)
 	if (t->paused && !t->stalled && t->held == 0 && t->waiting < TAKE_WAITING / 2) {
 		t->paused = false;
 		c->ops->resume(c);
-		return c->svc.ptr == t; /* resuming may deliver messages, and one of them may end the call */
+		if (c->svc.ptr != t) /* resuming may deliver messages, and one of them may end the call */
+			return false;
 	}
 	if (t->half_closed && t->waiting == 0 && t->held == 0) {
 		take_end(c, GRPC_OK, "");

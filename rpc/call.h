@@ -93,6 +93,8 @@ struct rpc_opts {
 	struct access_source *access; /* the rules; NULL: there never are any */
 	uint32_t calls_max;           /* in flight on a shard, of each session's kind; as the shard began */
 	uint32_t message_max, streams_max, native_inflight_max, header_list_max, header_fields_max;
+	uint32_t h2_stream_window, h2_conn_window;      /* announced; above 65535 */
+	uint32_t take_pipeline;                         /* unanswered requests of a Take */
 	uint32_t continuations_max;                     /* CONTINUATION frames of a header block */
 	uint32_t resets_burst, resets_per_s;            /* HTTP/2 streams reset by the peer, or for its errors */
 	uint32_t useless_max;                           /* frames that say nothing, in 10 s */

@@ -11,8 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define H2_STREAM_WINDOW (256u << 10)             /* SETTINGS_INITIAL_WINDOW_SIZE that we announce */
-#define H2_CONN_WINDOW (1u << 20)                 /* the connection's, raised to this by a first WINDOW_UPDATE */
+/* Fixed, because options count by them: USELESS_FRAMES_MAX, BODY_TIMEOUT_MS. */
 #define H2_USELESS_NS (10 * UINT64_C(1000000000)) /* in which useless_max frames may come */
 #define H2_PROGRESS (16u << 10)                   /* bytes of a message that have to come within body_ns */
 #define H2_RESET_IDS 32                           /* streams that we reset and whose late frames are ignored */

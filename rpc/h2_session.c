@@ -144,7 +144,7 @@ bool h2_was_reset(const struct h2_session *s, uint32_t id)
 void h2_credit(struct h2_session *s, uint32_t n)
 {
 	s->recv_unacked += n;
-	if (s->recv_unacked >= H2_CONN_WINDOW / 2) {
+	if (s->recv_unacked >= s->rpc->opts->h2_conn_window / 2) {
 		h2_put_u32(s, H2_WINDOW_UPDATE, 0, s->recv_unacked);
 		s->recv_window += s->recv_unacked;
 		s->recv_unacked = 0;
@@ -217,12 +217,12 @@ static void send_preface(struct h2_session *s)
 	store_be16(b, H2_S_MAX_CONCURRENT_STREAMS);
 	store_be32(b + 2, s->rpc->opts->streams_max);
 	store_be16(b + 6, H2_S_INITIAL_WINDOW_SIZE);
-	store_be32(b + 8, H2_STREAM_WINDOW);
+	store_be32(b + 8, s->rpc->opts->h2_stream_window);
 	store_be16(b + 12, H2_S_MAX_HEADER_LIST_SIZE);
 	store_be32(b + 14, s->rpc->opts->header_list_max);
 	h2_put(s, H2_SETTINGS, 0, 0, b, sizeof b);
-	h2_put_u32(s, H2_WINDOW_UPDATE, 0, H2_CONN_WINDOW - H2_WINDOW_DEFAULT);
-	s->recv_window = H2_CONN_WINDOW;
+	h2_put_u32(s, H2_WINDOW_UPDATE, 0, s->rpc->opts->h2_conn_window - H2_WINDOW_DEFAULT);
+	s->recv_window = s->rpc->opts->h2_conn_window;
 }
 
 /* Completes the kept bytes from new ones; returns how many were taken. */

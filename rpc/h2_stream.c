@@ -327,7 +327,7 @@ static void credit_stream(struct h2_stream *st, uint32_t n)
 {
 	struct h2_session *s = st->session;
 	st->recv_unacked += n;
-	if (!st->remote_end && st->recv_unacked >= H2_STREAM_WINDOW / 2) {
+	if (!st->remote_end && st->recv_unacked >= s->rpc->opts->h2_stream_window / 2) {
 		uint8_t p[H2_FRAME_HEADER + 4];
 		h2_frame_put(p, 4, H2_WINDOW_UPDATE, 0, st->id);
 		store_be32(p + H2_FRAME_HEADER, st->recv_unacked);
@@ -559,7 +559,7 @@ void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *hea
 	st->id = id;
 	st->slot = slot;
 	st->send_window = s->peer_window;
-	st->recv_window = H2_STREAM_WINDOW;
+	st->recv_window = (int32_t)r->opts->h2_stream_window;
 	st->content_left = head->content_length;
 	st->gzip = head->gzip;
 	st->unknown_coding = head->unknown_coding;

@@ -241,16 +241,20 @@ static unsigned get_stats(void *ctx, struct span path, struct text *body, const 
 }
 
 /* Before the daemon, so that a second one on the same path is told early; it is first answered when everything runs. */
-static int open_stats(struct supervisor *s, const char *path, const char **ret_why)
+static int open_stats(struct supervisor *s, const struct config *c, const char **ret_why)
 {
-	struct statsock_opts o = {.path = path, .conns_max = 32, .idle_ns = 10 * NS_PER_S, .get = get_stats, .ctx = s};
-	return path[0] ? statsock_open(&o, &s->stats, ret_why) : 0;
+	struct statsock_opts o = {.path = c->stats_socket,
+				  .conns_max = (unsigned)c->stats_clients_max,
+				  .idle_ns = (uint64_t)c->stats_timeout_ms * NS_PER_MS,
+				  .get = get_stats,
+				  .ctx = s};
+	return *c->stats_socket ? statsock_open(&o, &s->stats, ret_why) : 0;
 }
 
 /* Takes the configuration over. */
 static int start(struct supervisor *s, struct config *cfg, const char **ret_why)
 {
-	int rc = open_stats(s, cfg->stats_socket, ret_why);
+	int rc = open_stats(s, cfg, ret_why);
 	if (rc) {
 		config_done(cfg);
 		return rc;

@@ -4,7 +4,7 @@
  *
  * Take: the same on a stream, whose replies must keep the order of its requests. Requests of one sequence are answered in order anyway, so as
  * long as a stream stays with a sequence all of its requests wait there together (items). A request for another sequence is held, with all
- * that follow, until the stream has nothing waiting. Bound: TAKE_WAITING requests, then reading pauses. So it does while answers do not leave,
+ * that follow, until the stream has nothing waiting. Bound: opts->take_pipeline requests, then reading pauses. So it does while answers do not leave,
  * because the client opens no window or does not read.
  */
 #include "rpc/svc_ids.h"
@@ -15,8 +15,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { TAKE_WAITING = 256 };
 
 /* One request that waits. For Next it is inside the call. */
 struct req {
@@ -219,7 +217,8 @@ static void take_hold(struct call *c, struct span msg)
 static bool take_advance(struct call *c)
 {
 	struct take *t = c->svc.ptr;
-	while (t->first && t->waiting < TAKE_WAITING && !t->stalled) {
+	uint32_t most = c->rpc->opts->take_pipeline;
+	while (t->first && t->waiting < most && !t->stalled) {
 		struct held *h = t->first;
 		struct pb_next_request m = {0};
 		pb_next_request_get((struct span){h->msg, h->n}, &m); /* it was well-formed when it was held */
@@ -234,7 +233,7 @@ static bool take_advance(struct call *c)
 		if (!ok)
 			return false;
 	}
-	if (t->paused && !t->stalled && t->held == 0 && t->waiting < TAKE_WAITING / 2) {
+	if (t->paused && !t->stalled && t->held == 0 && t->waiting < (most + 1) / 2) {
 		t->paused = false;
 		c->ops->resume(c);
 		if (c->svc.ptr != t) /* resuming may deliver messages, and one of them may end the call */
@@ -262,12 +261,13 @@ static void take_message(struct call *c, struct span msg)
 		call_deny(c, ACCESS_IDS, m.sequence);
 		return;
 	}
-	if (t->held || t->stalled || t->waiting >= TAKE_WAITING || !take_may_submit(t, &m))
+	uint32_t most = c->rpc->opts->take_pipeline;
+	if (t->held || t->stalled || t->waiting >= most || !take_may_submit(t, &m))
 		take_hold(c, msg);
 	else
 		take_submit(c, &m);
 	t = c->svc.ptr;
-	if (t && !t->paused && (t->held || t->waiting >= TAKE_WAITING)) {
+	if (t && !t->paused && (t->held || t->waiting >= most)) {
 		t->paused = true;
 		c->ops->pause(c);
 	}

@@ -235,6 +235,96 @@ def test_a_hundred_large_calls_on_a_connection(daemon):
             assert c.answer(stream).status == native.INVALID_ARGUMENT  # zeros are no NextRequest: it was received whole
 
 
+def parked_take(c, stream):
+    """A Take whose first request waits, and behind which nothing is taken in; the bytes of DATA that it came with."""
+    data = h2raw.message(next_request("x", 10_000))
+    c.send(h2raw.frame(h2raw.HEADERS, h2raw.END_HEADERS, stream, h2raw.request_block(h2raw.TAKE_PATH))
+           + h2raw.frame(h2raw.DATA, 0, stream, data))
+    c.sync()
+    return len(data)
+
+
+def fill_window(c, stream, n):
+    while n:
+        piece = min(n, 16384)
+        c.send(h2raw.frame(h2raw.DATA, 0, stream, bytes(piece)))
+        n -= piece
+
+
+@pytest.mark.parametrize("window", [65536, 100_000, 4 << 20])
+def test_the_window_of_a_stream_is_an_option(daemon, window):
+    """HTTP2_STREAM_WINDOW, to the byte; and large messages move, whatever it is."""
+    d = daemon(SHARDS=1, PRODUCER_RATE=1, TAKE_PIPELINE=1, HTTP2_STREAM_WINDOW=window, HTTP2_CONN_WINDOW=8 << 20)
+    with h2raw.Connection(d) as c:
+        c.sync()
+        assert c.settings[h2raw.INITIAL_WINDOW_SIZE] == window
+        sent = parked_take(c, 1)
+        fill_window(c, 1, window - sent)
+        c.sync()
+        assert not c.answers and not c.goaways
+        c.send(h2raw.frame(h2raw.DATA, 0, 1, b"1"))
+        assert c.answer(1).reset == h2raw.FLOW_CONTROL_ERROR
+        c.sync()
+    sends_large(daemon(SHARDS=1, HTTP2_STREAM_WINDOW=window), 4_000_000)
+
+
+@pytest.mark.parametrize("window", [65536, 100_000])
+def test_the_window_of_a_connection_is_an_option(daemon, window):
+    """HTTP2_CONN_WINDOW, to the byte."""
+    d = daemon(SHARDS=1, PRODUCER_RATE=1, TAKE_PIPELINE=1, HTTP2_STREAM_WINDOW=65536, HTTP2_CONN_WINDOW=window)
+    with h2raw.Connection(d) as c:
+        c.sync()
+        assert c.windows[0] == window - 65535
+        sent = parked_take(c, 1) + parked_take(c, 3)
+        fill_window(c, 1, 50_000)
+        fill_window(c, 3, window - 50_000 - sent)
+        c.sync()
+        assert not c.answers and not c.goaways
+        c.send(h2raw.frame(h2raw.DATA, 0, 3, b"1"))
+        assert c.ended_with() == h2raw.FLOW_CONTROL_ERROR
+    sends_large(daemon(SHARDS=1, HTTP2_CONN_WINDOW=window), 4_000_000)
+
+
+@pytest.mark.parametrize("pipeline", [1, 2, 3, 1000])
+def test_the_pipeline_of_a_take_is_an_option(daemon, pipeline):
+    """TAKE_PIPELINE: however few may wait, all are answered in order, in both protocols. A stream whose last answer made it go on, and which had been
+    half-closed, was never ended."""
+    d = daemon(SHARDS=2, TAKE_PIPELINE=pipeline)
+    asked = ["abc"[(i * 5 + i // 3) % 3] for i in range(1000)]
+    with native.Client(d) as c:
+        c.send(native.frame(native.REQUEST, 1, flags=native.EMPTY, code=native.TAKE)
+               + b"".join(native.frame(native.MESSAGE, 1, next_request(s)) for s in asked)
+               + native.frame(native.MESSAGE, 1, flags=native.EMPTY | native.LAST))
+        at = dict.fromkeys("abc", 1)
+        for s in asked:
+            assert c.get().ids() == range(at[s], at[s] + 1)
+            at[s] += 1
+        assert c.get().status == native.OK
+    with h2raw.Connection(d) as c:
+        c.sync()
+        c.send(h2raw.frame(h2raw.HEADERS, h2raw.END_HEADERS, 1, h2raw.request_block(h2raw.TAKE_PATH))
+               + h2raw.frame(h2raw.DATA, h2raw.END_STREAM, 1, b"".join(h2raw.message(next_request(s)) for s in asked)))
+        a = c.answer(1)
+        assert a.status == native.OK
+        assert [native.next_reply(m)[0] for m in a.messages()] == [at[s] + asked[:i].count(s) for i, s in enumerate(asked)]
+
+
+def test_clients_of_the_stats_socket_are_bounded_by_options(daemon):
+    """STATS_CLIENTS_MAX: one more is told so. STATS_TIMEOUT_MS: one that asks for nothing is closed, and its place is free."""
+    d = daemon(SHARDS=1, STATS_CLIENTS_MAX=1, STATS_TIMEOUT_MS=600_000)
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(d.stats_socket))
+        appliance.wait_until(lambda: d.get("/stats")[0] == 503, "the only place to be taken")
+    appliance.wait_until(lambda: d.get("/stats")[0] == 200, "the place")
+    d = daemon(SHARDS=1, STATS_CLIENTS_MAX=1, STATS_TIMEOUT_MS=50)
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(d.stats_socket))
+        s.settimeout(appliance.PATIENCE_S)
+        while s.recv(1000):
+            pass
+        appliance.wait_until(lambda: d.get("/stats")[0] == 200, "the place")
+
+
 def test_memory_for_messages_is_bounded(daemon):
     """ASSEMBLY_MAX over all connections: messages that do not fit are refused, the daemon does not grow beyond, and it recovers."""
     d = daemon(SHARDS=1, ASSEMBLY_MAX=4 << 20, ASSEMBLY_CONN_MAX=2 << 20, MESSAGE_MAX=1 << 20)

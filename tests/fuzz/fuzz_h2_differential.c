@@ -178,7 +178,7 @@ static void drain(nghttp2_session *session)
 static void run_theirs(const uint8_t *p, size_t n, size_t piece)
 {
 	static const nghttp2_settings_entry settings[] = {{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 100},
-							  {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, H2_STREAM_WINDOW}};
+							  {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, RIG_STREAM_WINDOW}};
 	nghttp2_session_callbacks *cb;
 	nghttp2_session *session;
 	CHECK(nghttp2_session_callbacks_new(&cb) == 0);
@@ -189,7 +189,7 @@ static void run_theirs(const uint8_t *p, size_t n, size_t piece)
 	CHECK(nghttp2_session_server_new(&session, cb, NULL) == 0);
 	nghttp2_session_callbacks_del(cb);
 	CHECK(nghttp2_submit_settings(session, 0, settings, ARRAY_SIZE(settings)) == 0);
-	nghttp2_session_set_local_window_size(session, 0, 0, H2_CONN_WINDOW);
+	nghttp2_session_set_local_window_size(session, 0, 0, RIG_CONN_WINDOW);
 	drain(session);
 	CHECK(nghttp2_session_mem_recv(session, (const uint8_t *)H2_PREFACE, H2_PREFACE_LEN) == H2_PREFACE_LEN);
 	for (size_t at = 0; at < n;) {

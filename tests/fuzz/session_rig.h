@@ -38,6 +38,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* The target's: checks what is whole in rig.out, and moves rig.out.at behind it. */
 static void rig_check_output(void);
 
+/* Kconfig's defaults. */
+enum { RIG_STREAM_WINDOW = 256 << 10, RIG_CONN_WINDOW = 1 << 20 };
+
 enum { RIG_HELD = 256, RIG_CANCELS = 16, RIG_DELIVER_MAX = 16384, RIG_OPS_MAX = 4000 };
 
 static struct rig {
@@ -571,6 +574,8 @@ static void rig_begin(const uint8_t *data, size_t size)
 	if (how & 32)
 		rig.so.idle_ns = NS_PER_S;
 	rig.ro = (struct rpc_opts){.calls_max = 1 << 20,
+				   .h2_stream_window = RIG_STREAM_WINDOW,
+				   .h2_conn_window = RIG_CONN_WINDOW,
 				   .message_max = 100000,
 				   .streams_max = how & 1 ? 5 : 100,
 				   .native_inflight_max = how & 2 ? 5 : 1000,

@@ -36,6 +36,8 @@ static struct rpc_opts rpc_opts = {
 	.header_fields_max = 100,
 	.assembly = {.total = 256 << 20, .share = 64 << 20},
 	.preface_ns = 5 * NS_PER_S,
+	.h2_stream_window = 256 << 10,
+	.h2_conn_window = 1 << 20,
 	.continuations_max = 8,
 	.resets_burst = 100,
 	.resets_per_s = 20,

@@ -28,7 +28,7 @@ enum {
 	SEND_MAX = 256 << 10, /* bytes of one operation, so that progress can be seen */
 	GATHER_MAX = 256,     /* pieces of one operation */
 };
-#define LINGER_NS NS_PER_S
+#define LINGER_NS NS_PER_S /* fixed: the peer has been answered, and its place is wanted */
 
 struct conn_gather {
 	struct msghdr msg;

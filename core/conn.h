@@ -87,7 +87,8 @@ struct conn_held {
 	uint8_t *p;
 	uint32_t at, len, cap;
 };
-#define CONN_HELD_MAX (64u << 10) /* held bytes above which the receive itself is stopped */
+/* Held bytes above which the receive itself is stopped. Fixed: nothing is refused for it, the peer's TCP waits. */
+#define CONN_HELD_MAX (64u << 10)
 
 struct conn {
 	struct shard *shard;

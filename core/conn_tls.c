@@ -16,8 +16,10 @@
 #include <errno.h>
 
 enum {
-	PLAIN_MAX = 16384,       /* of one record, RFC 8446 section 5.1 */
-	PENDING_MAX = 128 << 10, /* bytes of records unasked for; far above the longest flight of a handshake */
+	PLAIN_MAX = 16384, /* of one record, RFC 8446 section 5.1 */
+	PENDING_MAX =
+		128
+		<< 10, /* bytes of records unasked for; fixed: far above the longest flight of a handshake, and no client lets more wait */
 };
 
 static void broken(struct conn *c, int err)

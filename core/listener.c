@@ -53,6 +53,8 @@ int listener_is_loopback(const char *listen)
 	return IN6_IS_ADDR_LOOPBACK(&((struct sockaddr_in6 *)&ss)->sin6_addr);
 }
 
+enum { BACKLOG = 4096 /* the kernel's net.core.somaxconn, 4096 by default, is the operator's option */ };
+
 static void set_inherited(int fd, unsigned user_timeout_ms)
 {
 	int one = 1;
@@ -68,7 +70,7 @@ static int open_one(const struct sockaddr *addr, socklen_t len, unsigned user_ti
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
 	set_inherited(fd, user_timeout_ms);
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) || bind(fd, addr, len) || listen(fd, 4096)) {
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) || bind(fd, addr, len) || listen(fd, BACKLOG)) {
 		int rc = -errno;
 		close(fd);
 		return rc;

@@ -20,7 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define SEQUENCE_NAME_MAX 128 /* bytes */
+#define SEQUENCE_NAME_MAX 128 /* bytes; of the journal's format */
 #define IDS_SHARDS_MAX 256
 
 enum ids_order { IDS_STRICT, IDS_SHARDED };

@@ -29,7 +29,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define STREAM_NAME_MAX 64      /* bytes */
+#define STREAM_NAME_MAX 64      /* bytes; of the logs' format, as is the next */
 #define STREAM_PUBLISHER_MAX 64 /* bytes of a publisher's id */
 #define STREAM_SHARDS_MAX 128
 #define STREAM_UNIT (256u << 10) /* bytes: of a chunk of memory, and of the longest slice (but for a larger frame) */

@@ -25,7 +25,7 @@
 #include <stdatomic.h>
 
 #define ACCESS_DIGEST 32            /* SHA-256 */
-#define ACCESS_TOKEN_MAX 512        /* bytes of a token */
+#define ACCESS_TOKEN_MAX 512        /* bytes of a token; of the native framing, NATIVE_TOKEN_MAX */
 #define ACCESS_PRINCIPALS_MAX 10000 /* lines */
 #define ACCESS_RIGHTS_MAX 64        /* of a principal */
 #define ACCESS_WORD_MAX 512         /* bytes of a name or a pattern */

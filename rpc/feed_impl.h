@@ -8,7 +8,8 @@
 
 #include <stdatomic.h>
 
-#define FEED_REORDER_MS_MAX 60000
+#define FEED_REORDER_MS_MAX                                                                                            \
+	60000 /* that a subscriber may ask for: promised by ordinal.proto; FEED_REORDER_BYTES and _TOTAL bound the memory */
 #define FEED_SLICE_MAX STREAM_UNIT /* bytes asked of a cursor at once */
 
 /* What subscribers of one stream got on one shard; read by anybody (core/base/count.h). */

@@ -10,7 +10,9 @@
 #include <errno.h>
 #include <string.h>
 
-enum { BOMB = 4 /* times the limits: no mistake of a client's, and not worth the time to decode it */ };
+enum {
+	BOMB = 4 /* times HEADER_LIST_MAX and HEADER_FIELDS_MAX: no mistake of a client's, and not worth the time to decode it */
+};
 
 static bool is(struct span s, const char *lit, size_t n)
 {

@@ -14,7 +14,8 @@
 /* Fixed, because options count by them: USELESS_FRAMES_MAX, BODY_TIMEOUT_MS. */
 #define H2_USELESS_NS (10 * UINT64_C(1000000000)) /* in which useless_max frames may come */
 #define H2_PROGRESS (16u << 10)                   /* bytes of a message that have to come within body_ns */
-#define H2_RESET_IDS 32                           /* streams that we reset and whose late frames are ignored */
+#define H2_RESET_IDS                                                                                                   \
+	32 /* streams that we reset and whose late frames are ignored; fixed: those of others cost a reset, RESETS_BURST */
 
 /* A growing block from the shard's pool. */
 struct h2_bytes {

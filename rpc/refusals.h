@@ -8,7 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define REFUSALS_ADDRESSES 256 /* of a shard; a power of two */
+#define REFUSALS_ADDRESSES                                                                                             \
+	256 /* of a shard; a power of two. Fixed: bookkeeping, for which nobody is refused anything */
 
 enum refusal {
 	REFUSAL_PROTOCOL,        /* broke its protocol, or TLS */

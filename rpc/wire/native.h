@@ -29,6 +29,7 @@
 
 #define NATIVE_HEADER 16
 #define NATIVE_MAGIC 0x81
+/* Of the format; clients rely on them. */
 #define NATIVE_PING_MAX 64
 #define NATIVE_TOKEN_MAX 512
 

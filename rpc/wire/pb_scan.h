@@ -7,6 +7,8 @@
 
 #include "core/base/bytes.h"
 
+/* Fixed: requests of our services, and of gRPC's own, have a few levels and nothing to merge; these bound the parser's stack and its copying. What
+ * unpacking may take in memory follows from MESSAGE_MAX (rpc/typed.c). */
 #define PB_SCAN_DEPTH 16 /* messages within messages, with the outermost */
 #define PB_SCAN_MERGES 8 /* in all: singular sub-messages that come again, which the parser merges by copying */
 
@@ -16,6 +18,7 @@ struct pb_scan_limits {
 	size_t size_max;     /* bytes */
 	uint32_t fields_max; /* in the message and all messages in it */
 };
+/* No request of our services has nearly so many fields; the size is replaced by MESSAGE_MAX. */
 #define PB_SCAN_LIMITS ((struct pb_scan_limits){4u << 20, 1u << 16})
 
 /* `desc` says which fields are strings and which are messages; without it (NULL) only the outermost fields are looked at. 0, or

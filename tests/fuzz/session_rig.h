@@ -17,7 +17,7 @@
 #include "core/conn.h"
 #include "core/ring.h"
 #include "core/shard.h"
-#include "core/tls.h"
+#include "core/tls_internal.h"
 #include "rpc/access.h"
 #include "rpc/budget.h"
 #include "rpc/call.h"
@@ -64,6 +64,7 @@ static struct rig {
 	struct fuzz_bytes in, out;
 	struct tls_context *tls, *client_tls;
 	struct tls *client; /* NULL: the client writes and reads cleartext */
+	bool client_closed; /* it has said goodbye in TLS, and writes cleartext behind that */
 	/* The script. */
 	struct fuzz_script script;
 	uint8_t last; /* byte of it, which also chooses how the connection ends */
@@ -201,11 +202,13 @@ static void rig_deliver(size_t n)
 	size_t left = rig.in.len - rig.in.at;
 	n = n < left ? n : left;
 	n = n < RIG_DELIVER_MAX ? n : RIG_DELIVER_MAX;
+	if (rig.client)
+		rig_receive_records();
 	if (!rig.recv_armed || n == 0)
 		return;
 	const uint8_t *p = rig.in.p + rig.in.at;
 	rig.in.at += n;
-	if (rig.client) {
+	if (rig.client && !rig.client_closed) {
 		CHECK(tls_write(rig.client, p, n));
 		rig_receive_records();
 	} else {
@@ -568,8 +571,11 @@ static void rig_begin(const uint8_t *data, size_t size)
 	rig.last = size ? data[size - 1] : 0;
 	uint8_t how = rig_byte();
 	bool has_tls = how >= RIG_TLS && how < RIG_MEMORY, drains = how >= RIG_DRAINING && how < RIG_TLS_ONLY;
-	rig.so = (struct shard_opts){
-		.conns_max = 4, .conn_queue_max = 256 << 10, .stall_ns = 2 * NS_PER_S, .attach = rig_attach};
+	rig.so = (struct shard_opts){.conns_max = 4,
+				     .conn_queue_max = 256 << 10,
+				     .tls_renewals_max = 4,
+				     .stall_ns = 2 * NS_PER_S,
+				     .attach = rig_attach};
 	rig.so.listeners_kept = has_tls || (drains && how >= RIG_KEPT);
 	if (how & 32)
 		rig.so.idle_ns = NS_PER_S;
@@ -606,6 +612,24 @@ static void rig_begin(const uint8_t *data, size_t size)
 	CHECK(rig.c || how >= RIG_MEMORY);
 	if (has_tls && how >= RIG_TLS_CLIENT)
 		rig_handshake();
+}
+
+/* The client closes in TLS, and not its socket. */
+static void rig_close_tls(void)
+{
+	tls_shutdown(rig.client);
+	rig_receive_records();
+	rig.client_closed = true;
+}
+
+/* The client asks for new keys, several times. */
+static void rig_renew_keys(unsigned times)
+{
+	for (unsigned i = 0; i < times; i++) {
+		CHECK(SSL_key_update(rig.client->ssl, SSL_KEY_UPDATE_REQUESTED) == 1);
+		CHECK(tls_handshake(rig.client) == 0);
+	}
+	rig_receive_records();
 }
 
 /* The shard begins to drain, or is told so again. */
@@ -669,10 +693,16 @@ static bool __attribute__((unused)) rig_op(uint8_t op)
 			memory_fail(1u + what % 64);
 		return true;
 	}
-	case 12:
-		if (rig_byte() < 64 && rig.in.at == rig.in.len && !rig.recv_cancelled)
+	case 12: {
+		uint8_t what = rig_byte();
+		if (what < 64 && rig.in.at == rig.in.len && !rig.recv_cancelled)
 			rig_recv_ends(0);
+		else if (what >= 192 && rig.client && !rig.client_closed)
+			rig_close_tls();
+		else if (what >= 128 && rig.client && !rig.client_closed)
+			rig_renew_keys(what % 8);
 		return true;
+	}
 	default:
 		return false;
 	}
@@ -714,6 +744,7 @@ static void rig_end(void)
 	rig_check_output();
 	tls_free(rig.client);
 	rig.client = NULL;
+	rig.client_closed = false;
 	rig.in.at = rig.in.len = rig.out.at = rig.out.len = 0;
 	rig.slices_given = rig.slices_released = 0;
 }

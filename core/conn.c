@@ -1,16 +1,13 @@
-/* A connection's life: receive, hold, send, close; see the header for the states. Runs on the owning shard.
+/* A connection's life and its output: open, send, close; see the header for the states, and conn_input.c for what it receives. Runs on the owning shard.
  *
- * What a peer can make grow, and its bound: output (opts->conn_queue_max before anything is added), held input (what one
- * multishot receive had delivered by the time its cancellation is noticed), operations in flight (one receive, one send, two
- * cancellations). Leaves the meaning of bytes to the session, and the order of a turn to shard.c.
+ * What a peer can make grow here, and its bound: output (opts->conn_queue_max before anything is added), operations in flight (one receive, one send,
+ * two cancellations). Leaves the meaning of bytes to the session, and the order of a turn to shard.c.
  */
-#include "core/conn.h"
+#include "core/conn_impl.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/count.h"
-#include "core/ring.h"
-#include "core/shard.h"
 #include "core/tls.h"
 
 #include <arpa/inet.h>
@@ -21,8 +18,6 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
-
-enum conn_state { CONN_FREE, CONN_OPEN, CONN_FLUSHING, CONN_LINGERING, CONN_DEAD };
 
 enum {
 	SEND_MAX = 256 << 10, /* bytes of one operation, so that progress can be seen */
@@ -36,7 +31,6 @@ struct conn_gather {
 };
 
 static void on_timer(struct timer *t, void *ctx);
-static void conn_die(struct conn *c, enum conn_reason why);
 static void doom(struct conn *c);
 
 const char *conn_reason_name(enum conn_reason why)
@@ -46,42 +40,10 @@ const char *conn_reason_name(enum conn_reason why)
 	return (unsigned)why < CONN_R_COUNT ? names[why] : "?";
 }
 
-static uint64_t tag(const struct conn *c, enum shard_op op)
-{
-	return ring_tag(c->slot, c->gen, (uint8_t)op);
-}
-
-/* A dead connection is buried once more when its last completion has come. */
-static void doom_if_over(struct conn *c)
+void conn_doom_if_over(struct conn *c)
 {
 	if (c->state == CONN_DEAD && c->inflight == 0)
 		doom(c);
-}
-
-/* Receive. */
-
-static void recv_arm(struct conn *c)
-{
-	DCHECK(!c->recv_armed);
-	ring_recv(c->shard->ring, c->fd, tag(c, SHARD_OP_RECV));
-	c->recv_armed = true;
-	c->inflight++;
-}
-
-static void recv_cancel(struct conn *c)
-{
-	if (!c->recv_armed || c->recv_cancelling)
-		return;
-	ring_cancel_tag(c->shard->ring, tag(c, SHARD_OP_RECV), tag(c, SHARD_OP_CANCEL_RECV));
-	c->recv_cancelling = true;
-	c->inflight++;
-}
-
-/* Whether a receive should be armed now. */
-static bool recv_wanted(const struct conn *c)
-{
-	return !c->recv_eof && (c->state == CONN_OPEN || c->state == CONN_FLUSHING || c->state == CONN_LINGERING) &&
-	       c->held.len - c->held.at <= CONN_HELD_MAX;
 }
 
 struct conn *conn_open(struct shard *s, int fd)
@@ -113,191 +75,8 @@ struct conn *conn_open(struct shard *s, int fd)
 	}
 	if (s->opts->idle_ns)
 		wheel_add(&s->wheel, &c->timer, s->now_ns + s->opts->idle_ns);
-	recv_arm(c);
+	conn_input_start(c);
 	return c;
-}
-
-static size_t high_water(const struct conn *c)
-{
-	return conn_high_water(c->shard->opts->conn_queue_max);
-}
-
-/* Bytes given to the session at once. What answers a piece is some ten times as long at the most (errors have texts), and must find room above high
- * water. */
-static size_t piece_max(const struct conn *c)
-{
-	return high_water(c) / 4;
-}
-
-/* One turn may bring megabytes: the answers to what has been delivered already choke the connection in its middle. */
-static bool may_deliver(struct conn *c)
-{
-	if (unlikely(conn_queued(c) > high_water(c)))
-		c->choked = true;
-	return c->state == CONN_OPEN && !c->choked && !c->paused;
-}
-
-static void hold(struct conn *c, const uint8_t *p, size_t n)
-{
-	struct conn_held *h = &c->held;
-	if (h->at && h->cap - h->len < n) {
-		memmove(h->p, h->p + h->at, h->len - h->at);
-		h->len -= h->at;
-		h->at = 0;
-	}
-	if (h->cap - h->len < n) {
-		uint32_t cap;
-		uint8_t *bigger = bufpool_get(&c->shard->pool, h->len + n, &cap);
-		if (!bigger) {
-			conn_abort(c, CONN_R_MEMORY);
-			return;
-		}
-		if (h->len)
-			memcpy(bigger, h->p, h->len);
-		bufpool_put(&c->shard->pool, h->p, h->cap);
-		h->p = bigger;
-		h->cap = cap;
-	}
-	memcpy(h->p + h->len, p, n);
-	h->len += (uint32_t)n;
-	if (h->len - h->at > CONN_HELD_MAX)
-		recv_cancel(c);
-}
-
-/* Delivers held bytes for as long as the session may take them; a piece at a time, because each may choke the output again. */
-static void deliver_held(struct conn *c)
-{
-	struct conn_held *h = &c->held;
-	while (h->at < h->len && may_deliver(c)) {
-		uint32_t n = h->len - h->at, most = (uint32_t)piece_max(c);
-		n = n < most ? n : most;
-		const uint8_t *p = h->p + h->at;
-		h->at += n;
-		c->ops->data(c, p, n);
-	}
-	if (h->at == h->len && h->p) {
-		bufpool_put(&c->shard->pool, h->p, h->cap);
-		*h = (struct conn_held){0};
-	}
-	if (c->state == CONN_OPEN && !c->recv_armed && !c->starved && recv_wanted(c))
-		recv_arm(c);
-	if (c->state == CONN_OPEN && c->recv_eof && !c->eof_told && !h->p && may_deliver(c)) {
-		c->eof_told = true;
-		if (c->ops->eof)
-			c->ops->eof(c);
-		else
-			conn_close(c);
-	}
-}
-
-/* The kernel gives the connection up. TCP_USER_TIMEOUT, which is STALL_TIMEOUT_MS, may run out before our own timer: a send that has been under way
- * all the time ends with EPIPE then, where a reset would be ECONNRESET. */
-static void break_off(struct conn *c, int err)
-{
-	bool stalled = err == -ETIMEDOUT || (err == -EPIPE && c->choked && !c->recv_armed);
-	enum conn_reason why = stalled ? CONN_R_STALLED : CONN_R_PEER;
-	conn_die(c, c->state == CONN_OPEN ? why : (enum conn_reason)c->reason);
-}
-
-void conn_on_end(struct conn *c)
-{
-	c->recv_eof = true;
-	if (c->state == CONN_LINGERING)
-		conn_die(c, (enum conn_reason)c->reason);
-	else if (c->state == CONN_OPEN)
-		deliver_held(c);
-}
-
-/* Kernels lose the end of a connection that comes together with its last bytes: the wake-ups of both are taken for one, the multishot receive
- * delivers the bytes, and waits for ever. So a connection that has received something is asked once, when it has fallen silent. */
-void conn_settle(struct conn *c)
-{
-	uint8_t byte;
-	if (!c->recv_armed || c->recv_eof || c->state == CONN_DEAD)
-		return;
-	ssize_t n = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-	if (n == 0)
-		conn_on_end(c);
-	else if (n < 0 && errno != EAGAIN && errno != EINTR)
-		break_off(c, -errno);
-}
-
-/* Bytes for the session: now, or when it may go on. */
-void conn_receive(struct conn *c, const uint8_t *p, size_t n)
-{
-	while (likely(may_deliver(c) && !c->held.p)) {
-		size_t most = piece_max(c);
-		if (likely(n <= most)) {
-			c->ops->data(c, p, n);
-			return;
-		}
-		c->ops->data(c, p, most);
-		p += most;
-		n -= most;
-	}
-	if (c->state == CONN_OPEN)
-		hold(c, p, n);
-}
-
-void conn_on_recv(struct conn *c, const struct ring_event *ev)
-{
-	struct shard *s = c->shard;
-	if (!(ev->flags & RING_EV_MORE)) {
-		c->recv_armed = false;
-		c->inflight--;
-	}
-	if (ev->res > 0) {
-		const uint8_t *p = ring_buf(s->ring, ev->buf);
-		count_add(&s->stats.bytes_in, (uint32_t)ev->res);
-		c->active_ns = s->now_ns;
-		if (unlikely(!c->unsettled))
-			shard_unsettle(s, c);
-		if (likely(!c->tls))
-			conn_receive(c, p, (size_t)ev->res);
-		else
-			conn_tls_input(c, p, (size_t)ev->res);
-		ring_buf_put(s->ring, ev->buf);
-	} else if (ev->flags & RING_EV_BUFFER) {
-		ring_buf_put(s->ring, ev->buf);
-	}
-	if (ev->res == 0)
-		conn_on_end(c);
-	else if (ev->res < 0 && ev->res != -ENOBUFS && ev->res != -ECANCELED && c->state != CONN_DEAD)
-		break_off(c, ev->res);
-	doom_if_over(c);
-	if (c->recv_armed || c->starved || !recv_wanted(c))
-		return;
-	if (ev->res == -ENOBUFS) {
-		c->starved = true;
-		c->starved_next = s->starved;
-		s->starved = c;
-	} else {
-		recv_arm(c);
-	}
-}
-
-/* A starved one, after buffers came back. */
-static void rearm(struct conn *c)
-{
-	c->starved = false;
-	if (!c->recv_armed && recv_wanted(c))
-		recv_arm(c);
-}
-
-void conn_pause(struct conn *c)
-{
-	c->paused = true;
-}
-
-void conn_resume(struct conn *c)
-{
-	if (!c->paused)
-		return;
-	c->paused = false;
-	/* Delivered from the flush at the end of the turn, not from inside the session's own call. Nothing is delivered to the dead: a session
-	 * that ends its calls in `closed` comes by here, too. */
-	if (!c->dirty && c->state != CONN_DEAD)
-		conn_mark_dirty(c);
 }
 
 /* Output. */
@@ -398,7 +177,6 @@ bool conn_write_slice(struct conn *c, const struct conn_slice *s)
 	return true;
 }
 
-/* Lets go of everything in an output, sent or not. */
 void conn_out_reset(struct conn *c, struct conn_out *o)
 {
 	for (uint32_t i = 0; i < o->segs; i++) {
@@ -433,7 +211,7 @@ static void send_gathered(struct conn *c)
 		skip = 0;
 	}
 	g->msg = (struct msghdr){.msg_iov = g->iov, .msg_iovlen = n};
-	ring_sendmsg(c->shard->ring, c->fd, &g->msg, tag(c, SHARD_OP_SEND));
+	ring_sendmsg(c->shard->ring, c->fd, &g->msg, conn_tag(c, SHARD_OP_SEND));
 	c->inflight++;
 }
 
@@ -454,7 +232,8 @@ static void send_more(struct conn *c)
 		send_gathered(c);
 	} else {
 		uint32_t n = o->len - c->sent;
-		ring_send(c->shard->ring, c->fd, o->p + c->sent, n < SEND_MAX ? n : SEND_MAX, tag(c, SHARD_OP_SEND));
+		ring_send(c->shard->ring, c->fd, o->p + c->sent, n < SEND_MAX ? n : SEND_MAX,
+			  conn_tag(c, SHARD_OP_SEND));
 		c->inflight++;
 	}
 	count_add(&c->shard->stats.sends, 1);
@@ -481,8 +260,7 @@ static void finish(struct conn *c)
 static void flush(struct conn *c)
 {
 	c->dirty = false;
-	if (c->state == CONN_OPEN && (c->held.p || c->recv_eof) && may_deliver(c))
-		deliver_held(c);
+	conn_input_go_on(c);
 	if (c->state == CONN_DEAD || c->state == CONN_LINGERING || is_sending(c))
 		return;
 	if (c->out.len + c->out.ext && c->out.segs && !out_seal(&c->out)) {
@@ -501,7 +279,7 @@ static void flush(struct conn *c)
 	if (is_sending(c)) {
 		c->sent = 0;
 		send_more(c);
-		if (conn_queued(c) > high_water(c))
+		if (conn_queued(c) > conn_high(c))
 			c->choked = true;
 	} else if (c->state == CONN_FLUSHING) {
 		finish(c);
@@ -512,11 +290,11 @@ void conn_on_send(struct conn *c, const struct ring_event *ev)
 {
 	c->inflight--;
 	if (c->state == CONN_DEAD) {
-		doom_if_over(c);
+		conn_doom_if_over(c);
 		return;
 	}
 	if (ev->res <= 0) {
-		break_off(c, ev->res);
+		conn_break_off(c, ev->res);
 		return;
 	}
 	c->sent += (uint32_t)ev->res;
@@ -544,7 +322,7 @@ void conn_on_cancel(struct conn *c, const struct ring_event *ev)
 	c->inflight--;
 	if (ring_tag_kind(ev->tag) == SHARD_OP_CANCEL_RECV)
 		c->recv_cancelling = false;
-	doom_if_over(c);
+	conn_doom_if_over(c);
 }
 
 /* Ending. */
@@ -558,13 +336,22 @@ static void doom(struct conn *c)
 	c->shard->doomed = c;
 }
 
-static void conn_die(struct conn *c, enum conn_reason why)
+void conn_die(struct conn *c, enum conn_reason why)
 {
 	if (c->state == CONN_DEAD)
 		return;
 	c->state = CONN_DEAD;
 	c->reason = (uint8_t)why;
 	doom(c);
+}
+
+/* TCP_USER_TIMEOUT, which is STALL_TIMEOUT_MS, may run out before our own timer: a send that has been under way all the time ends with EPIPE then, where a
+ * reset would be ECONNRESET. */
+void conn_break_off(struct conn *c, int err)
+{
+	bool stalled = err == -ETIMEDOUT || (err == -EPIPE && c->choked && !c->recv_armed);
+	enum conn_reason why = stalled ? CONN_R_STALLED : CONN_R_PEER;
+	conn_die(c, c->state == CONN_OPEN ? why : (enum conn_reason)c->reason);
 }
 
 void conn_abort(struct conn *c, enum conn_reason why)
@@ -598,7 +385,7 @@ static void conn_free(struct conn *c)
 	struct shard *s = c->shard;
 	conn_out_reset(c, &c->out);
 	conn_out_reset(c, &c->sending);
-	bufpool_put(&s->pool, c->held.p, c->held.cap);
+	conn_input_drop(c);
 	free(c->gather);
 	tls_free(c->tls);
 	close(c->fd);
@@ -619,7 +406,7 @@ static void bury(struct conn *c)
 		if (ops->closed)
 			ops->closed(c);
 		if (c->inflight) {
-			ring_cancel_fd(c->shard->ring, c->fd, tag(c, SHARD_OP_CANCEL));
+			ring_cancel_fd(c->shard->ring, c->fd, conn_tag(c, SHARD_OP_CANCEL));
 			c->inflight++;
 		}
 	}
@@ -640,7 +427,7 @@ void conn_flush_all(struct shard *s)
 	s->starved = NULL;
 	for (struct conn *next; starved; starved = next) {
 		next = starved->starved_next;
-		rearm(starved);
+		conn_input_rearm(starved);
 	}
 	while (s->doomed) {
 		struct conn *c = s->doomed;

@@ -16,6 +16,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/queue.h>
 #include <sys/socket.h>
 
 struct conn;
@@ -82,7 +83,7 @@ struct conn_out {
 	uint32_t ext;     /* bytes in outside slices */
 };
 
-/* Received bytes that wait until the session may go on: while output is above high water, or reading is paused. */
+/* Received bytes that wait: while output is above high water, reading is paused, or the shard has others to serve first. */
 struct conn_held {
 	uint8_t *p;
 	uint32_t at, len, cap;
@@ -105,11 +106,13 @@ struct conn {
 	bool paused;                 /* by the session */
 	bool choked;                 /* output is above high water */
 	bool wants_writable;         /* by the session: see conn_want_writable */
-	bool dirty, starved, doomed; /* on the shard's lists */
+	bool dirty, starved, doomed; /* on the shard's lists, as is the next */
+	bool backlogged;
 	uint8_t reason;
 	bool unwaited;  /* at its end the peer is not waited for */
 	bool unsettled; /* on the shard's list; survives reuse of the slab slot */
 	struct conn *dirty_next, *starved_next, *doomed_next;
+	TAILQ_ENTRY(conn) backlog;
 	struct conn_out out, sending;
 	uint32_t sent; /* of `sending` */
 	struct conn_held held;
@@ -124,6 +127,12 @@ struct conn {
 
 /* Takes over an accepted socket. NULL (fd closed, counted) at a limit. The session is attached by the shard's `attach`. */
 struct conn *conn_open(struct shard *s, int fd);
+
+/* It may have sent what has not been delivered: that nothing comes is no fault of the peer's. */
+static inline bool conn_is_held_up(const struct conn *c)
+{
+	return c->choked || c->paused || c->backlogged;
+}
 
 static inline bool conn_is_open(const struct conn *c)
 {
@@ -197,21 +206,16 @@ void conn_ip_of(int fd, uint64_t ret[2]);
 /* "127.0.0.1:53412" of the peer, for logs. */
 const char *conn_peer(const struct conn *c, char *buf, size_t cap);
 
-/* For conn_tls.c and conn.c. */
-void conn_receive(struct conn *c, const uint8_t *p, size_t n);
-void conn_on_end(struct conn *c);
-void conn_out_reset(struct conn *c, struct conn_out *o);
-void conn_tls_input(struct conn *c, const uint8_t *p, size_t n);
-/* Turns output into records and puts them into `sending`, which is empty. false: it cannot go on. */
-bool conn_tls_seal(struct conn *c);
-
 /* For the shard's loop only. */
 void conn_on_recv(struct conn *c, const struct ring_event *ev);
 void conn_on_send(struct conn *c, const struct ring_event *ev);
 void conn_on_cancel(struct conn *c, const struct ring_event *ev);
-void conn_flush_all(
-	struct shard *s);         /* the end of a turn: sends what is queued, receives again, frees what has ended */
-void conn_settle(struct conn *c); /* one that has fallen silent: asks the socket whether it has ended */
+/* Delivers held input of the backlog until the turn's time for input is over, one slice at least. */
+void conn_work_off(struct shard *s);
+/* The end of a turn: sends what is queued, receives again, frees what has ended. */
+void conn_flush_all(struct shard *s);
+/* One that has fallen silent: asks the socket whether it has ended. */
+void conn_settle(struct conn *c);
 void conn_drain(struct conn *c);
 
 #endif

@@ -7,10 +7,8 @@
  * output, PENDING_MAX, because what a peer makes it say (a handshake, alerts) is not counted in the connection's queue. How often a peer may ask for new
  * keys, which costs more than its bytes, is bounded by opts->tls_renewals_max.
  */
+#include "core/conn_impl.h"
 #include "core/base/check.h"
-#include "core/conn.h"
-#include "core/ring.h"
-#include "core/shard.h"
 #include "core/tls.h"
 
 #include <errno.h>

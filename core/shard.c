@@ -259,6 +259,8 @@ static bool has_pending(struct shard *s)
 /* How long the next wait may take. Arms the doorbell when it may take any time at all. */
 static uint64_t wait_budget(struct shard *s)
 {
+	if (!TAILQ_EMPTY(&s->backlog))
+		return 0;
 	uint64_t next = wheel_next_ns(&s->wheel);
 	if (s->draining && s->drain_deadline_ns < next)
 		next = s->drain_deadline_ns;
@@ -297,6 +299,7 @@ static int turn(struct shard *s, struct ring_event *ev)
 	if (rc)
 		return rc;
 	s->now_ns = clock_mono_ns();
+	s->input_until_ns = s->opts->turn_ns ? s->now_ns + s->opts->turn_ns : 0;
 	count_add(&s->stats.turns, 1);
 	atomic_store_explicit(&s->beat, s->stats.turns, memory_order_relaxed);
 	for (unsigned n; (n = ring_reap(s->ring, ev, EVENTS)) > 0;) {
@@ -307,6 +310,7 @@ static int turn(struct shard *s, struct ring_event *ev)
 	}
 	wheel_advance(&s->wheel, s->now_ns);
 	mesh_drain(s->mesh, s);
+	conn_work_off(s);
 	if (unlikely(!s->draining && atomic_load_explicit(&s->drain_wanted, memory_order_acquire)))
 		begin_drain(s);
 	if (unlikely(s->draining && !s->hurried && atomic_load_explicit(&s->hurry_wanted, memory_order_acquire))) {
@@ -375,6 +379,7 @@ static int set_up(struct shard *s)
 	s->accept_timer.fire = on_accept_timer;
 	s->settle_timer.fire = on_settle_timer;
 	bufpool_init(&s->pool);
+	TAILQ_INIT(&s->backlog);
 	int rc = slab_init(&s->conns, sizeof(struct conn), s->opts->conns_max);
 	if (rc)
 		return rc;

@@ -32,6 +32,7 @@ struct shard_opts {
 	uint32_t tls_renewals_max;            /* of a connection, in 10 s: tls_is_calm */
 	uint64_t stall_ns, idle_ns, drain_ns; /* idle 0: never */
 	uint64_t spin_ns;                     /* busy wait before sleeping */
+	uint64_t turn_ns; /* of a turn, after which long input is put off to a later one; 0: never */
 	bool restrict_ring;
 	/* Others hold the listening sockets too, and the next process will accept from them: a drain leaves them as they are, and whoever was
 	 * accepted at the last moment is served. */
@@ -62,6 +63,7 @@ struct shard_hook {
 /* Written by the shard with relaxed stores, read by anybody. */
 struct shard_stats {
 	uint64_t turns, sleeps, accepted, handed_off, bytes_in, bytes_out, sends;
+	uint64_t put_off; /* receipts that had to wait for a later turn */
 	uint64_t ended[CONN_R_COUNT];
 	uint64_t accept_errors;
 };
@@ -79,7 +81,9 @@ struct shard {
 	struct slab conns;
 	struct bufpool pool;
 	struct conn *dirty, *starved, *doomed;
-	uint32_t *unsettled; /* slots of connections that have received lately; some may be free again */
+	TAILQ_HEAD(, conn) backlog; /* connections whose held input waits for its turn, in order */
+	uint64_t input_until_ns;    /* long input that comes later waits for another turn; 0: no such time */
+	uint32_t *unsettled;        /* slots of connections that have received lately; some may be free again */
 	uint32_t unsettled_count, unsettled_cap;
 	struct timer settle_timer;
 	struct shard_hook hooks[SHARD_HOOKS_MAX];

@@ -306,7 +306,7 @@ static void on_timer(struct timer *t, void *ctx)
 	uint64_t now = s->rpc->shard->now_ns;
 	if (s->ending)
 		return;
-	if (s->conn->choked) /* while we do not read, that nothing comes is no fault of the peer's */
+	if (conn_is_held_up(s->conn))
 		s->start_ns = s->block_ns = s->part_ns = now;
 	if (!s->settings_got && now - s->start_ns >= o->preface_ns) {
 		h2_conn_error(s, H2_SETTINGS_TIMEOUT, CONN_R_TIMEOUT, "no SETTINGS within PREFACE_TIMEOUT_MS");

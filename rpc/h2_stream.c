@@ -623,7 +623,7 @@ static void check_one(struct h2_stream *st, void *ctx)
 	struct h2_session *s = st->session;
 	uint64_t now = s->rpc->shard->now_ns, still = now - st->progress_ns;
 	/* While we do not read, that nothing comes is no fault of the peer's. */
-	bool read = !s->conn->choked && now - s->read_ns >= s->rpc->opts->body_ns;
+	bool read = !conn_is_held_up(s->conn) && now - s->read_ns >= s->rpc->opts->body_ns;
 	if (read && awaits_request(st) && still >= s->rpc->opts->body_ns) {
 		refuse_call(st, GRPC_DEADLINE_EXCEEDED, REFUSAL_TIMEOUT,
 			    "the request did not come within BODY_TIMEOUT_MS");

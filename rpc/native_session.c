@@ -668,13 +668,15 @@ static void on_timer(struct timer *t, void *ctx)
 	struct shard *s = ns->rpc->shard;
 	if (!ns->draining) {
 		/* While we do not take its bytes, that they do not come is no fault of the peer's. */
-		if (ns->conn->paused || ns->conn->choked)
+		if (conn_is_held_up(ns->conn))
 			wheel_add(&s->wheel, t, s->now_ns + ns->rpc->opts->body_ns);
 		else
 			conn_abort(ns->conn, CONN_R_TIMEOUT);
 		return;
 	}
 	uint64_t heard_ns = ns->conn->active_ns > ns->drain_ns ? ns->conn->active_ns : ns->drain_ns;
+	if (ns->conn->backlogged) /* and not yet listened to */
+		heard_ns = s->now_ns;
 	if (ns->open == 0 && ns->quiet && heard_ns == ns->drain_ns)
 		conn_close_now(ns->conn);
 	else if (ns->open == 0 && s->now_ns - heard_ns >= NS_PER_S)

@@ -47,6 +47,7 @@ const struct report_field report_fields[REPORT_FIELDS] = {
 	FIELD("output_bytes", output, false, "Memory that holds output and partly received frames, in bytes."),
 	FIELD("assembly_bytes", assembly, false, "Memory that holds partly received gRPC messages, in bytes."),
 	FIELD("turns", core.turns, true, "Turns of the loop."),
+	FIELD("inputs_put_off", core.put_off, true, "Receipts that had to wait for a later turn (TURN_US)."),
 	FIELD("sleeps", core.sleeps, true, "Turns that began with a wait that could sleep."),
 	FIELD("doorbell_rings", rings, true, "Times that another thread woke it."),
 	FIELD("ring_enters", ring.enters, true, "io_uring_enter system calls."),

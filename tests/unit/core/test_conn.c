@@ -31,8 +31,10 @@ static struct {
 	unsigned cancel_count;
 	size_t send_len;
 	uint8_t *delivered;
+	size_t arrived;
 	/* The session. */
 	size_t got;
+	size_t pauses_at; /* 0: never */
 	unsigned datas, ends, drains, closes, writables, released;
 	bool busy, stays_after_end;
 } t;
@@ -105,10 +107,22 @@ void shard_refuse(struct shard *s, int fd)
 
 /* ---- the session ---- */
 
+/* The byte that arrives at a place of the stream, so that none can be lost, come twice or too early. */
+static uint8_t byte_at(size_t i)
+{
+	return (uint8_t)(i * 7 + i / 251);
+}
+
 static void on_data(struct conn *c, const uint8_t *p, size_t n)
 {
 	t.datas++;
+	for (size_t i = 0; i < n; i++)
+		assert_int_equal(p[i], byte_at(t.got + i));
 	t.got += n;
+	if (t.pauses_at && t.got >= t.pauses_at) {
+		t.pauses_at = 0;
+		conn_pause(c);
+	}
 }
 
 static void on_end(struct conn *c)
@@ -183,8 +197,10 @@ static void pass(uint64_t ns)
 static void arrives(size_t n)
 {
 	assert_true(t.recv_armed);
-	t.delivered = calloc(1, n);
+	t.delivered = malloc(n);
 	assert_non_null(t.delivered);
+	for (size_t i = 0; i < n; i++)
+		t.delivered[i] = byte_at(t.arrived++);
 	event(t.recv_tag, (int32_t)n, RING_EV_MORE | RING_EV_BUFFER);
 	free(t.delivered);
 }
@@ -227,6 +243,7 @@ static int set_up(void **state)
 	t.s.now_ns = 1000 * NS_PER_S;
 	wheel_init(&t.s.wheel, t.s.now_ns, &t.s);
 	bufpool_init(&t.s.pool);
+	TAILQ_INIT(&t.s.backlog);
 	assert_int_equal(slab_init(&t.s.conns, sizeof(struct conn), 4), 0);
 	t.c = conn_open(&t.s, open("/dev/null", O_RDWR | O_CLOEXEC));
 	assert_non_null(t.c);
@@ -247,6 +264,7 @@ static int tear_down(void **state)
 	assert_int_equal(t.s.conns.used, 0);
 	assert_int_equal(t.s.wheel.armed, 0);
 	assert_int_equal(t.s.pool.bytes_out, 0);
+	assert_true(TAILQ_EMPTY(&t.s.backlog));
 	assert_false(t.recv_armed || t.sending);
 	slab_done(&t.s.conns);
 	bufpool_done(&t.s.pool);
@@ -413,6 +431,143 @@ static void test_the_end_is_told_once(void **state)
 	turn();
 }
 
+/* ---- the backlog: this turn's time for input is over from its beginning ---- */
+
+static void is_late(void)
+{
+	t.s.input_until_ns = 1;
+}
+
+static void test_long_input_waits_for_later_turns_and_short_input_does_not(void **state)
+{
+	is_late();
+	arrives(2048);
+	assert_int_equal(t.got, 2048);
+	assert_int_equal(t.s.stats.put_off, 0);
+	arrives(10000);
+	assert_int_equal(t.got, 2048);
+	assert_int_equal(t.s.stats.put_off, 1);
+	for (unsigned i = 1; i <= 2; i++) {
+		conn_work_off(&t.s);
+		assert_int_equal(t.got, 2048 + i * 4096);
+		turn();
+		assert_int_equal(t.got, 2048 + i * 4096); /* a flush is not its turn */
+		assert_true(conn_is_held_up(t.c));
+	}
+	conn_work_off(&t.s);
+	assert_int_equal(t.got, 2048 + 10000);
+	assert_false(conn_is_held_up(t.c));
+	arrives(1);
+	assert_int_equal(t.got, 2048 + 10000 + 1);
+}
+
+static void test_while_there_is_time_input_is_handled_at_once(void **state)
+{
+	t.s.input_until_ns = UINT64_MAX;
+	arrives(50000);
+	assert_int_equal(t.got, 50000);
+	assert_int_equal(t.s.stats.put_off, 0);
+}
+
+/* Short input behind long input of the same connection would otherwise overtake it. */
+static void test_what_comes_after_long_input_stays_after_it(void **state)
+{
+	is_late();
+	arrives(5000);
+	arrives(1);
+	recv_ends(0);
+	turn();
+	assert_int_equal(t.got, 0);
+	assert_int_equal(t.ends, 0);
+	conn_work_off(&t.s);
+	assert_int_equal(t.got, 4096);
+	conn_work_off(&t.s);
+	assert_int_equal(t.got, 5001);
+	assert_int_equal(t.ends, 1);
+	turn();
+}
+
+static void test_a_backlog_stops_the_receive_and_starts_it_again_at_half(void **state)
+{
+	is_late();
+	for (unsigned i = 0; i < 5; i++)
+		arrives(16384);
+	assert_true(t.recv_cancelled);
+	cancellations_complete();
+	while (t.got < 5 * 16384 - CONN_HELD_MAX / 2) {
+		assert_false(t.recv_armed);
+		conn_work_off(&t.s);
+		turn();
+	}
+	assert_true(t.recv_armed);
+	arrives(16384);
+	while (t.got < t.arrived)
+		conn_work_off(&t.s);
+	assert_false(conn_is_held_up(t.c));
+}
+
+static void test_a_session_that_pauses_leaves_the_backlog_until_it_resumes(void **state)
+{
+	is_late();
+	t.pauses_at = 4096;
+	arrives(10000);
+	conn_work_off(&t.s);
+	assert_true(TAILQ_EMPTY(&t.s.backlog));
+	turn();
+	assert_int_equal(t.got, 4096);
+	conn_resume(t.c);
+	turn(); /* in the backlog again */
+	while (t.got < t.arrived) {
+		assert_false(TAILQ_EMPTY(&t.s.backlog));
+		conn_work_off(&t.s);
+	}
+	assert_true(TAILQ_EMPTY(&t.s.backlog));
+}
+
+static void test_output_above_high_water_leaves_the_backlog_until_it_has_gone(void **state)
+{
+	static uint8_t bytes[CONN_HIGH_WATER + 1];
+
+	is_late();
+	arrives(10000);
+	conn_write(t.c, bytes, sizeof bytes);
+	turn();
+	conn_work_off(&t.s);
+	assert_int_equal(t.got, 0);
+	assert_true(TAILQ_EMPTY(&t.s.backlog));
+	sent((int32_t)t.send_len);
+	turn();
+	while (t.got < t.arrived) {
+		assert_false(TAILQ_EMPTY(&t.s.backlog));
+		conn_work_off(&t.s);
+	}
+}
+
+static void test_a_connection_that_ends_in_the_backlog_is_freed(void **state)
+{
+	is_late();
+	arrives(10000);
+	conn_abort(t.c, CONN_R_PROTOCOL);
+	conn_work_off(&t.s);
+	assert_int_equal(t.got, 0);
+	turn();
+	cancellations_complete();
+	turn();
+	assert_int_equal(t.s.conns.used, 0);
+}
+
+/* Freed in the turn in which it dies, nothing of it being in flight. */
+static void test_a_backlog_does_not_keep_who_is_gone(void **state)
+{
+	is_late();
+	arrives(10000);
+	recv_ends(-ECONNRESET);
+	turn();
+	assert_int_equal(t.s.conns.used, 0);
+	assert_true(TAILQ_EMPTY(&t.s.backlog));
+	conn_work_off(&t.s);
+}
+
 /* ---- ending ---- */
 
 static void test_a_connection_is_freed_after_the_last_completion_that_names_it(void **state)
@@ -509,6 +664,14 @@ int main(void)
 		T(test_a_cancellation_that_hits_the_next_receive_does_not_stop_it_for_good),
 		T(test_the_end_waits_for_what_is_held_before_it),
 		T(test_the_end_is_told_once),
+		T(test_long_input_waits_for_later_turns_and_short_input_does_not),
+		T(test_while_there_is_time_input_is_handled_at_once),
+		T(test_what_comes_after_long_input_stays_after_it),
+		T(test_a_backlog_stops_the_receive_and_starts_it_again_at_half),
+		T(test_a_session_that_pauses_leaves_the_backlog_until_it_resumes),
+		T(test_output_above_high_water_leaves_the_backlog_until_it_has_gone),
+		T(test_a_connection_that_ends_in_the_backlog_is_freed),
+		T(test_a_backlog_does_not_keep_who_is_gone),
 		T(test_a_connection_is_freed_after_the_last_completion_that_names_it),
 		T(test_slices_stay_until_all_of_them_is_sent),
 		T(test_what_is_queued_is_sent_before_a_good_end),

@@ -1,0 +1,54 @@
+/* The insides of a connection, shared by conn.c (its life and its output), conn_input.c (what it receives) and conn_tls.c (the filter). For these three
+ * only; all on the owning shard's thread. */
+#ifndef ORDINAL_CORE_CONN_IMPL_H
+#define ORDINAL_CORE_CONN_IMPL_H
+
+#include "core/conn.h"
+#include "core/ring.h"
+#include "core/shard.h"
+
+enum conn_state { CONN_FREE, CONN_OPEN, CONN_FLUSHING, CONN_LINGERING, CONN_DEAD };
+
+static inline uint64_t conn_tag(const struct conn *c, enum shard_op op)
+{
+	return ring_tag(c->slot, c->gen, (uint8_t)op);
+}
+
+/* Above it, in this shard's configuration, reading pauses. */
+static inline size_t conn_high(const struct conn *c)
+{
+	return conn_high_water(c->shard->opts->conn_queue_max);
+}
+
+/* conn.c */
+
+/* Marks it dead; it is buried at the end of the turn. */
+void conn_die(struct conn *c, enum conn_reason why);
+/* The kernel gives the connection up: -errno of an operation. */
+void conn_break_off(struct conn *c, int err);
+/* A dead connection is buried once more when its last completion has come. */
+void conn_doom_if_over(struct conn *c);
+/* Lets go of everything in an output, sent or not. */
+void conn_out_reset(struct conn *c, struct conn_out *o);
+
+/* conn_input.c */
+
+void conn_input_start(struct conn *c);
+/* Bytes for the session: now, or when it may go on. */
+void conn_receive(struct conn *c, const uint8_t *p, size_t n);
+/* The peer has closed its sending half. */
+void conn_on_end(struct conn *c);
+/* Output has moved, or the session has resumed: what is held may go on. */
+void conn_input_go_on(struct conn *c);
+/* A starved one, after buffers came back. */
+void conn_input_rearm(struct conn *c);
+/* It ends: nothing that is held will be delivered. */
+void conn_input_drop(struct conn *c);
+
+/* conn_tls.c */
+
+void conn_tls_input(struct conn *c, const uint8_t *p, size_t n);
+/* Turns output into records and puts them into `sending`, which is empty. false: it cannot go on. */
+bool conn_tls_seal(struct conn *c);
+
+#endif

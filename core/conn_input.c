@@ -5,7 +5,8 @@
  * off in slices, a turn's time at a time, with a look at the ring between. So who asks for little waits for a turn and not for everybody who asks for
  * much. Bytes of a connection keep their order: while some are held, all that come are added to them.
  *
- * What a peer can make grow here: held bytes, which are CONN_HELD_MAX and what one multishot receive had delivered by the time its cancellation is noticed.
+ * What a peer can make grow here: held bytes, which are CONN_HELD_MAX and what one multishot receive had delivered by the time its cancellation is noticed. When
+ * all of the backlog holds BACKLOG_BYTES, input is handled as it comes again.
  */
 #include "core/conn_impl.h"
 #include "core/base/check.h"
@@ -19,6 +20,7 @@
 enum {
 	SMALL = 2048, /* bytes that are never put off: some ten calls */
 	SLICE = 4096, /* bytes between two looks at the clock: some tens of microseconds of the smallest calls */
+	LATE_MAX = 16 << 10,
 };
 
 /* The receive. */
@@ -40,11 +42,22 @@ static void recv_cancel(struct conn *c)
 	c->inflight++;
 }
 
-/* Whether a receive should be armed: one that was stopped at CONN_HELD_MAX goes on when half of that is left. */
+static uint32_t held_bytes(const struct conn *c)
+{
+	return c->held.len - c->held.at;
+}
+
+/* Held bytes above which nothing more is received. Who waits in the backlog is received from slowly: it is us who are behind. */
+static uint32_t held_max(const struct conn *c)
+{
+	return c->backlogged ? LATE_MAX : CONN_HELD_MAX;
+}
+
+/* Whether a receive should be armed: one that was stopped goes on when half is left. */
 static bool recv_wanted(const struct conn *c)
 {
 	return !c->recv_eof && (c->state == CONN_OPEN || c->state == CONN_FLUSHING || c->state == CONN_LINGERING) &&
-	       c->held.len - c->held.at <= CONN_HELD_MAX / 2;
+	       held_bytes(c) <= held_max(c) / 2;
 }
 
 void conn_input_start(struct conn *c)
@@ -66,11 +79,23 @@ static bool is_turn_over(const struct shard *s)
 	return s->input_until_ns && clock_mono_ns() >= s->input_until_ns;
 }
 
+static bool is_backlog_full(const struct shard *s)
+{
+	return s->backlog_bytes >= s->opts->backlog_max;
+}
+
+/* Whether input has to wait for a later turn: the rest of this one is for others, and there is room to keep it. */
+static bool is_late(const struct shard *s, size_t n)
+{
+	return n > SMALL && !is_backlog_full(s) && is_turn_over(s);
+}
+
 static void backlog_add(struct conn *c)
 {
 	if (c->backlogged)
 		return;
 	c->backlogged = true;
+	c->shard->backlog_bytes += held_bytes(c);
 	TAILQ_INSERT_TAIL(&c->shard->backlog, c, backlog);
 }
 
@@ -79,6 +104,7 @@ static void backlog_remove(struct conn *c)
 	if (!c->backlogged)
 		return;
 	c->backlogged = false;
+	c->shard->backlog_bytes -= held_bytes(c);
 	TAILQ_REMOVE(&c->shard->backlog, c, backlog);
 }
 
@@ -129,13 +155,15 @@ static void hold(struct conn *c, const uint8_t *p, size_t n)
 	}
 	memcpy(h->p + h->len, p, n);
 	h->len += (uint32_t)n;
-	if (h->len - h->at > CONN_HELD_MAX)
+	if (c->backlogged)
+		c->shard->backlog_bytes += n;
+	if (held_bytes(c) > held_max(c))
 		recv_cancel(c);
 }
 
-/* Delivers held bytes for as long as the session may take them and the turn lasts, one slice at least; a slice at a time, because each may choke the
- * output again. */
-static void deliver_held(struct conn *c)
+/* Delivers held bytes for as long as the session may take them and, unless it is to be `all` of them, the turn lasts, one slice at least; a slice at a
+ * time, because each may choke the output again. */
+static void deliver_held(struct conn *c, bool all)
 {
 	struct conn_held *h = &c->held;
 	while (h->at < h->len && may_deliver(c)) {
@@ -144,9 +172,8 @@ static void deliver_held(struct conn *c)
 		const uint8_t *p = h->p + h->at;
 		h->at += (uint32_t)n;
 		c->ops->data(c, p, n);
-		if (h->at < h->len && is_turn_over(c->shard)) {
-			if (may_deliver(c))
-				backlog_add(c);
+		if (!all && may_deliver(c) && is_late(c->shard, h->len - h->at)) {
+			backlog_add(c);
 			break;
 		}
 	}
@@ -169,10 +196,10 @@ void conn_input_go_on(struct conn *c)
 {
 	if (c->state != CONN_OPEN || c->backlogged || !(c->held.p || c->recv_eof) || !may_deliver(c))
 		return;
-	if (c->held.len - c->held.at > SMALL && is_turn_over(c->shard))
+	if (is_late(c->shard, held_bytes(c)))
 		backlog_add(c);
 	else
-		deliver_held(c);
+		deliver_held(c, false);
 }
 
 void conn_work_off(struct shard *s)
@@ -184,19 +211,22 @@ void conn_work_off(struct shard *s)
 			return;
 		backlog_remove(c);
 		if (c->state == CONN_OPEN)
-			deliver_held(c);
+			deliver_held(c, false);
 	} while (!is_turn_over(s));
 }
 
 void conn_receive(struct conn *c, const uint8_t *p, size_t n)
 {
+	if (unlikely(c->backlogged && is_backlog_full(c->shard))) {
+		backlog_remove(c);
+		deliver_held(c, true);
+	}
 	while (likely(may_deliver(c) && !c->held.p)) {
 		size_t most = piece_max(c);
-		if (unlikely(n > SMALL && is_turn_over(c->shard))) {
+		if (unlikely(is_late(c->shard, n))) {
 			count_add(&c->shard->stats.put_off, 1);
+			backlog_add(c);
 			hold(c, p, n);
-			if (c->state == CONN_OPEN)
-				backlog_add(c);
 			return;
 		}
 		if (likely(n <= most)) {

@@ -231,6 +231,7 @@ static void set_options(struct daemon *d, struct daemon_options *o)
 		.drain_ns = ms(c->drain_timeout_ms),
 		.spin_ns = (uint64_t)c->spin_us * NS_PER_US,
 		.turn_ns = (uint64_t)c->turn_us * NS_PER_US,
+		.backlog_max = (uint64_t)c->backlog_bytes,
 		.restrict_ring = true,
 		.listeners_kept = handover_is_kept(&d->listener),
 		.start = shard_begin,

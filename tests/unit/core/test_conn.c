@@ -236,6 +236,7 @@ static int set_up(void **state)
 	log_level_now = LOG_LEVEL_ERROR;
 	t.opts = (struct shard_opts){.conns_max = 4,
 				     .conn_queue_max = 256 << 10,
+				     .backlog_max = 100 << 10,
 				     .stall_ns = STALL_S * NS_PER_S,
 				     .idle_ns = IDLE_S * NS_PER_S,
 				     .attach = attach};
@@ -265,6 +266,7 @@ static int tear_down(void **state)
 	assert_int_equal(t.s.wheel.armed, 0);
 	assert_int_equal(t.s.pool.bytes_out, 0);
 	assert_true(TAILQ_EMPTY(&t.s.backlog));
+	assert_int_equal(t.s.backlog_bytes, 0);
 	assert_false(t.recv_armed || t.sending);
 	slab_done(&t.s.conns);
 	bufpool_done(&t.s.pool);
@@ -447,14 +449,12 @@ static void test_long_input_waits_for_later_turns_and_short_input_does_not(void 
 	arrives(10000);
 	assert_int_equal(t.got, 2048);
 	assert_int_equal(t.s.stats.put_off, 1);
-	for (unsigned i = 1; i <= 2; i++) {
-		conn_work_off(&t.s);
-		assert_int_equal(t.got, 2048 + i * 4096);
-		turn();
-		assert_int_equal(t.got, 2048 + i * 4096); /* a flush is not its turn */
-		assert_true(conn_is_held_up(t.c));
-	}
 	conn_work_off(&t.s);
+	assert_int_equal(t.got, 2048 + 4096);
+	turn();
+	assert_int_equal(t.got, 2048 + 4096); /* a flush is not its turn */
+	assert_true(conn_is_held_up(t.c));
+	conn_work_off(&t.s); /* what is left then is short */
 	assert_int_equal(t.got, 2048 + 10000);
 	assert_false(conn_is_held_up(t.c));
 	arrives(1);
@@ -473,7 +473,7 @@ static void test_while_there_is_time_input_is_handled_at_once(void **state)
 static void test_what_comes_after_long_input_stays_after_it(void **state)
 {
 	is_late();
-	arrives(5000);
+	arrives(8000);
 	arrives(1);
 	recv_ends(0);
 	turn();
@@ -482,7 +482,7 @@ static void test_what_comes_after_long_input_stays_after_it(void **state)
 	conn_work_off(&t.s);
 	assert_int_equal(t.got, 4096);
 	conn_work_off(&t.s);
-	assert_int_equal(t.got, 5001);
+	assert_int_equal(t.got, 8001);
 	assert_int_equal(t.ends, 1);
 	turn();
 }
@@ -490,20 +490,40 @@ static void test_what_comes_after_long_input_stays_after_it(void **state)
 static void test_a_backlog_stops_the_receive_and_starts_it_again_at_half(void **state)
 {
 	is_late();
-	for (unsigned i = 0; i < 5; i++)
-		arrives(16384);
+	arrives(16384);
+	assert_false(t.recv_cancelled);
+	arrives(1);
 	assert_true(t.recv_cancelled);
 	cancellations_complete();
-	while (t.got < 5 * 16384 - CONN_HELD_MAX / 2) {
+	while (t.got < t.arrived - 8192) {
 		assert_false(t.recv_armed);
 		conn_work_off(&t.s);
 		turn();
 	}
 	assert_true(t.recv_armed);
-	arrives(16384);
+	arrives(4096);
 	while (t.got < t.arrived)
 		conn_work_off(&t.s);
 	assert_false(conn_is_held_up(t.c));
+	assert_int_equal(t.s.backlog_bytes, 0);
+}
+
+static void test_input_is_handled_as_it_comes_when_the_backlog_is_full(void **state)
+{
+	is_late();
+	t.s.backlog_bytes = t.opts.backlog_max; /* of others */
+	arrives(10000);
+	assert_int_equal(t.got, 10000);
+	t.s.backlog_bytes--;
+	arrives(10000);
+	assert_int_equal(t.got, 10000);
+	arrives(10000); /* what it has in the backlog goes first, and makes room */
+	assert_int_equal(t.got, 20000);
+	assert_int_equal(t.s.backlog_bytes, t.opts.backlog_max - 1 + 10000);
+	while (t.got < t.arrived)
+		conn_work_off(&t.s);
+	assert_int_equal(t.s.backlog_bytes, t.opts.backlog_max - 1);
+	t.s.backlog_bytes = 0;
 }
 
 static void test_a_session_that_pauses_leaves_the_backlog_until_it_resumes(void **state)
@@ -668,6 +688,7 @@ int main(void)
 		T(test_while_there_is_time_input_is_handled_at_once),
 		T(test_what_comes_after_long_input_stays_after_it),
 		T(test_a_backlog_stops_the_receive_and_starts_it_again_at_half),
+		T(test_input_is_handled_as_it_comes_when_the_backlog_is_full),
 		T(test_a_session_that_pauses_leaves_the_backlog_until_it_resumes),
 		T(test_output_above_high_water_leaves_the_backlog_until_it_has_gone),
 		T(test_a_connection_that_ends_in_the_backlog_is_freed),

@@ -6,7 +6,7 @@
  * much. Bytes of a connection keep their order: while some are held, all that come are added to them.
  *
  * What a peer can make grow here: held bytes, which are CONN_HELD_MAX and what one multishot receive had delivered by the time its cancellation is noticed. When
- * all of the backlog holds BACKLOG_BYTES, input is handled as it comes again.
+ * the backlog has taken BACKLOG_BYTES of memory, input is handled as it comes again.
  */
 #include "core/conn_impl.h"
 #include "core/base/check.h"
@@ -95,7 +95,7 @@ static void backlog_add(struct conn *c)
 	if (c->backlogged)
 		return;
 	c->backlogged = true;
-	c->shard->backlog_bytes += held_bytes(c);
+	c->shard->backlog_bytes += c->held.cap;
 	TAILQ_INSERT_TAIL(&c->shard->backlog, c, backlog);
 }
 
@@ -104,7 +104,7 @@ static void backlog_remove(struct conn *c)
 	if (!c->backlogged)
 		return;
 	c->backlogged = false;
-	c->shard->backlog_bytes -= held_bytes(c);
+	c->shard->backlog_bytes -= c->held.cap;
 	TAILQ_REMOVE(&c->shard->backlog, c, backlog);
 }
 
@@ -150,13 +150,13 @@ static void hold(struct conn *c, const uint8_t *p, size_t n)
 		if (h->p)
 			memcpy(bigger, h->p, h->len);
 		bufpool_put(&c->shard->pool, h->p, h->cap);
+		if (c->backlogged)
+			c->shard->backlog_bytes += cap - h->cap;
 		h->p = bigger;
 		h->cap = cap;
 	}
 	memcpy(h->p + h->len, p, n);
 	h->len += (uint32_t)n;
-	if (c->backlogged)
-		c->shard->backlog_bytes += n;
 	if (held_bytes(c) > held_max(c))
 		recv_cancel(c);
 }

@@ -32,8 +32,9 @@ struct shard_opts {
 	uint32_t tls_renewals_max;            /* of a connection, in 10 s: tls_is_calm */
 	uint64_t stall_ns, idle_ns, drain_ns; /* idle 0: never */
 	uint64_t spin_ns;                     /* busy wait before sleeping */
-	uint64_t turn_ns;     /* of a turn, after which long input is put off to a later one; 0: never */
-	uint64_t backlog_max; /* bytes of such input, of all connections of a shard, above which none is put off */
+	uint64_t turn_ns; /* of a turn, after which long input is put off to a later one; 0: never */
+	uint64_t
+		backlog_max; /* bytes of memory for such input, of all connections of a shard, above which none is put off */
 	bool restrict_ring;
 	/* Others hold the listening sockets too, and the next process will accept from them: a drain leaves them as they are, and whoever was
 	 * accepted at the last moment is served. */
@@ -83,7 +84,7 @@ struct shard {
 	struct bufpool pool;
 	struct conn *dirty, *starved, *doomed;
 	TAILQ_HEAD(, conn) backlog; /* connections whose held input waits for its turn, in order */
-	uint64_t backlog_bytes;     /* held by them */
+	uint64_t backlog_bytes;     /* of memory that holds it */
 	uint64_t input_until_ns;    /* long input that comes later waits for another turn; 0: no such time */
 	uint32_t *unsettled;        /* slots of connections that have received lately; some may be free again */
 	uint32_t unsettled_count, unsettled_cap;

@@ -260,7 +260,10 @@ static void finish(struct conn *c)
 static void flush(struct conn *c)
 {
 	c->dirty = false;
-	conn_input_go_on(c);
+	if (c->state == CONN_OPEN)
+		conn_input_go_on(c);
+	if (c->state == CONN_FLUSHING)
+		conn_input_ignore(c);
 	if (c->state == CONN_DEAD || c->state == CONN_LINGERING || is_sending(c))
 		return;
 	if (c->out.len + c->out.ext && c->out.segs && !out_seal(&c->out)) {

@@ -42,8 +42,10 @@ void conn_on_end(struct conn *c);
 void conn_input_go_on(struct conn *c);
 /* A starved one, after buffers came back. */
 void conn_input_rearm(struct conn *c);
-/* It ends: nothing that is held will be delivered. */
+/* Nothing more will be delivered: what is held is let go. Not from inside the session's `data`, which may be reading it. */
 void conn_input_drop(struct conn *c);
+/* The same of one that closes in good order, and has to see the peer's end. */
+void conn_input_ignore(struct conn *c);
 
 /* conn_tls.c */
 

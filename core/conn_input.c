@@ -115,6 +115,13 @@ void conn_input_drop(struct conn *c)
 	c->held = (struct conn_held){0};
 }
 
+void conn_input_ignore(struct conn *c)
+{
+	conn_input_drop(c);
+	if (!c->recv_armed && !c->starved && recv_wanted(c))
+		recv_arm(c);
+}
+
 /* Delivery. */
 
 /* Bytes given to the session at once. What answers a piece is some ten times as long at the most (errors have texts), and must find room above high

@@ -576,6 +576,29 @@ static void test_a_connection_that_ends_in_the_backlog_is_freed(void **state)
 	assert_int_equal(t.s.conns.used, 0);
 }
 
+/* It kept what it held until the peer closed as well or a second had passed, and could not see it close: its receive had been stopped. */
+static void test_a_connection_that_closes_keeps_no_input_and_receives_to_the_end(void **state)
+{
+	is_late();
+	for (unsigned i = 0; i < 5; i++)
+		arrives(16384);
+	cancellations_complete();
+	assert_false(t.recv_armed);
+	conn_write(t.c, "bye", 3);
+	conn_close(t.c);
+	turn();
+	assert_null(t.c->held.p);
+	assert_int_equal(t.s.backlog_bytes, 0);
+	arrives(100); /* ignored */
+	assert_int_equal(t.got, 0);
+	sent(3);
+	turn();
+	recv_ends(0);
+	turn();
+	assert_int_equal(t.closes, 1);
+	assert_int_equal(t.s.conns.used, 0);
+}
+
 /* Freed in the turn in which it dies, nothing of it being in flight. */
 static void test_a_backlog_does_not_keep_who_is_gone(void **state)
 {
@@ -692,6 +715,7 @@ int main(void)
 		T(test_a_session_that_pauses_leaves_the_backlog_until_it_resumes),
 		T(test_output_above_high_water_leaves_the_backlog_until_it_has_gone),
 		T(test_a_connection_that_ends_in_the_backlog_is_freed),
+		T(test_a_connection_that_closes_keeps_no_input_and_receives_to_the_end),
 		T(test_a_backlog_does_not_keep_who_is_gone),
 		T(test_a_connection_is_freed_after_the_last_completion_that_names_it),
 		T(test_slices_stay_until_all_of_them_is_sent),

@@ -117,7 +117,8 @@ static enum ids_error view_create(struct ids_view *v, struct span name, uint64_t
 		return IDS_E_NAME;
 	if (!v->ids->opts.create)
 		return IDS_E_UNKNOWN;
-	if (v->known + v->creating >= v->ids->opts.sequences_max)
+	/* The producer decides on the last places: it may have made some of `creating` already, which are known then. */
+	if (v->known >= v->ids->opts.sequences_max || v->creating >= v->ids->opts.sequences_max)
 		return IDS_E_LIMIT;
 	c = calloc(1, sizeof *c);
 	if (c == NULL)

@@ -213,7 +213,7 @@ def test_hpack_bombs(daemon, what):
     """CVE-2016-6581 and its kin: 100 connections with 20 such requests each, 64 KiB a request at the most."""
     d = small(daemon)
     blocks = hpack_bombs()[what]
-    with bounded(d, 100 * 64 * 1024 + 2 * BACKLOG + 4 * MIB), contextlib.ExitStack() as stack:
+    with bounded(d, 100 * 64 * 1024 + 4 * MIB), contextlib.ExitStack() as stack:
         conns = [stack.enter_context(Connection(d)) for _ in range(100)]
         for c in conns:
             for stream in range(1, 41, 2):
@@ -258,6 +258,7 @@ def stall_unread(daemon, stack, n):
     for _ in range(n):
         c = stack.enter_context(Connection(daemon, ack=False, INITIAL_WINDOW_SIZE=1 << 30))
         c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(data))  # all of it, however late it is read
         c.sock.setblocking(False)
         try:
             c.sock.send(data)

@@ -298,6 +298,26 @@ static void test_limit_met_by_the_view(void **state)
 	bench_close(false);
 }
 
+/* One that the producer had made, and this shard had not heard of, counted as known and as being made: a name for which there was room was refused. */
+static void test_a_sequence_just_made_takes_one_place_of_the_limit(void **state)
+{
+	struct ids_opts o = opts_default;
+	struct call a = {0}, b = {0}, c = {0};
+
+	fake_clear(FAKE_IMMEDIATE);
+	o.sequences_max = 3;
+	bench_open(&o);
+	assert_int_equal(ask(0, &a, "one", 1), IDS_E_OK);
+	turn(0);
+	produce();
+	assert_int_equal(ask(0, &b, "two", 1), IDS_E_OK);
+	settle();
+	assert_int_equal(a.first, 1);
+	assert_int_equal(b.first, 1);
+	assert_int_equal(ask(0, &c, "three", 1), IDS_E_LIMIT);
+	bench_close(false);
+}
+
 /* Both shards believe that there is room. */
 static void test_limit_met_by_the_producer(void **state)
 {
@@ -522,6 +542,7 @@ int main(void)
 		cmocka_unit_test(test_several_sequences),
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_limit_met_by_the_view),
+		cmocka_unit_test(test_a_sequence_just_made_takes_one_place_of_the_limit),
 		cmocka_unit_test(test_limit_met_by_the_producer),
 		cmocka_unit_test(test_one_name_asked_for_by_two_shards_at_once),
 		cmocka_unit_test(test_creation_off),

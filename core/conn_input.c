@@ -142,7 +142,7 @@ static bool may_deliver(struct conn *c)
 static void hold(struct conn *c, const uint8_t *p, size_t n)
 {
 	struct conn_held *h = &c->held;
-	if (h->at && h->cap - h->len < n) {
+	if (h->p && h->at && h->cap - h->len < n) {
 		memmove(h->p, h->p + h->at, h->len - h->at);
 		h->len -= h->at;
 		h->at = 0;

@@ -131,7 +131,8 @@ static enum stream_error create(struct streams_view *v, struct span name, uint64
 		return STREAM_E_UNKNOWN;
 	if (!may_create)
 		return STREAM_E_ABSENT;
-	if (v->known + v->creating >= v->ss->opts.streams_max)
+	/* The keeper decides on the last places: it may have made some of `creating` already, which are known then. */
+	if (v->known >= v->ss->opts.streams_max || v->creating >= v->ss->opts.streams_max)
 		return STREAM_E_LIMIT;
 	c = calloc(1, sizeof *c);
 	if (c == NULL)

@@ -540,6 +540,30 @@ static void test_limits_are_errors(void **state)
 	rig_close(true);
 }
 
+/* One that the keeper had made, and this shard had not heard of, counted as known and as being made: a name for which there was room was refused. */
+static void test_a_stream_just_made_takes_one_place_of_the_limit(void **state)
+{
+	bool worked;
+
+	(void)state;
+	rig_init(49, 1);
+	rig.opts.streams_max = 2;
+	rig_open();
+	assert_int_equal(publish(0, "a", 1, 1, 10), STREAM_E_OK);
+	for (unsigned i = 0; streams_count(rig.ss) == 0; i++) {
+		keeper_turn(rig.ss);
+		journal_turn(rig.j, &worked);
+		assert_true(i < 1000);
+	}
+	sub_open(&sub, 0, "b", 0, 0);
+	rig_settle(&sub, 1);
+	assert_int_equal(streams_count(rig.ss), 2);
+	assert_int_equal(publish(0, "c", 1, 1, 10), STREAM_E_LIMIT);
+	sub_close(&sub);
+	rig_turn();
+	rig_close(true);
+}
+
 static enum stream_error open_existing(const char *name, struct stream_cursor **ret)
 {
 	struct stream_start start = {.stream = {(const uint8_t *)name, strlen(name)}, .only_existing = true};
@@ -610,6 +634,7 @@ int main(void)
 		cmocka_unit_test(test_a_slow_subscriber_may_drop_the_oldest),
 		cmocka_unit_test(test_history_that_retention_overtakes),
 		cmocka_unit_test(test_limits_are_errors),
+		cmocka_unit_test(test_a_stream_just_made_takes_one_place_of_the_limit),
 		cmocka_unit_test(test_a_cursor_for_what_exists_makes_no_stream),
 		cmocka_unit_test(test_rules_of_durability),
 	};

@@ -98,7 +98,7 @@ def test_native_frames_call_it(server, readings):
 @pytest.mark.parametrize("how", ["convert", "together"])
 def test_the_generated_stubs_call_it(server, protocol, how):
     assert client(server, protocol, how, 0, -300, 37) == ["32", "INVALID_ARGUMENT: -300 degrees are below absolute zero", "98.6"]
-    assert client(server, protocol, how, *range(0, 1000, 5)) == [f"{d * 9 / 5 + 32:g}" for d in range(0, 1000, 5)]
+    assert client(server, protocol, how, *range(0, 500, 5)) == [f"{d * 9 / 5 + 32:g}" for d in range(0, 500, 5)]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -500,7 +500,12 @@ def made_you_reset_all(target):
 
 
 def ping_flood(target):
-    flood(target, frame(PING, 0, 0, bytes(8)) * 50_000, read=False)
+    """In pieces: a system call on a CPU that the attacker shares with the honest client, which a machine of its own would not, holds that up."""
+    with Connection(target) as c:
+        c.sync()
+        for _ in range(100):
+            if not c.send_unless_closed(frame(PING, 0, 0, bytes(8)) * 500):
+                break
 
 
 def ping_flood_read(target):
@@ -583,7 +588,7 @@ def test_latency_beside_attacks(daemon):
     daemon does, and not how three programs share a CPU."""
     cpus = sorted(os.sched_getaffinity(0))
     rest = set(cpus[1:]) or set(cpus)
-    d = small(daemon, CPUS=cpus[0])
+    d = daemon(SHARDS=1, CPUS=cpus[0])
     rounds, seconds = int(os.environ.get("ORDINAL_ROUNDS", 3)), os.environ.get("ORDINAL_SECONDS", "5")
     names = os.environ.get("ORDINAL_ATTACKS", "").split()
     attacks = [a for a in ATTACKS if not names or a.__name__ in names]

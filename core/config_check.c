@@ -105,7 +105,9 @@ static int check_queue(const struct check *k)
 	static const struct {
 		size_t calls;
 		int64_t bytes;
-	} answers[] = {{offsetof(struct config, native_inflight_max), 64}, {offsetof(struct config, streams_max), 128}};
+	} answers[] = {{offsetof(struct config, native_inflight_max), 64},
+		       {offsetof(struct config, streams_max), 128},
+		       {offsetof(struct config, take_pipeline), 64}};
 	int64_t room = k->c->conn_queue_max;
 	for (size_t i = 0; i < ARRAY_SIZE(answers); i++) {
 		int64_t calls = *(const int64_t *)((const char *)k->c + answers[i].calls);
@@ -119,7 +121,8 @@ static int check_queue(const struct check *k)
 	return 0;
 }
 
-/* Memory for messages that are still being received: one of the largest must fit into a connection's share, and two shares into the whole. And for those
+/* Memory for messages that are still being received: one of the largest must fit into a connection's share, and three shares into the whole, one of
+ * which is kept free. And for those
  * that wait for handler threads. */
 static int check_messages(const struct check *k)
 {
@@ -140,9 +143,9 @@ static int check_messages(const struct check *k)
 			      ": a request and its answer",
 			      c->handler_bytes_max, name(k, offsetof(struct config, message_max), other, sizeof other),
 			      c->message_max);
-	if (c->assembly_max / 2 < c->assembly_conn_max)
+	if (c->assembly_max / 3 < c->assembly_conn_max)
 		return refuse(k, offsetof(struct config, assembly_max),
-			      "is %" PRId64 " and must be at least twice %s, which is %" PRId64, c->assembly_max,
+			      "is %" PRId64 " and must be at least three times %s, which is %" PRId64, c->assembly_max,
 			      name(k, offsetof(struct config, assembly_conn_max), other, sizeof other),
 			      c->assembly_conn_max);
 	return 0;

@@ -377,8 +377,10 @@ void conn_close_now(struct conn *c)
 	conn_close(c);
 }
 
+/* What it had sent before is heard first. */
 void conn_drain(struct conn *c)
 {
+	conn_input_finish(c);
 	if (c->state == CONN_OPEN)
 		c->ops->drain(c);
 }

@@ -40,6 +40,8 @@ void conn_receive(struct conn *c, const uint8_t *p, size_t n);
 void conn_on_end(struct conn *c);
 /* Output has moved, or the session has resumed: what is held may go on. */
 void conn_input_go_on(struct conn *c);
+/* What waits in the backlog is delivered now, all of it. */
+void conn_input_finish(struct conn *c);
 /* A starved one, after buffers came back. */
 void conn_input_rearm(struct conn *c);
 /* Nothing more will be delivered: what is held is let go. Not from inside the session's `data`, which may be reading it. */

@@ -168,6 +168,24 @@ static void hold(struct conn *c, const uint8_t *p, size_t n)
 		recv_cancel(c);
 }
 
+/* Gives bytes to the session. false: TLS has begun with them, and what comes after them are records. */
+static bool give(struct conn *c, const uint8_t *p, size_t n)
+{
+	const struct tls *before = c->tls;
+	c->ops->data(c, p, n);
+	return likely(c->tls == before);
+}
+
+/* What was held before TLS began is for the filter. */
+static void filter_held(struct conn *c)
+{
+	struct conn_held raw = c->held;
+	c->held = (struct conn_held){0};
+	if (raw.at < raw.len)
+		conn_tls_input(c, raw.p + raw.at, raw.len - raw.at);
+	bufpool_put(&c->shard->pool, raw.p, raw.cap);
+}
+
 /* Delivers held bytes for as long as the session may take them and, unless it is to be `all` of them, the turn lasts, one slice at least; a slice at a
  * time, because each may choke the output again. */
 static void deliver_held(struct conn *c, bool all)
@@ -178,7 +196,10 @@ static void deliver_held(struct conn *c, bool all)
 		n = n < most ? n : most;
 		const uint8_t *p = h->p + h->at;
 		h->at += (uint32_t)n;
-		c->ops->data(c, p, n);
+		if (unlikely(!give(c, p, n))) {
+			filter_held(c);
+			break;
+		}
 		if (!all && may_deliver(c) && is_late(c->shard, h->len - h->at)) {
 			backlog_add(c);
 			break;
@@ -209,6 +230,15 @@ void conn_input_go_on(struct conn *c)
 		deliver_held(c, false);
 }
 
+void conn_input_finish(struct conn *c)
+{
+	if (!c->backlogged)
+		return;
+	backlog_remove(c);
+	if (c->state == CONN_OPEN)
+		deliver_held(c, true);
+}
+
 void conn_work_off(struct shard *s)
 {
 	struct conn *c;
@@ -224,10 +254,8 @@ void conn_work_off(struct shard *s)
 
 void conn_receive(struct conn *c, const uint8_t *p, size_t n)
 {
-	if (unlikely(c->backlogged && is_backlog_full(c->shard))) {
-		backlog_remove(c);
-		deliver_held(c, true);
-	}
+	if (unlikely(c->backlogged && is_backlog_full(c->shard)))
+		conn_input_finish(c);
 	while (likely(may_deliver(c) && !c->held.p)) {
 		size_t most = piece_max(c);
 		if (unlikely(is_late(c->shard, n))) {
@@ -240,9 +268,13 @@ void conn_receive(struct conn *c, const uint8_t *p, size_t n)
 			c->ops->data(c, p, n);
 			return;
 		}
-		c->ops->data(c, p, most);
+		bool plain = give(c, p, most);
 		p += most;
 		n -= most;
+		if (unlikely(!plain)) {
+			conn_tls_input(c, p, n);
+			return;
+		}
 	}
 	if (c->state == CONN_OPEN)
 		hold(c, p, n);

@@ -83,10 +83,10 @@ struct shard {
 	struct slab conns;
 	struct bufpool pool;
 	struct conn *dirty, *starved, *doomed;
-	TAILQ_HEAD(, conn) backlog; /* connections whose held input waits for its turn, in order */
-	uint64_t backlog_bytes;     /* of memory that holds it */
-	uint64_t input_until_ns;    /* long input that comes later waits for another turn; 0: no such time */
-	uint32_t *unsettled;        /* slots of connections that have received lately; some may be free again */
+	TAILQ_HEAD(conn_backlog, conn) backlog; /* connections whose held input waits for its turn, in order */
+	uint64_t backlog_bytes;                 /* of memory that holds it */
+	uint64_t input_until_ns; /* long input that comes later waits for another turn; 0: no such time */
+	uint32_t *unsettled;     /* slots of connections that have received lately; some may be free again */
 	uint32_t unsettled_count, unsettled_cap;
 	struct timer settle_timer;
 	struct shard_hook hooks[SHARD_HOOKS_MAX];

@@ -239,11 +239,14 @@ static enum stream_error append_new(struct stream *s, struct frame *f, uint64_t 
 	size_t size = frame_size(f);
 	enum stream_error e;
 
-	if (index_reserve(&o->index) != 0 || (numbered && publishers_reserve(&o->publishers, hash, f->publisher) != 0))
+	if (index_reserve(&o->index) != 0)
 		return STREAM_E_BUSY;
 	e = make_room(s, size);
 	if (e != STREAM_E_OK)
 		return e;
+	if (numbered &&
+	    publishers_reserve(&o->publishers, hash, f->publisher) != 0) /* after what may fail often: it stays */
+		return STREAM_E_BUSY;
 	if (late) {
 		struct late l = {{f->seq_no, f->timestamp, o->open->pos + o->open->fill}, (uint32_t)size};
 

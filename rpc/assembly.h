@@ -16,7 +16,7 @@
 
 struct assembly_limits {
 	uint64_t total,
-		share; /* bytes; share is at most half of total, and at least the block of the largest message */
+		share; /* bytes; share is at most a third of total, and at least the block of the largest message */
 };
 
 /* A connection's part, embedded in its session. Zero-filled but for ip and give_way. */

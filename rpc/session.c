@@ -73,6 +73,12 @@ static void sniffer_data(struct conn *c, const uint8_t *p, size_t n)
 		start_tls(c, r, p, n);
 		return;
 	}
+	if (c->tls &&
+	    !tls_is_ready(
+		    c->tls)) { /* the filter gives plaintext only after the handshake: whatever this is, it is nobody's request */
+		refuse(c, r, "cleartext within TLS");
+		return;
+	}
 	if (!start) {
 		refuse(c, r, "the first byte is none of a protocol spoken here (gRPC over HTTP/2, or native framing)");
 		return;

@@ -5,8 +5,9 @@
  *                             \--no memory for the page--> RESOURCE_EXHAUSTED
  *
  * A page is a StatsReply as gRPC frames it, one for all calls that it answers: the output is given slices of it, so a client that does not read costs a
- * reference. What clients can make grow is the number of calls that wait or are being sent, and with them pages: STATS_CALLS_MAX on a shard,
- * STATS_CONN_CALLS_MAX of a connection, so that one connection does not take all places. They are few, so the list is walked.
+ * reference. What clients can make grow is the number of calls that wait or are being sent: STATS_CALLS_MAX on a shard, STATS_CONN_CALLS_MAX of a connection, so
+ * that one connection does not take all places; and pages in their connections' output, as many as are rendered within STALL_TIMEOUT_MS. Calls are few, so the
+ * list is walked.
  *
  * Invariant: a call is on the list from its request until it ends; what ends it takes it off before it says so.
  */

@@ -433,7 +433,7 @@ def test_a_stream_identifier_that_goes_down(server):
 
 def test_half_open_messages_are_bounded(daemon):
     """Many messages that never end: ASSEMBLY_MAX is for all of them together, and the calls beyond it are refused."""
-    d = small(daemon, ASSEMBLY_MAX=4 * MIB, ASSEMBLY_CONN_MAX=2 * MIB, MESSAGE_MAX=MIB, BODY_TIMEOUT_MS=60_000)
+    d = small(daemon, ASSEMBLY_MAX=6 * MIB, ASSEMBLY_CONN_MAX=2 * MIB, MESSAGE_MAX=MIB, BODY_TIMEOUT_MS=60_000)
     with bounded(d, 16 * MIB), contextlib.ExitStack() as stack:
         conns = []
         for _ in range(40):

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import time
 
@@ -323,3 +324,52 @@ def test_asking_for_new_keys_is_bounded_and_counted(daemon, authority, version, 
     assert asked > allowed
     assert d.stats()["refusals"]["by_address"] == [{"address": "127.0.0.1", "total": 1, "by_reason": {"flood": 1}}]
     wait_until(lambda: "TLS_RENEWALS_MAX" in d.log(), "a line in the log")
+
+
+def client_hello(total):
+    """A ClientHello of exactly `total` bytes: OpenSSL's, with an unknown extension that fills it up (RFC 8446 section 4.1.2)."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(coming, going).do_handshake()
+    record = going.read()
+    body, at = record[9:], 34  # behind the two headers; behind version and random
+    at += 1 + body[at]
+    at += 2 + struct.unpack_from(">H", body, at)[0]
+    at += 1 + body[at]
+    padding = total - len(record) - 4
+    extensions = body[at + 2:] + struct.pack(">HH", 0xfafa, padding) + bytes(padding)
+    body = body[:at] + struct.pack(">H", len(extensions)) + extensions
+    hello = b"\x16\x03\x01" + struct.pack(">H", len(body) + 4) + b"\x01" + struct.pack(">I", len(body))[1:] + body
+    assert len(hello) == total
+    return hello
+
+
+PIECES = {"a slice of the backlog": (4096, {"TURN_US": 1}), "a piece of a large buffer": (16384, {"RECV_BUFFER_SIZE": 65536}),
+          "a piece for a small queue": (4096, {"CONN_QUEUE_MAX": 65536, "NATIVE_INFLIGHT_MAX": 1000})}
+
+
+@pytest.mark.parametrize("how", PIECES)
+def test_what_comes_behind_a_client_hello_is_never_taken_for_plaintext(daemon, authority, how):
+    """Input is given to the session in pieces; what followed the piece that began TLS was, and calls were made without a certificate."""
+    size, options = PIECES[how]
+    cert, key = authority.issue("server")
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key, TLS_CLIENT_CA=authority.cert, **options)
+    with native.Client(d) as c:
+        c.send(client_hello(size) + b"".join(native.request(i, native.next_request(count=1000)) for i in range(1, 201)))
+        while c.read(65536):
+            pass
+    assert d.stats()["total"]["ids"] == 0
+    wait_until(lambda: d.stats()["connections_ended"]["protocol"] == 1, "its end")
+
+
+@pytest.mark.parametrize("options", [{"TURN_US": 1}, {"RECV_BUFFER_SIZE": 65536}], ids=str)
+def test_a_long_client_hello(daemon, authority, options):
+    """It comes in several pieces, or slices."""
+    cert, key = authority.issue("server")
+    d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key, **options)
+    context = ssl.create_default_context(cafile=authority.cert)
+    context.set_alpn_protocols(["h2"] + [f"x{i:039}" for i in range(300)])
+    with context.wrap_socket(d.connect(), server_hostname="localhost") as s:
+        assert s.selected_alpn_protocol() == "h2"

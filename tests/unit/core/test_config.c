@@ -381,8 +381,9 @@ static void one_limit_is_checked_against_another(void **state)
 	override_refused("CQ_ENTRIES=512", "CONFIG_RING_ENTRIES (default) is 1024");
 	override_refused("ASSEMBLY_CONN_MAX=4259840", "must be at least 8388608, the block of memory for a message of "
 						      "CONFIG_MESSAGE_MAX (default), which is 4259840");
-	override_refused("ASSEMBLY_MAX=100000000",
-			 "must be at least twice CONFIG_ASSEMBLY_CONN_MAX (default), which is 67108864");
+	override_refused("ASSEMBLY_MAX=200000000",
+			 "must be at least three times CONFIG_ASSEMBLY_CONN_MAX (default), which is 67108864");
+	override_refused("TAKE_PIPELINE=65536", "must be at least 64 times CONFIG_TAKE_PIPELINE");
 	assert_int_equal(config_load(&c, NULL, LIST("HANDLER_BYTES_MAX=65536"), &why),
 			 0); /* without threads it says nothing */
 	config_done(&c);

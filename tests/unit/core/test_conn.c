@@ -576,6 +576,19 @@ static void test_a_connection_that_ends_in_the_backlog_is_freed(void **state)
 	assert_int_equal(t.s.conns.used, 0);
 }
 
+static void test_a_drain_hears_first_what_was_sent_before_it(void **state)
+{
+	is_late();
+	arrives(10000);
+	assert_int_equal(t.got, 0);
+	conn_drain(t.c);
+	assert_int_equal(t.got, 10000);
+	assert_int_equal(t.drains, 1);
+	recv_ends(0);
+	turn();
+	turn();
+}
+
 /* It kept what it held until the peer closed as well or a second had passed, and could not see it close: its receive had been stopped. */
 static void test_a_connection_that_closes_keeps_no_input_and_receives_to_the_end(void **state)
 {
@@ -715,6 +728,7 @@ int main(void)
 		T(test_a_session_that_pauses_leaves_the_backlog_until_it_resumes),
 		T(test_output_above_high_water_leaves_the_backlog_until_it_has_gone),
 		T(test_a_connection_that_ends_in_the_backlog_is_freed),
+		T(test_a_drain_hears_first_what_was_sent_before_it),
 		T(test_a_connection_that_closes_keeps_no_input_and_receives_to_the_end),
 		T(test_a_backlog_does_not_keep_who_is_gone),
 		T(test_a_connection_is_freed_after_the_last_completion_that_names_it),

@@ -9,9 +9,7 @@
 #include "core/base/check.h"
 #include "core/base/clock.h"
 #include "core/base/log.h"
-#include "core/conn.h"
-#include "core/ring.h"
-#include "core/shard.h"
+#include "tests/unit/core/ring_twin.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,18 +17,12 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { STALL_S = 2, IDLE_S = 60, CANCELS = 8 };
+enum { STALL_S = 2, IDLE_S = 60 };
 
 static struct {
 	struct shard s;
 	struct shard_opts opts;
 	struct conn *c;
-	/* The ring. */
-	bool recv_armed, recv_cancelled, sending, send_cancelled;
-	uint64_t recv_tag, send_tag, cancels[CANCELS];
-	unsigned cancel_count;
-	size_t send_len;
-	uint8_t *delivered;
 	size_t arrived;
 	/* The session. */
 	size_t got;
@@ -38,72 +30,6 @@ static struct {
 	unsigned datas, ends, drains, closes, writables, released;
 	bool busy, stays_after_end;
 } t;
-
-/* ---- twins of the ring and the shard ---- */
-
-void ring_recv(struct ring *r, int fd, uint64_t tag)
-{
-	assert_false(t.recv_armed);
-	t.recv_armed = true;
-	t.recv_cancelled = false;
-	t.recv_tag = tag;
-}
-
-void ring_send(struct ring *r, int fd, const void *p, size_t n, uint64_t tag)
-{
-	assert_false(t.sending);
-	assert_true(n > 0);
-	t.sending = true;
-	t.send_cancelled = false;
-	t.send_tag = tag;
-	t.send_len = n;
-}
-
-void ring_sendmsg(struct ring *r, int fd, const struct msghdr *m, uint64_t tag)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < m->msg_iovlen; i++)
-		n += m->msg_iov[i].iov_len;
-	ring_send(r, fd, m, n, tag);
-}
-
-static void cancelled_by(uint64_t tag)
-{
-	assert_true(t.cancel_count < CANCELS);
-	t.cancels[t.cancel_count++] = tag;
-}
-
-void ring_cancel_tag(struct ring *r, uint64_t victim, uint64_t tag)
-{
-	t.recv_cancelled |= t.recv_armed && t.recv_tag == victim;
-	cancelled_by(tag);
-}
-
-void ring_cancel_fd(struct ring *r, int fd, uint64_t tag)
-{
-	t.recv_cancelled |= t.recv_armed;
-	t.send_cancelled |= t.sending;
-	cancelled_by(tag);
-}
-
-uint8_t *ring_buf(const struct ring *r, uint16_t buf)
-{
-	return t.delivered;
-}
-
-void ring_buf_put(struct ring *r, uint16_t buf)
-{
-}
-
-void shard_unsettle(struct shard *s, struct conn *c)
-{
-}
-
-void shard_refuse(struct shard *s, int fd)
-{
-	fail();
-}
 
 /* ---- the session ---- */
 
@@ -170,16 +96,7 @@ static bool attach(struct conn *c, void *ctx)
 
 static void event(uint64_t tag, int32_t res, uint16_t flags)
 {
-	struct ring_event ev = {.tag = tag, .res = res, .flags = flags};
-	struct conn *c = slab_at(&t.s.conns, ring_tag_slot(tag));
-
-	assert_int_equal(c->gen & 0xffffff, ring_tag_gen(tag));
-	if (ring_tag_kind(tag) == SHARD_OP_RECV)
-		conn_on_recv(c, &ev);
-	else if (ring_tag_kind(tag) == SHARD_OP_SEND)
-		conn_on_send(c, &ev);
-	else
-		conn_on_cancel(c, &ev);
+	ring_complete(&t.s, tag, res, flags);
 }
 
 static void turn(void)
@@ -196,43 +113,45 @@ static void pass(uint64_t ns)
 
 static void arrives(size_t n)
 {
-	assert_true(t.recv_armed);
-	t.delivered = malloc(n);
-	assert_non_null(t.delivered);
+	assert_true(ring.recv_armed);
+	uint8_t *p = malloc(n);
+	assert_non_null(p);
 	for (size_t i = 0; i < n; i++)
-		t.delivered[i] = byte_at(t.arrived++);
-	event(t.recv_tag, (int32_t)n, RING_EV_MORE | RING_EV_BUFFER);
-	free(t.delivered);
+		p[i] = byte_at(t.arrived++);
+	ring.delivered = p;
+	event(ring.recv_tag, (int32_t)n, RING_EV_MORE | RING_EV_BUFFER);
+	free(p);
 }
 
 static void recv_ends(int32_t res)
 {
-	assert_true(t.recv_armed);
-	t.recv_armed = false;
-	event(t.recv_tag, res, 0);
+	assert_true(ring.recv_armed);
+	ring.recv_armed = false;
+	event(ring.recv_tag, res, 0);
 }
 
 static void sent(int32_t res)
 {
-	assert_true(t.sending);
-	t.sending = false;
-	event(t.send_tag, res, 0);
+	assert_true(ring.sending);
+	ring.sending = false;
+	event(ring.send_tag, res, 0);
 }
 
 /* Everything that has been cancelled completes: the cancellations first. */
 static void cancellations_complete(void)
 {
-	while (t.cancel_count)
-		event(t.cancels[--t.cancel_count], 0, 0);
-	if (t.recv_cancelled && t.recv_armed)
+	while (ring.cancel_count)
+		event(ring.cancels[--ring.cancel_count], 0, 0);
+	if (ring.recv_cancelled && ring.recv_armed)
 		recv_ends(-ECANCELED);
-	if (t.send_cancelled && t.sending)
+	if (ring.send_cancelled && ring.sending)
 		sent(-ECANCELED);
 }
 
 static int set_up(void **state)
 {
 	memset(&t, 0, sizeof t);
+	memset(&ring, 0, sizeof ring);
 	log_level_now = LOG_LEVEL_ERROR;
 	t.opts = (struct shard_opts){.conns_max = 4,
 				     .conn_queue_max = 256 << 10,
@@ -248,7 +167,7 @@ static int set_up(void **state)
 	assert_int_equal(slab_init(&t.s.conns, sizeof(struct conn), 4), 0);
 	t.c = conn_open(&t.s, open("/dev/null", O_RDWR | O_CLOEXEC));
 	assert_non_null(t.c);
-	assert_true(t.recv_armed);
+	assert_true(ring.recv_armed);
 	return 0;
 }
 
@@ -267,7 +186,7 @@ static int tear_down(void **state)
 	assert_int_equal(t.s.pool.bytes_out, 0);
 	assert_true(TAILQ_EMPTY(&t.s.backlog));
 	assert_int_equal(t.s.backlog_bytes, 0);
-	assert_false(t.recv_armed || t.sending);
+	assert_false(ring.recv_armed || ring.sending);
 	slab_done(&t.s.conns);
 	bufpool_done(&t.s.pool);
 	return 0;
@@ -280,7 +199,7 @@ static void test_a_stalled_reader_is_closed_in_the_stall_time_whatever_the_idle_
 {
 	conn_write(t.c, "x", 1);
 	turn();
-	assert_true(t.sending);
+	assert_true(ring.sending);
 	pass(STALL_S * NS_PER_S - 10 * NS_PER_MS);
 	assert_int_equal(t.closes, 0);
 	pass(20 * NS_PER_MS);
@@ -301,9 +220,9 @@ static void test_a_slow_reader_is_not_a_stalled_one(void **state)
 		pass(STALL_S * NS_PER_S * 3 / 4);
 		assert_int_equal(t.closes, 0);
 	}
-	sent((int32_t)t.send_len);
+	sent((int32_t)ring.send_len);
 	turn();
-	assert_false(t.sending);
+	assert_false(ring.sending);
 }
 
 static void test_a_send_that_begins_when_the_idle_time_ends_has_its_stall_time(void **state)
@@ -352,9 +271,9 @@ static void test_a_busy_connection_is_not_idle(void **state)
 static void test_without_buffers_the_receive_is_armed_again_at_the_turns_end(void **state)
 {
 	recv_ends(-ENOBUFS);
-	assert_false(t.recv_armed);
+	assert_false(ring.recv_armed);
 	turn();
-	assert_true(t.recv_armed);
+	assert_true(ring.recv_armed);
 	arrives(10);
 	assert_int_equal(t.got, 10);
 }
@@ -374,15 +293,15 @@ static void test_a_pause_holds_bytes_stops_the_receive_and_gives_all_back_in_ord
 	for (unsigned i = 0; i < 5; i++)
 		arrives(16384);
 	assert_int_equal(t.got, 0);
-	assert_true(t.recv_cancelled);
+	assert_true(ring.recv_cancelled);
 	arrives(7); /* had been delivered before the cancellation was noticed */
 	cancellations_complete();
 	turn();
-	assert_false(t.recv_armed);
+	assert_false(ring.recv_armed);
 	conn_resume(t.c);
 	turn();
 	assert_int_equal(t.got, 5 * 16384 + 7);
-	assert_true(t.recv_armed);
+	assert_true(ring.recv_armed);
 }
 
 /* The receive had run out of buffers by itself before its cancellation, which then hits the next one. */
@@ -394,11 +313,11 @@ static void test_a_cancellation_that_hits_the_next_receive_does_not_stop_it_for_
 	recv_ends(-ENOBUFS);
 	conn_resume(t.c);
 	turn();
-	assert_true(t.recv_armed);
-	t.recv_cancelled = true;
+	assert_true(ring.recv_armed);
+	ring.recv_cancelled = true;
 	cancellations_complete();
 	turn();
-	assert_true(t.recv_armed);
+	assert_true(ring.recv_armed);
 	arrives(3);
 	assert_int_equal(t.got, 5 * 16384 + 3);
 }
@@ -491,16 +410,16 @@ static void test_a_backlog_stops_the_receive_and_starts_it_again_at_half(void **
 {
 	is_late();
 	arrives(16384);
-	assert_false(t.recv_cancelled);
+	assert_false(ring.recv_cancelled);
 	arrives(1);
-	assert_true(t.recv_cancelled);
+	assert_true(ring.recv_cancelled);
 	cancellations_complete();
 	while (t.got < t.arrived - 8192) {
-		assert_false(t.recv_armed);
+		assert_false(ring.recv_armed);
 		conn_work_off(&t.s);
 		turn();
 	}
-	assert_true(t.recv_armed);
+	assert_true(ring.recv_armed);
 	arrives(4096);
 	while (t.got < t.arrived)
 		conn_work_off(&t.s);
@@ -555,7 +474,7 @@ static void test_output_above_high_water_leaves_the_backlog_until_it_has_gone(vo
 	conn_work_off(&t.s);
 	assert_int_equal(t.got, 0);
 	assert_true(TAILQ_EMPTY(&t.s.backlog));
-	sent((int32_t)t.send_len);
+	sent((int32_t)ring.send_len);
 	turn();
 	while (t.got < t.arrived) {
 		assert_false(TAILQ_EMPTY(&t.s.backlog));
@@ -596,7 +515,7 @@ static void test_a_connection_that_closes_keeps_no_input_and_receives_to_the_end
 	for (unsigned i = 0; i < 5; i++)
 		arrives(16384);
 	cancellations_complete();
-	assert_false(t.recv_armed);
+	assert_false(ring.recv_armed);
 	conn_write(t.c, "bye", 3);
 	conn_close(t.c);
 	turn();
@@ -640,7 +559,7 @@ static void test_a_connection_is_freed_after_the_last_completion_that_names_it(v
 	recv_ends(-ECANCELED);
 	turn();
 	assert_int_equal(t.s.conns.used, 1);
-	event(t.cancels[--t.cancel_count], 0, 0);
+	event(ring.cancels[--ring.cancel_count], 0, 0);
 	turn();
 	assert_int_equal(t.s.conns.used, 0);
 }
@@ -659,12 +578,12 @@ static void test_slices_stay_until_all_of_them_is_sent(void **state)
 	conn_write_slice(t.c, &s);
 	conn_write(t.c, "tail", 4);
 	turn();
-	assert_int_equal(t.send_len, sizeof bytes + 8);
+	assert_int_equal(ring.send_len, sizeof bytes + 8);
 	sent(5); /* ends inside the slice */
-	assert_int_equal(t.send_len, sizeof bytes + 3);
+	assert_int_equal(ring.send_len, sizeof bytes + 3);
 	assert_int_equal(t.released, 0);
 	sent(sizeof bytes - 1); /* ends where the tail begins */
-	assert_int_equal(t.send_len, 4);
+	assert_int_equal(ring.send_len, 4);
 	assert_int_equal(t.released, 0);
 	sent(4);
 	assert_int_equal(t.released, 1);
@@ -677,7 +596,7 @@ static void test_what_is_queued_is_sent_before_a_good_end(void **state)
 	conn_close(t.c);
 	assert_false(conn_write(t.c, "too late", 8));
 	turn();
-	assert_int_equal(t.send_len, 3);
+	assert_int_equal(ring.send_len, 3);
 	sent(3);
 	turn();
 	assert_int_equal(t.closes, 0); /* it lingers for the other side's end */

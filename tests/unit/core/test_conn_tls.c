@@ -11,10 +11,8 @@
 #include "core/base/check.h"
 #include "core/base/clock.h"
 #include "core/base/log.h"
-#include "core/conn.h"
-#include "core/ring.h"
-#include "core/shard.h"
 #include "core/tls.h"
+#include "tests/unit/core/ring_twin.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -42,13 +40,6 @@ static struct {
 	struct shard s;
 	struct shard_opts opts;
 	struct conn *c;
-	/* The ring. */
-	bool recv_armed, recv_cancelled, sending;
-	uint64_t recv_tag, send_tag, cancels[8];
-	unsigned cancel_count;
-	const uint8_t *send_p;
-	size_t send_len;
-	const uint8_t *delivered;
 	/* The session. */
 	size_t got;
 	unsigned closes;
@@ -59,66 +50,6 @@ static struct {
 	uint64_t seq;
 	uint8_t key[16], iv[4];
 } t;
-
-/* ---- twins of the ring and the shard ---- */
-
-void ring_recv(struct ring *r, int fd, uint64_t tag)
-{
-	assert_false(t.recv_armed);
-	t.recv_armed = true;
-	t.recv_cancelled = false;
-	t.recv_tag = tag;
-}
-
-void ring_send(struct ring *r, int fd, const void *p, size_t n, uint64_t tag)
-{
-	assert_false(t.sending);
-	t.sending = true;
-	t.send_tag = tag;
-	t.send_p = p;
-	t.send_len = n;
-}
-
-void ring_sendmsg(struct ring *r, int fd, const struct msghdr *m, uint64_t tag)
-{
-	fail();
-}
-
-static void cancelled_by(uint64_t tag)
-{
-	assert_true(t.cancel_count < ARRAY_SIZE(t.cancels));
-	t.cancels[t.cancel_count++] = tag;
-}
-
-void ring_cancel_tag(struct ring *r, uint64_t victim, uint64_t tag)
-{
-	t.recv_cancelled |= t.recv_armed && t.recv_tag == victim;
-	cancelled_by(tag);
-}
-
-void ring_cancel_fd(struct ring *r, int fd, uint64_t tag)
-{
-	t.recv_cancelled |= t.recv_armed;
-	cancelled_by(tag);
-}
-
-uint8_t *ring_buf(const struct ring *r, uint16_t buf)
-{
-	return (uint8_t *)(uintptr_t)t.delivered;
-}
-
-void ring_buf_put(struct ring *r, uint16_t buf)
-{
-}
-
-void shard_unsettle(struct shard *s, struct conn *c)
-{
-}
-
-void shard_refuse(struct shard *s, int fd)
-{
-	fail();
-}
 
 /* ---- the session: takes the first bytes for TLS, and answers nothing ---- */
 
@@ -147,14 +78,7 @@ static bool attach(struct conn *c, void *ctx)
 
 static void event(uint64_t tag, int32_t res, uint16_t flags)
 {
-	struct ring_event ev = {.tag = tag, .res = res, .flags = flags};
-	struct conn *c = slab_at(&t.s.conns, ring_tag_slot(tag));
-	if (ring_tag_kind(tag) == SHARD_OP_RECV)
-		conn_on_recv(c, &ev);
-	else if (ring_tag_kind(tag) == SHARD_OP_SEND)
-		conn_on_send(c, &ev);
-	else
-		conn_on_cancel(c, &ev);
+	ring_complete(&t.s, tag, res, flags);
 }
 
 static void turn(void)
@@ -165,19 +89,19 @@ static void turn(void)
 
 static void arrives(const uint8_t *p, size_t n)
 {
-	assert_true(t.recv_armed);
-	t.delivered = p;
-	event(t.recv_tag, (int32_t)n, RING_EV_MORE | RING_EV_BUFFER);
+	assert_true(ring.recv_armed);
+	ring.delivered = p;
+	event(ring.recv_tag, (int32_t)n, RING_EV_MORE | RING_EV_BUFFER);
 	turn();
 }
 
 /* The client reads what was sent to it. */
 static void reads(void)
 {
-	while (t.sending) {
-		BIO_write(SSL_get_rbio(t.ssl), t.send_p, (int)t.send_len);
-		t.sending = false;
-		event(t.send_tag, (int32_t)t.send_len, 0);
+	while (ring.sending) {
+		BIO_write(SSL_get_rbio(t.ssl), ring.send_p, (int)ring.send_len);
+		ring.sending = false;
+		event(ring.send_tag, (int32_t)ring.send_len, 0);
 		turn();
 	}
 }
@@ -196,15 +120,15 @@ static void end(void)
 		conn_abort(t.c, CONN_R_SHUTDOWN);
 		turn();
 	}
-	while (t.cancel_count)
-		event(t.cancels[--t.cancel_count], 0, 0);
-	if (t.recv_armed) {
-		t.recv_armed = false;
-		event(t.recv_tag, -ECANCELED, 0);
+	while (ring.cancel_count)
+		event(ring.cancels[--ring.cancel_count], 0, 0);
+	if (ring.recv_armed) {
+		ring.recv_armed = false;
+		event(ring.recv_tag, -ECANCELED, 0);
 	}
-	if (t.sending) {
-		t.sending = false;
-		event(t.send_tag, -ECANCELED, 0);
+	if (ring.sending) {
+		ring.sending = false;
+		event(ring.send_tag, -ECANCELED, 0);
 	}
 	turn();
 	assert_int_equal(t.closes, 1);
@@ -220,6 +144,7 @@ static void end(void)
 static void begin(int version, uint32_t renewals_max)
 {
 	memset(&t, 0, sizeof t);
+	memset(&ring, 0, sizeof ring);
 	t.opts = (struct shard_opts){.conns_max = 4,
 				     .conn_queue_max = 256 << 10,
 				     .stall_ns = 1000 * NS_PER_S,
@@ -327,7 +252,7 @@ static void test_renegotiations_whose_answers_are_not_read_are_bounded(void **st
 		hellos(most);
 		n += most;
 		if (t.closes == 0) {
-			assert_true(t.sending); /* the first answers, which are never taken */
+			assert_true(ring.sending); /* the first answers, which are never taken */
 			highest = tls_pending(t.c->tls) > highest ? tls_pending(t.c->tls) : highest;
 		}
 		assert_true(n < 100000);
@@ -345,7 +270,7 @@ static void test_renegotiations_are_counted(void **state)
 	for (unsigned i = 0; i < RENEWALS; i++) {
 		hellos(1);
 		assert_int_equal(t.closes, 0);
-		assert_int_equal(t.send_len, ALERT);
+		assert_int_equal(ring.send_len, ALERT);
 		reads();
 	}
 	hellos(1);
@@ -421,7 +346,7 @@ static void test_key_updates_whose_answers_are_not_read_are_bounded(void **state
 	begin(TLS1_3_VERSION, UINT32_MAX);
 	conn_write(t.c, "x", 1);
 	turn();
-	assert_true(t.sending);
+	assert_true(ring.sending);
 	while (t.closes == 0) {
 		key_updates(100);
 		n += 100;

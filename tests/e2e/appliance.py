@@ -13,7 +13,7 @@ BUILD = os.path.abspath(os.environ.get("ORDINAL_BUILD") or os.path.join(ROOT, "b
 ORDINALD = os.path.join(BUILD, "ordinald")
 ORDINAL = os.path.join(BUILD, "ordinal")
 PATIENCE_S = 60  # for what should happen at once; a loaded machine may take its time
-COMPLAINTS = re.compile(r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|runtime error:|CHECK|assertion", re.I)
+COMPLAINTS = re.compile(r"AddressSanitizer|LeakSanitizer|ThreadSanitizer|runtime error:|check failed|assertion", re.I)
 
 
 def is_sanitized():

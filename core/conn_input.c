@@ -254,8 +254,14 @@ void conn_work_off(struct shard *s)
 
 void conn_receive(struct conn *c, const uint8_t *p, size_t n)
 {
-	if (unlikely(c->backlogged && is_backlog_full(c->shard)))
+	if (unlikely(c->backlogged && is_backlog_full(c->shard))) {
+		const struct tls *before = c->tls;
 		conn_input_finish(c);
+		if (c->tls != before) { /* what was held has begun TLS: these are records, too */
+			conn_tls_input(c, p, n);
+			return;
+		}
+	}
 	while (likely(may_deliver(c) && !c->held.p)) {
 		size_t most = piece_max(c);
 		if (unlikely(is_late(c->shard, n))) {

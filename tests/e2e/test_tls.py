@@ -364,12 +364,12 @@ def test_what_comes_behind_a_client_hello_is_never_taken_for_plaintext(daemon, a
     wait_until(lambda: d.stats()["connections_ended"]["protocol"] == 1, "its end")
 
 
-@pytest.mark.parametrize("options", [{"TURN_US": 1}, {"RECV_BUFFER_SIZE": 65536}], ids=str)
+@pytest.mark.parametrize("options", [{"TURN_US": 1}, {"TURN_US": 1, "BACKLOG_BYTES": 1}, {"RECV_BUFFER_SIZE": 65536}], ids=str)
 def test_a_long_client_hello(daemon, authority, options):
     """It comes in several pieces, or slices."""
     cert, key = authority.issue("server")
     d = daemon(SHARDS=1, TLS_CERT=cert, TLS_KEY=key, **options)
     context = ssl.create_default_context(cafile=authority.cert)
-    context.set_alpn_protocols(["h2"] + [f"x{i:039}" for i in range(300)])
+    context.set_alpn_protocols(["h2"] + [f"x{i:039}" for i in range(1200)])
     with context.wrap_socket(d.connect(), server_hostname="localhost") as s:
         assert s.selected_alpn_protocol() == "h2"

@@ -84,14 +84,14 @@ struct jlog {
 	uint64_t seq, synced_seq;     /* of the last record written; of the last one synced */
 	uint64_t noted_seq;           /* of the last note on disk */
 	uint64_t last_mark;
-	uint64_t first_mark;  /* of the active segment; UINT64_MAX: it has no record of a user's */
-	int64_t begin_ns;     /* created_ns of the active segment */
-	uint64_t first_live;  /* segment number */
-	uint64_t dropped;     /* segments below this one are dropped as files, too; follows first_live */
-	bool next_ready;      /* number + 1 is there, with its header, synced with its name */
-	bool ahead_blocked;   /* no space to fill ahead: do it when it is needed, and fail then */
-	bool spares_unsynced; /* renames to spare names that the directory's sync has not covered */
-	uint64_t spares[JLOG_SPARES];
+	uint64_t first_mark;          /* of the active segment; UINT64_MAX: it has no record of a user's */
+	int64_t begin_ns;             /* created_ns of the active segment */
+	uint64_t first_live;          /* segment number */
+	uint64_t dropped;             /* segments below this one are dropped as files, too; follows first_live */
+	bool next_ready;              /* number + 1 is there, with its header, synced with its name */
+	bool ahead_blocked;           /* no space to fill ahead: do it when it is needed, and fail then */
+	bool spares_unsynced;         /* renames to spare names that the directory's sync has not covered */
+	uint64_t spares[JLOG_SPARES]; /* numbers of the spare files in the folder, each once */
 	unsigned nspares;
 	uint8_t *tail_block; /* direct: the JF_BLOCK bytes around tail, as on disk */
 	struct jentry *group_first, **group_last;

@@ -97,14 +97,6 @@ static void add_number(struct numbers *l, uint64_t v)
 	l->v[l->n++] = v;
 }
 
-static bool has_number(const struct numbers *l, uint64_t v)
-{
-	for (uint32_t i = 0; i < l->n; i++)
-		if (l->v[i] == v)
-			return true;
-	return false;
-}
-
 static void see_name(void *arg, const char *name, bool is_dir)
 {
 	struct scan *s = arg;
@@ -472,7 +464,7 @@ static int tidy(struct scan *s)
 		uint64_t number = s->files.v[i];
 
 		if (number < log->first_live || number > log->number)
-			err = jlog_retire(log, s->io, number, !has_number(&s->spares, number));
+			err = jlog_retire(log, s->io, number, true);
 	}
 	if (err == 0)
 		err = jio_sync_dir(s->io, log->name);

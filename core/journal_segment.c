@@ -10,6 +10,8 @@
  * the first record goes in. 2. The header of a spare is written over only after the directory's sync covers its having
  * become one. 3. A trimmed file is renamed or unlinked only after the record that says it is trimmed is synced. 4.
  * Bytes below `filled` are written and in the file's synced size, so that a group's sync has no metadata to commit.
+ * 5. After every step, failed ones included, log->spares lists exactly the spare files that are in the folder, each
+ * once.
  *
  * Runs in the journal thread; while a log is being opened, in the opener's; at the end, in the closer's.
  */
@@ -123,33 +125,55 @@ static int write_header(struct jlog *log, struct jio *io, int fd, const char *pa
 	return err != 0 ? err : jio_sync(io, fd, path);
 }
 
+/* Opens the spare that is to become a segment: the newest of the list or, where the list is empty, a new file under the
+ * spare name of segment `number`, which the list then holds. *ret_old: the file was in use before. A handle or -errno. */
+static int open_spare(struct jlog *log, struct jio *io, uint64_t number, char path[JPATH_MAX], bool *ret_old)
+{
+	int fd;
+
+	while (log->nspares > 0) {
+		jlog_spare_path(log, log->spares[log->nspares - 1], path);
+		fd = jio_open(io, path, 0);
+		if (fd != -ENOENT) {
+			*ret_old = true;
+			return fd;
+		}
+		log->nspares--; /* somebody has removed the file by hand */
+	}
+	jlog_spare_path(log, number, path);
+	fd = jio_open(io, path, JD_CREATE);
+	if (fd >= 0)
+		log->spares[log->nspares++] = number;
+	*ret_old = false;
+	return fd;
+}
+
 int jlog_prepare(struct jlog *log, struct jio *io, uint64_t number)
 {
 	char path[JPATH_MAX], spare[JPATH_MAX];
-	bool recycled = log->nspares > 0;
+	bool recycled;
 	int fd, err;
 
-	if (recycled && log->spares_unsynced) {
+	if (log->nspares > 0 && log->spares_unsynced) {
 		err = jio_sync_dir(io, log->name);
 		if (err != 0)
 			return err;
 		log->spares_unsynced = false;
 	}
-	jlog_spare_path(log, recycled ? log->spares[log->nspares - 1] : number, spare);
-	jlog_segment_path(log, number, path);
-	fd = jio_open(io, spare, recycled ? 0 : JD_CREATE);
+	fd = open_spare(log, io, number, spare, &recycled);
 	if (fd < 0)
 		return fd;
+	jlog_segment_path(log, number, path);
 	err = write_header(log, io, fd, spare, number);
 	jio_close(io, &fd);
 	if (err == 0)
 		err = jio_rename(io, spare, path);
-	if (err == 0)
-		err = jio_sync_dir(io, log->name);
 	if (err != 0)
 		return err;
-	if (recycled)
-		log->nspares--;
+	log->nspares--;
+	err = jio_sync_dir(io, log->name);
+	if (err != 0)
+		return err;
 	journal_count(&log->j->stats.prepared, 1);
 	journal_count(&log->j->stats.recycled, recycled);
 	return 0;
@@ -180,13 +204,23 @@ int jlog_roll(struct jlog *log, struct jio *io)
 	return err != 0 ? jio_fail(io, err, log->name, "out of memory") : 0;
 }
 
+static bool has_spare(const struct jlog *log, uint64_t number)
+{
+	for (unsigned i = 0; i < log->nspares; i++)
+		if (log->spares[i] == number)
+			return true;
+	return false;
+}
+
 int jlog_retire(struct jlog *log, struct jio *io, uint64_t number, bool recycle)
 {
 	char path[JPATH_MAX], spare[JPATH_MAX];
 	int err;
 
 	jlog_segment_path(log, number, path);
-	if (!recycle || log->nspares == JLOG_SPARES)
+	/* A number is used again after recovery has made a spare of a file beyond the log's end: the rename would then
+	 * replace that spare. */
+	if (!recycle || log->nspares == JLOG_SPARES || has_spare(log, number))
 		return jio_unlink(io, path);
 	jlog_spare_path(log, number, spare);
 	err = jio_rename(io, path, spare);

@@ -140,6 +140,35 @@ static inline void rig_kill(struct rig *r)
 	r->j = NULL;
 }
 
+/* Whether each log's list of spares names the spare files in its folder, each once. */
+static inline bool rig_spares_are_listed(const struct rig *r)
+{
+	for (int i = 0; i < RIG_LOGS; i++) {
+		const struct jlog *log = r->log[i];
+		unsigned found = 0;
+
+		for (int k = 0; k < r->sim->now.n; k++) {
+			const char *slash = strrchr(r->sim->now.v[k].path, '/');
+
+			found += slash != NULL && strncmp(slash, "/spare-", 7) == 0 &&
+				 sim_is_in(r->sim->now.v[k].path, jlog_name(log));
+		}
+		for (unsigned k = 0; k < log->nspares; k++) {
+			char path[JPATH_MAX];
+
+			jlog_spare_path(log, log->spares[k], path);
+			if (sim_find(&r->sim->now, path) == NULL)
+				return false;
+			for (unsigned m = 0; m < k; m++)
+				if (log->spares[m] == log->spares[k])
+					return false;
+		}
+		if (found != log->nspares)
+			return false;
+	}
+	return true;
+}
+
 /* Opens journal and logs. 0 or the error, with r->why set. */
 static inline int rig_open(struct rig *r)
 {
@@ -162,8 +191,10 @@ static inline int rig_open(struct rig *r)
 		if (err == 0)
 			err = journal_port_new(r->j, &r->bell, 64, &r->port[i]);
 	}
-	if (err == 0)
+	if (err == 0) {
+		CHECK(rig_spares_are_listed(r));
 		return 0;
+	}
 	if (r->j != NULL) { /* no clean close of what did not open */
 		bool dead = r->sim->dead;
 
@@ -203,6 +234,7 @@ static inline int rig_turn(struct rig *r)
 
 	while (worked && err == 0) {
 		err = journal_turn(r->j, &worked);
+		CHECK(rig_spares_are_listed(r));
 		for (int i = 0; i < RIG_LOGS; i++)
 			r->l[i].published = jlog_durable(r->log[i]);
 	}

@@ -191,9 +191,9 @@ static inline void sim_change(struct sim *s, const char *from, const char *to, i
 {
 	struct sim_change *c = &s->changes[s->nchanges];
 
-	CHECK(s->nchanges < SIM_NAMES);
-	snprintf(c->from, sizeof c->from, "%s", from);
-	snprintf(c->to, sizeof c->to, "%s", to);
+	CHECK(s->nchanges < SIM_NAMES && strlen(from) < SIM_PATH && strlen(to) < SIM_PATH);
+	memcpy(c->from, from, strlen(from) + 1);
+	memcpy(c->to, to, strlen(to) + 1);
 	c->file = file;
 	s->nchanges++;
 	sim_apply(&s->now, c);

@@ -189,6 +189,116 @@ static void no_space_at_all_is_an_answer_at_opening(void **state)
 	sim_done(&sim);
 }
 
+/* ---- spare files ---- */
+
+/* Appends to log 0 until it goes on in another segment. */
+static void fill_a_segment(struct rig *r)
+{
+	uint64_t number = r->log[0]->number;
+
+	while (r->log[0]->number == number) {
+		assert_true(rig_append(r, 0));
+		assert_int_equal(rig_turn(r), 0);
+	}
+}
+
+static void trim_all(struct rig *r)
+{
+	r->l[0].trimmed = r->l[0].published;
+	assert_true(journal_trim(r->port[0], r->log[0], r->l[0].trimmed));
+	assert_int_equal(rig_turn(r), 0);
+}
+
+/* A restart makes a spare of the segment that was prepared, and gives its number out again. */
+static void a_number_used_again_is_listed_once_among_the_spares(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+
+	sim_init(&sim);
+	rig_init(&r, &sim, JOURNAL_FDATASYNC);
+	assert_int_equal(rig_open(&r), 0);
+	fill_a_segment(&r);
+	while (!r.log[0]->next_ready) {
+		assert_true(rig_append(&r, 0));
+		assert_int_equal(rig_turn(&r), 0);
+	}
+	rig_kill(&r);
+	sim.dead = sim.locked = false;
+	assert_int_equal(rig_open(&r), 0);
+	rig_adopt(&r);
+	assert_int_equal(r.log[0]->nspares, 1);
+	assert_int_equal(r.log[0]->spares[0], r.log[0]->number + 1);
+	trim_all(&r); /* a second spare, which is used first */
+	for (int i = 0; i < 6; i++) {
+		fill_a_segment(&r);
+		trim_all(&r);
+	}
+	for (int i = 0; i < 4; i++) /* until every spare has been used */
+		fill_a_segment(&r);
+	assert_int_equal(rig_close(&r), 0);
+	rig_done(&r);
+	sim_done(&sim);
+}
+
+/* An error between two steps of preparing a segment leaves a file under a spare's name. */
+static void a_spare_left_by_an_error_is_listed(void **state)
+{
+	for (uint64_t n = 0;; n++) {
+		static struct rig r;
+		static struct sim sim;
+		struct jio io = {.d = &r.disk};
+		bool happened;
+
+		sim_init(&sim);
+		rig_init(&r, &sim, JOURNAL_FDATASYNC);
+		assert_int_equal(rig_open(&r), 0);
+		sim.fail_at = sim.ops + n;
+		sim.fail_err = -ENOSPC;
+		if (jlog_prepare(r.log[0], &io, 2) == 0)
+			assert_int_equal(r.log[0]->nspares, 0);
+		assert_true(rig_spares_are_listed(&r));
+		happened = sim.failed;
+		rig_kill(&r);
+		rig_done(&r);
+		sim_done(&sim);
+		if (!happened)
+			break;
+		assert_true(n < 20);
+	}
+}
+
+static void a_spare_removed_by_hand_is_made_again(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+	char path[JPATH_MAX];
+
+	sim_init(&sim);
+	rig_init(&r, &sim, JOURNAL_FDATASYNC);
+	assert_int_equal(rig_open(&r), 0);
+	fill_a_segment(&r);
+	fill_a_segment(&r);
+	trim_all(&r);
+	assert_true(r.log[0]->nspares > 0);
+	for (unsigned i = 0; i < r.log[0]->nspares; i++) {
+		jlog_spare_path(r.log[0], r.log[0]->spares[i], path);
+		assert_int_equal(sim_unlink(&sim, path), 0);
+	}
+	while (!r.log[0]->next_ready) {
+		bool worked;
+
+		assert_true(rig_append(&r, 0));
+		do
+			assert_int_equal(journal_turn(r.j, &worked), 0);
+		while (worked);
+	}
+	assert_true(rig_spares_are_listed(&r));
+	assert_int_equal(rig_close(&r), 0);
+	rig_done(&r);
+	sim_done(&sim);
+}
+
 /* ---- damage ---- */
 
 struct extent {
@@ -455,6 +565,9 @@ int main(void)
 		cmocka_unit_test(a_sync_tried_again_is_noticed),
 		cmocka_unit_test(what_a_kill_left_is_synced_before_it_counts),
 		cmocka_unit_test(no_space_at_all_is_an_answer_at_opening),
+		cmocka_unit_test(a_number_used_again_is_listed_once_among_the_spares),
+		cmocka_unit_test(a_spare_left_by_an_error_is_listed),
+		cmocka_unit_test(a_spare_removed_by_hand_is_made_again),
 		cmocka_unit_test(damage_is_refused_after_a_clean_stop),
 		cmocka_unit_test(damage_is_refused_after_an_idle_while),
 		cmocka_unit_test(damage_before_the_last_group_is_refused_after_a_kill),

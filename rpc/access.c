@@ -3,6 +3,11 @@
  * A principal's number is the beginning of the digest of its credential (of "cert:NAME" for certificates), so it outlives a reload of the file. That
  * two credentials of a file have equal numbers is refused when it is read; it does not happen. What a token proves is decided on the
  * whole digest.
+ *
+ * Digests are found by a table of groups. A secret number, drawn when the file is read, decides which group a digest belongs to, so that nobody can
+ * choose tokens that meet in one group. `order` lists the principals group by group, and group g begins at order[begin[g]]. A search compares `ways`
+ * digests from there on, which is the size of the largest group: the same number of comparisons for every token, good or wrong, and the same however many
+ * rules there are. Entries of a following group do no harm, because whole digests are compared.
  */
 #include "rpc/access.h"
 #include "core/base/check.h"
@@ -18,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -45,6 +51,10 @@ struct access {
 	atomic_uint refs;
 	unsigned count;
 	struct principal *principal; /* sorted by who */
+	uint64_t secret[2];          /* of the table of digests */
+	uint32_t groups, ways;       /* groups: a power of two */
+	uint32_t *begin;             /* by group */
+	uint32_t *order;             /* numbers of principals, and `ways` more at the end */
 };
 
 /* Reading. */
@@ -244,6 +254,54 @@ static int take_line(struct reader *r, struct span line)
 	return rc;
 }
 
+/* The table of digests. */
+
+enum { WAYS_MAX = 8 };
+
+static uint32_t group_of(const struct access *a, const uint8_t digest[ACCESS_DIGEST])
+{
+	uint64_t h = (load_le64(digest) ^ a->secret[0]) * (a->secret[1] | 1);
+	h ^= load_le64(digest + 8);
+	h *= a->secret[1] | 1;
+	return (uint32_t)(h >> 32) & (a->groups - 1);
+}
+
+/* Sorts the principals into the groups by counting. */
+static int fill_groups(struct access *a)
+{
+	free(a->begin);
+	free(a->order);
+	a->begin = calloc(a->groups + 1, sizeof *a->begin);
+	a->order = calloc(a->count + WAYS_MAX, sizeof *a->order);
+	if (!a->begin || !a->order)
+		return -ENOMEM;
+	for (unsigned i = 0; i < a->count; i++)
+		a->begin[group_of(a, a->principal[i].digest)]++;
+	a->ways = 1;
+	for (uint32_t g = 0, at = 0; g < a->groups; g++) {
+		uint32_t n = a->begin[g];
+		a->ways = n > a->ways ? n : a->ways;
+		a->begin[g] = at += n;
+	}
+	for (unsigned i = 0; i < a->count; i++)
+		a->order[--a->begin[group_of(a, a->principal[i].digest)]] = i;
+	return 0;
+}
+
+/* Doubles the number of groups until the largest has WAYS_MAX. As digests are spread evenly, one attempt is nearly always enough. */
+static int make_table(struct access *a)
+{
+	int rc;
+	if (getrandom(a->secret, sizeof a->secret, 0) != (ssize_t)sizeof a->secret)
+		return -errno;
+	a->groups = 1;
+	while (a->groups < a->count)
+		a->groups *= 2;
+	while ((rc = fill_groups(a)) == 0 && a->ways > WAYS_MAX)
+		a->groups *= 2;
+	return rc;
+}
+
 static int by_who(const void *a, const void *b)
 {
 	const struct principal *x = a, *y = b;
@@ -264,7 +322,7 @@ static int settle(struct reader *r)
 			return refuse(r, "\"%.60s\" and \"%.60s\" have the same credential", a->principal[i - 1].name,
 				      a->principal[i].name);
 	}
-	return 0;
+	return make_table(a);
 }
 
 int access_parse(struct span text, const char *path, struct access **ret, const char **ret_why)
@@ -370,6 +428,8 @@ void access_put(struct access *a)
 		free(a->principal[i].patterns);
 	}
 	free(a->principal);
+	free(a->begin);
+	free(a->order);
 	free(a);
 }
 
@@ -388,8 +448,9 @@ void access_digest(struct span token, uint8_t ret[ACCESS_DIGEST])
 uint64_t access_who_digest(const struct access *a, const uint8_t digest[ACCESS_DIGEST])
 {
 	uint64_t who = ACCESS_WHO_UNKNOWN;
-	for (unsigned i = 0; i < a->count; i++) {
-		const struct principal *p = &a->principal[i];
+	const uint32_t *order = a->order + a->begin[group_of(a, digest)];
+	for (uint32_t i = 0; i < a->ways; i++) {
+		const struct principal *p = &a->principal[order[i]];
 		uint64_t same = (CRYPTO_memcmp(p->digest, digest, ACCESS_DIGEST) == 0) & p->is_token;
 		who ^= (who ^ p->who) & (0 - same);
 	}
@@ -491,12 +552,14 @@ enum access_verdict access_check(const struct access *a, uint64_t who, enum acce
 	enum access_verdict v = known(a, who, &p);
 	if (v)
 		return v;
+	bool fits = name.n <= ACCESS_NAME_MAX;
 	for (unsigned i = 0; i < p->rights; i++) {
 		const struct right *r = &p->right[i];
 		if (r->right == ACCESS_ADMIN)
 			return ACCESS_OK;
-		if (r->right == right && (right > ACCESS_SUBSCRIBE ||
-					  access_matches((struct span){(const uint8_t *)r->pattern, r->n}, name)))
+		if (r->right == right &&
+		    (right > ACCESS_SUBSCRIBE ||
+		     (fits && access_matches((struct span){(const uint8_t *)r->pattern, r->n}, name))))
 			return ACCESS_OK;
 	}
 	return ACCESS_DENIED;

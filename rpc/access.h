@@ -13,8 +13,8 @@
  * the default sequence); stats, for figures over the network (rpc/svc_stats.h; the stats socket is guarded by its file's mode); admin, or '*', is
  * all of them.
  *
- * A set of rules is read-only and counted: any thread. Tokens are kept and compared as digests only, all of them each time, so that the time tells
- * nothing. What a session keeps of a credential is a number (`who`) that means the same under later rules, or nothing under any.
+ * A set of rules is read-only and counted: any thread. Tokens are kept and compared as digests only, and each search compares the same small number of
+ * digests, whether it finds one or not: so the time tells nothing, and wrong tokens cost no more where there are many rules. What a session keeps of a credential is a number (`who`) that means the same under later rules, or nothing under any.
  */
 #ifndef ORDINAL_RPC_ACCESS_H
 #define ORDINAL_RPC_ACCESS_H
@@ -29,6 +29,7 @@
 #define ACCESS_PRINCIPALS_MAX 10000 /* lines */
 #define ACCESS_RIGHTS_MAX 64        /* of a principal */
 #define ACCESS_WORD_MAX 512         /* bytes of a name or a pattern */
+#define ACCESS_NAME_MAX 128         /* bytes: no sequence or stream has a longer name, and no pattern is tried on one */
 
 enum access_right { ACCESS_IDS, ACCESS_PUBLISH, ACCESS_SUBSCRIBE, ACCESS_STATS, ACCESS_ADMIN };
 enum access_verdict {
@@ -66,7 +67,8 @@ bool access_bearer(struct span value, struct span *ret_token);
 
 /* Whether `who` is anybody at all, now. */
 enum access_verdict access_check_known(const struct access *a, uint64_t who);
-/* Whether `who` has the right, now; `name` is the sequence or the stream (ACCESS_IDS, _PUBLISH, _SUBSCRIBE). */
+/* Whether `who` has the right, now; `name` is the sequence or the stream (ACCESS_IDS, _PUBLISH, _SUBSCRIBE). A name of more than
+ * ACCESS_NAME_MAX bytes is for administrators alone: what a client sends as a name may have megabytes. */
 enum access_verdict access_check(const struct access *a, uint64_t who, enum access_right right, struct span name);
 /* The name of a principal, or "". */
 const char *access_name(const struct access *a, uint64_t who);

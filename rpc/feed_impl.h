@@ -7,6 +7,7 @@
 #include "rpc/svc_feed.h"
 
 #include <stdatomic.h>
+#include <sys/queue.h>
 
 #define FEED_REORDER_MS_MAX                                                                                            \
 	60000 /* that a subscriber may ask for: promised by ordinal.proto; FEED_REORDER_BYTES and _TOTAL bound the memory */
@@ -82,9 +83,9 @@ struct feed_many {
 	struct svc_feed *feed;
 	struct feed_item *first, **last;
 	struct feed_many *next, **link; /* all of the shard */
-	struct feed_many *dirty_next;
-	uint32_t waiting; /* items */
-	uint64_t taken;   /* requests in all, but for a bad one that ends it */
+	TAILQ_ENTRY(feed_many) touched; /* while dirty */
+	uint32_t waiting;               /* items */
+	uint64_t taken;                 /* requests in all, but for a bad one that ends it */
 	struct feed_out out;
 	bool half_closed, paused, dirty, blocked;
 	bool ending; /* no more is taken; the end follows the last answer */
@@ -109,16 +110,16 @@ struct feed_sub {
 	struct feed_count *count; /* NULL until the stream is known */
 	struct feed_out out;
 	struct feed_sub *next, **link; /* all of the shard */
-	struct feed_sub *run_next;
-	bool running;                 /* on the list of those to be pumped */
-	bool blocked;                 /* the call takes no more for now */
-	bool waiting;                 /* the cursor will say when it is ready */
-	bool dropping;                /* the next gap is our own doing */
-	bool gone;                    /* GOING_AWAY has been put; the end follows */
-	uint64_t allowed_lag;         /* what it lagged when it went live, or less; the bound counts from there */
-	struct feed_reorder *reorder; /* NULL: none */
-	struct timer timer;           /* with a reorder window: when the next frames are due */
-	char *name;                   /* where there are rules of access: the stream's, to ask them again */
+	TAILQ_ENTRY(feed_sub) run;     /* while running */
+	bool running;                  /* on the list of those to be pumped */
+	bool blocked;                  /* the call takes no more for now */
+	bool waiting;                  /* the cursor will say when it is ready */
+	bool dropping;                 /* the next gap is our own doing */
+	bool gone;                     /* GOING_AWAY has been put; the end follows */
+	uint64_t allowed_lag;          /* what it lagged when it went live, or less; the bound counts from there */
+	struct feed_reorder *reorder;  /* NULL: none */
+	struct timer timer;            /* with a reorder window: when the next frames are due */
+	char *name;                    /* where there are rules of access: the stream's, to ask them again */
 };
 
 struct svc_feed {
@@ -130,9 +131,9 @@ struct svc_feed {
 	uint32_t subs_made; /* slots that the report may look at; stored with release */
 	struct feed_sub *subscribers;
 	struct feed_many *publishers;
-	struct feed_sub *run, **run_last; /* subscribers to be pumped this turn */
-	struct feed_many *dirty, **dirty_last;
-	struct feed_count *count; /* of each stream by its number */
+	TAILQ_HEAD(, feed_sub) run;    /* subscribers to be pumped this turn */
+	TAILQ_HEAD(, feed_many) dirty; /* PublishMany calls to be looked at this turn */
+	struct feed_count *count;      /* of each stream by its number */
 	bool draining;
 	uint64_t drain_ns; /* when it began */
 	struct timer tick;

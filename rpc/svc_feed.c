@@ -53,78 +53,50 @@ void feed_refuse(struct call *c, enum stream_error e)
 
 void feed_run(struct feed_sub *sub)
 {
-	struct svc_feed *f = sub->feed;
-
 	if (sub->running)
 		return;
 	sub->running = true;
-	sub->run_next = NULL;
-	*f->run_last = sub;
-	f->run_last = &sub->run_next;
-}
-
-static struct feed_sub *run_pop(struct svc_feed *f)
-{
-	struct feed_sub *sub = f->run;
-
-	f->run = sub->run_next;
-	if (!f->run)
-		f->run_last = &f->run;
-	sub->running = false;
-	return sub;
+	TAILQ_INSERT_TAIL(&sub->feed->run, sub, run);
 }
 
 void feed_run_cancel(struct feed_sub *sub)
 {
-	struct svc_feed *f = sub->feed;
-	struct feed_sub **p = &f->run;
-
 	if (!sub->running)
 		return;
-	while (*p != sub)
-		p = &(*p)->run_next;
-	*p = sub->run_next;
-	if (!*p)
-		f->run_last = p;
 	sub->running = false;
+	TAILQ_REMOVE(&sub->feed->run, sub, run);
+}
+
+static struct feed_sub *run_pop(struct svc_feed *f)
+{
+	struct feed_sub *sub = TAILQ_FIRST(&f->run);
+
+	feed_run_cancel(sub);
+	return sub;
 }
 
 void feed_touch(struct feed_many *m)
 {
-	struct svc_feed *f = m->feed;
-
 	if (m->dirty)
 		return;
 	m->dirty = true;
-	m->dirty_next = NULL;
-	*f->dirty_last = m;
-	f->dirty_last = &m->dirty_next;
-}
-
-static struct feed_many *dirty_pop(struct svc_feed *f)
-{
-	struct feed_many *m = f->dirty;
-
-	f->dirty = m->dirty_next;
-	if (!f->dirty)
-		f->dirty_last = &f->dirty;
-	m->dirty = false;
-	return m;
+	TAILQ_INSERT_TAIL(&m->feed->dirty, m, touched);
 }
 
 void feed_touch_cancel(struct feed_many *m)
 {
-	struct svc_feed *f = m->feed;
-	struct feed_many **p = &f->dirty;
-
 	if (!m->dirty)
 		return;
-	while (*p != m)
-		p = &(*p)->dirty_next;
-	*p = m->dirty_next;
-	if (!*p)
-		f->dirty_last = p;
 	m->dirty = false;
+	TAILQ_REMOVE(&m->feed->dirty, m, touched);
+}
+
+static struct feed_many *dirty_pop(struct svc_feed *f)
+{
+	struct feed_many *m = TAILQ_FIRST(&f->dirty);
+
+	feed_touch_cancel(m);
+	return m;
 }
 
 /* The turn. */
@@ -161,9 +133,9 @@ void svc_feed_turn(struct rpc_shard *r)
 	struct svc_feed *f = r->feed;
 
 	streams_view_turn(f->view, &ops, f);
-	while (f->dirty)
+	while (!TAILQ_EMPTY(&f->dirty))
 		feed_many_turn(dirty_pop(f));
-	while (f->run)
+	while (!TAILQ_EMPTY(&f->run))
 		feed_sub_pump(run_pop(f));
 	tell_work(f);
 }
@@ -172,7 +144,7 @@ bool svc_feed_pending(struct rpc_shard *r)
 {
 	struct svc_feed *f = r->feed;
 
-	return f->run || f->dirty || streams_view_has_work(f->view);
+	return !TAILQ_EMPTY(&f->run) || !TAILQ_EMPTY(&f->dirty) || streams_view_has_work(f->view);
 }
 
 /* The tick. */
@@ -276,8 +248,8 @@ int svc_feed_start(struct rpc_shard *r, struct feed *s)
 		return -ENOMEM;
 	f->rpc = r;
 	f->shared = s;
-	f->run_last = &f->run;
-	f->dirty_last = &f->dirty;
+	TAILQ_INIT(&f->run);
+	TAILQ_INIT(&f->dirty);
 	f->tick.fire = on_tick;
 	f->room.max = s->opts.reorder_total;
 	f->count = calloc(s->opts.streams_max, sizeof *f->count);

@@ -11,10 +11,24 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <openssl/crypto.h>
 
 /* Of "secret" and "other". */
 #define SECRET "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b"
 #define OTHER "d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa"
+
+/* Comparisons of digests: this stands in for the library's function of the same name. */
+static unsigned compared;
+
+int CRYPTO_memcmp(const void *a, const void *b, size_t n)
+{
+	const uint8_t *x = a, *y = b;
+	uint8_t differs = 0;
+	compared++;
+	for (size_t i = 0; i < n; i++)
+		differs |= x[i] ^ y[i];
+	return differs;
+}
 
 static struct span text(const char *s)
 {
@@ -219,6 +233,52 @@ static void test_a_source_hands_out_what_is_in_force(void **state)
 	assert_null(access_source_get(&s, &after));
 }
 
+/* P12: a stranger's wrong token cost a comparison with each of 10,000 rules, on the thread that serves everybody. */
+static void test_a_token_costs_the_same_with_ten_thousand_rules(void **state)
+{
+	char *rules = calloc(ACCESS_PRINCIPALS_MAX, 128), *at = rules, token[32];
+	assert_non_null(rules);
+	for (unsigned i = 0; i < ACCESS_PRINCIPALS_MAX; i++) {
+		uint8_t digest[ACCESS_DIGEST];
+		int n = snprintf(token, sizeof token, "token-%u", i);
+		access_digest((struct span){(uint8_t *)token, (size_t)n}, digest);
+		at += sprintf(at, "p%u sha256:", i);
+		for (unsigned k = 0; k < sizeof digest; k++)
+			at += sprintf(at, "%02x", digest[k]);
+		at += sprintf(at, " ids:s%u\n", i);
+	}
+	struct access *a = parse(rules);
+	unsigned steps = 0;
+	for (unsigned i = 0; i < 2 * ACCESS_PRINCIPALS_MAX; i++) {
+		char name[32] = "";
+		snprintf(token, sizeof token, "token-%u", i);
+		if (i < ACCESS_PRINCIPALS_MAX)
+			snprintf(name, sizeof name, "p%u", i);
+		compared = 0;
+		assert_string_equal(access_name(a, access_who_token(a, text(token))), name);
+		if (steps == 0)
+			steps = compared;
+		assert_int_equal(compared, steps); /* hits and misses alike, so that the time tells nothing */
+	}
+	assert_in_range(steps, 1, 8);
+	access_put(a);
+	free(rules);
+}
+
+/* A name in a request may have as many bytes as a message: no pattern is tried on more than a name can have. */
+static void test_patterns_are_not_tried_on_endless_names(void **state)
+{
+	struct access *a = parse("one sha256:" SECRET " subscribe:*\nroot sha256:" OTHER " admin");
+	char name[ACCESS_NAME_MAX + 2];
+	memset(name, 'x', sizeof name);
+	name[ACCESS_NAME_MAX + 1] = 0;
+	uint64_t one = access_who_token(a, text("secret"));
+	assert_int_equal(access_check(a, one, ACCESS_SUBSCRIBE, text(name + 1)), ACCESS_OK);
+	assert_int_equal(access_check(a, one, ACCESS_SUBSCRIBE, text(name)), ACCESS_DENIED);
+	assert_int_equal(access_check(a, access_who_token(a, text("other")), ACCESS_SUBSCRIBE, text(name)), ACCESS_OK);
+	access_put(a);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -231,6 +291,8 @@ int main(void)
 		cmocka_unit_test(test_files_that_cannot_be_read),
 		cmocka_unit_test(test_patterns),
 		cmocka_unit_test(test_bearer),
+		cmocka_unit_test(test_a_token_costs_the_same_with_ten_thousand_rules),
+		cmocka_unit_test(test_patterns_are_not_tried_on_endless_names),
 		cmocka_unit_test(test_a_source_hands_out_what_is_in_force),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

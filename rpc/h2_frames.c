@@ -83,7 +83,7 @@ static void new_stream(struct h2_session *s, uint32_t id, const struct h2_head *
 		h2_reset(s, id, H2_REFUSED_STREAM, false);
 		return;
 	}
-	if (unlikely(s->open >= s->rpc->opts->streams_max)) {
+	if (unlikely(s->streams.used >= s->rpc->opts->streams_max)) {
 		/* Before it has seen our SETTINGS a client cannot know better. */
 		count_add(&s->rpc->refused_streams, 1);
 		call_note_refusal(s->rpc, s->conn, REFUSAL_CALLS, "a stream beyond STREAMS_MAX");
@@ -353,7 +353,7 @@ static void on_ping(struct h2_session *s, const struct h2_frame *f, const uint8_
 	if (!(f->flags & H2_F_ACK))
 		h2_put(s, H2_PING, H2_F_ACK, 0, p, 8);
 	else if (s->draining == H2_DRAIN_WARNED && load_be64(p) == H2_DRAIN_PING) {
-		s->settled = s->open == 0; /* it has read everything, and all that it had sent before is here */
+		s->settled = s->streams.used == 0; /* it has read everything, and all that it had sent before is here */
 		h2_final_goaway(s);
 	}
 }

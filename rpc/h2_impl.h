@@ -4,6 +4,7 @@
 #define ORDINAL_RPC_H2_IMPL_H
 
 #include "core/base/check.h"
+#include "rpc/h2_table.h"
 #include "rpc/session.h"
 #include "rpc/wire/h2_frame.h"
 #include "rpc/wire/hpack.h"
@@ -86,11 +87,6 @@ struct h2_stream {
 
 enum h2_drain { H2_DRAIN_NO, H2_DRAIN_WARNED, H2_DRAIN_FINAL };
 
-struct h2_slot {
-	struct h2_stream *stream; /* NULL: free */
-	uint32_t id;
-};
-
 struct h2_session {
 	struct rpc_shard *rpc;
 	struct conn *conn;
@@ -103,14 +99,12 @@ struct h2_session {
 	uint32_t last_id;                  /* highest stream opened by the peer */
 	uint32_t skipped_from, skipped_to; /* identifiers that it passed over last */
 	uint32_t goaway_id;                /* what it was at the last GOAWAY of draining */
-	uint32_t open;                     /* streams in the table */
 	uint32_t waiting;                  /* streams with bytes or a service that waits for window or output room */
 	int64_t send_window;
 	int64_t recv_window;
 	uint32_t recv_unacked;
 	uint32_t peer_window, peer_frame;
-	struct h2_slot *table; /* streams by identifier; NULL while none was ever open */
-	uint32_t table_mask;
+	struct h2_table streams;  /* those that are open */
 	struct h2_stream *recent; /* the last one found */
 	struct hpack_decoder *hpack;
 	struct hpack_memo *memo;

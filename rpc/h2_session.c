@@ -153,7 +153,7 @@ void h2_credit(struct h2_session *s, uint32_t n)
 
 void h2_maybe_close(struct h2_session *s)
 {
-	if (s->open == 0 && (s->draining == H2_DRAIN_FINAL || s->eof) && !s->ending) {
+	if (s->streams.used == 0 && (s->draining == H2_DRAIN_FINAL || s->eof) && !s->ending) {
 		s->ending = true;
 		if (s->settled)
 			conn_close_now(s->conn);
@@ -165,7 +165,7 @@ void h2_maybe_close(struct h2_session *s)
 /* A peer that had been silent for a while before the first GOAWAY, has been since, and has no call. */
 static bool is_quiet(const struct h2_session *s)
 {
-	return s->open == 0 && s->conn->active_ns + RPC_QUIET_NS <= s->drain_ns;
+	return s->streams.used == 0 && s->conn->active_ns + RPC_QUIET_NS <= s->drain_ns;
 }
 
 /* Input. */
@@ -323,7 +323,7 @@ static void on_timer(struct timer *t, void *ctx)
 		return;
 	}
 	if (s->draining == H2_DRAIN_WARNED && (is_quiet(s) || now - s->drain_ns >= NS_PER_S)) {
-		s->settled = s->open == 0; /* it does not read: there is nothing to wait for */
+		s->settled = s->streams.used == 0; /* it does not read: there is nothing to wait for */
 		h2_final_goaway(s);
 	}
 	h2_streams_check(s);
@@ -359,7 +359,7 @@ static void h2_writable(struct conn *c)
 static bool h2_busy(const struct conn *c)
 {
 	const struct h2_session *s = c->session;
-	return s->open > 0;
+	return s->streams.used > 0;
 }
 
 static void h2_drain(struct conn *c)

@@ -20,94 +20,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TABLE_MIN = 16 };
-
 size_t h2_stream_size(void)
 {
 	return sizeof(struct h2_stream);
-}
-
-/* The table: open addressing by Robin Hood hashing (Celis 1986): entries lie in the order of their home places, so a deletion shifts back
- * only as far as the next entry that is at home. Identifiers rise by two, so nearly all are. */
-
-static uint32_t home_of(const struct h2_session *s, uint32_t id)
-{
-	return (id >> 1) & s->table_mask;
 }
 
 struct h2_stream *h2_stream_find(struct h2_session *s, uint32_t id)
 {
 	if (likely(s->recent && s->recent->id == id))
 		return s->recent;
-	if (!s->table)
-		return NULL;
-	uint32_t mask = s->table_mask, i = home_of(s, id);
-	for (uint32_t far = 0; s->table[i].stream; i = (i + 1) & mask, far++) {
-		if (s->table[i].id == id)
-			return s->recent = s->table[i].stream;
-		if (((i - home_of(s, s->table[i].id)) & mask) < far) /* it would have made room for this one */
-			return NULL;
-	}
-	return NULL;
-}
-
-static void table_put(struct h2_session *s, struct h2_stream *st)
-{
-	struct h2_slot in = {st, st->id};
-	uint32_t mask = s->table_mask, i = home_of(s, in.id), far = 0;
-	for (; s->table[i].stream; i = (i + 1) & mask, far++) {
-		uint32_t its = (i - home_of(s, s->table[i].id)) & mask;
-		if (its < far) { /* it is nearer to its home: it makes room */
-			struct h2_slot out = s->table[i];
-			s->table[i] = in;
-			in = out;
-			far = its;
-		}
-	}
-	s->table[i] = in;
-}
-
-static bool table_room(struct h2_session *s)
-{
-	uint32_t size = s->table ? s->table_mask + 1 : 0;
-	if (likely(s->open * 2 < size))
-		return true;
-	struct h2_slot *old = s->table, *bigger = calloc(size ? (size_t)size * 2 : TABLE_MIN, sizeof *bigger);
-	if (!bigger)
-		return false;
-	s->table = bigger;
-	s->table_mask = (size ? size * 2 : TABLE_MIN) - 1;
-	for (uint32_t i = 0; i < size; i++) {
-		if (old[i].stream)
-			table_put(s, old[i].stream);
-	}
-	free(old);
-	return true;
-}
-
-static void table_remove(struct h2_session *s, struct h2_stream *st)
-{
-	uint32_t mask = s->table_mask, i = home_of(s, st->id), k;
-	while (s->table[i].stream != st)
-		i = (i + 1) & mask;
-	for (; s->table[k = (i + 1) & mask].stream && home_of(s, s->table[k].id) != k; i = k)
-		s->table[i] = s->table[k];
-	s->table[i].stream = NULL;
-	if (s->recent == st)
-		s->recent = NULL;
+	struct h2_stream *st = h2_table_find(&s->streams, id);
+	if (st)
+		s->recent = st;
+	return st;
 }
 
 void h2_streams_each(struct h2_session *s, void (*fn)(struct h2_stream *st, void *ctx), void *ctx)
 {
 	/* fn may end the stream, and with it shift the table; so the identifiers are taken first. */
-	uint32_t few[128], *ids = s->open <= ARRAY_SIZE(few) ? few : malloc(s->open * sizeof *ids), n = 0;
+	const struct h2_table *t = &s->streams;
+	uint32_t few[128], *ids = t->used <= ARRAY_SIZE(few) ? few : malloc(t->used * sizeof *ids), n = 0;
 	if (!ids) {
 		conn_abort(s->conn, CONN_R_MEMORY);
 		return;
 	}
-	for (uint32_t i = 0; s->table && i <= s->table_mask; i++) {
-		if (s->table[i].stream)
-			ids[n++] = s->table[i].id;
+	for (uint32_t i = 0; t->slot && i <= t->mask; i++) {
+		if (t->slot[i].stream)
+			ids[n++] = t->slot[i].id;
 	}
 	for (uint32_t i = 0; i < n; i++) {
 		struct h2_stream *st = h2_stream_find(s, ids[i]);
@@ -139,8 +78,9 @@ void h2_stream_drop(struct h2_stream *st)
 	h2_bytes_free(r, &st->pend);
 	h2_bytes_free(r, &st->text);
 	call_extra_free(&st->call);
-	table_remove(s, st);
-	s->open--;
+	h2_table_remove(&s->streams, st->id);
+	if (s->recent == st)
+		s->recent = NULL;
 	slab_put(&r->h2_streams, st->slot);
 }
 
@@ -153,20 +93,15 @@ void h2_stream_kill(struct h2_stream *st)
 	h2_stream_drop(st);
 }
 
-static void kill_one(struct h2_stream *st, void *ctx)
-{
-	h2_stream_kill(st);
-}
-
+/* Needs no memory. A removal moves later entries back, so a place is looked at until it is free. */
 void h2_streams_free(struct h2_session *s)
 {
-	while (s->open) {
-		uint32_t before = s->open;
-		h2_streams_each(s, kill_one, NULL);
-		CHECK(s->open < before);
+	struct h2_table *t = &s->streams;
+	for (uint32_t i = 0; t->used; i = (i + 1) & t->mask) {
+		while (t->slot[i].stream)
+			h2_stream_kill(t->slot[i].stream);
 	}
-	free(s->table);
-	s->table = NULL;
+	h2_table_done(t);
 }
 
 void h2_stream_error(struct h2_stream *st, enum h2_error code)
@@ -548,7 +483,7 @@ void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *hea
 		refuse_access(s, id, &why, end);
 		return;
 	}
-	struct h2_stream *st = table_room(s) ? slab_get(&r->h2_streams, &slot) : NULL;
+	struct h2_stream *st = h2_table_reserve(&s->streams) ? slab_get(&r->h2_streams, &slot) : NULL;
 	if (unlikely(!st)) {
 		call_note_full(r, s->conn, &r->h2_streams);
 		h2_reset(s, id, H2_REFUSED_STREAM, false);
@@ -570,8 +505,7 @@ void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *hea
 	st->call.conn = s->conn;
 	st->call.timer.fire = on_call_timer;
 	s->recent = st;
-	table_put(s, st);
-	s->open++;
+	h2_table_add(&s->streams, id, st);
 	h2_watch(s);
 	st->call.who = head->who;
 	st->plain = !m->metadata && !(m->compress && head->takes_gzip);
@@ -643,5 +577,5 @@ void h2_streams_check(struct h2_session *s)
 
 bool h2_streams_need_watch(const struct h2_session *s)
 {
-	return s->open > 0;
+	return s->streams.used > 0;
 }

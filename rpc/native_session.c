@@ -1,14 +1,18 @@
 /* The native session: rpc/wire/native.h on a connection. Runs on the connection's shard.
  *
- * Frames are handled in place in the receive buffer; only a frame that is cut by its end is kept. A call is a slab object in a
- * small chained hash by its id, which grows with the calls open at once, so that MESSAGE and CANCEL cost the same however many
- * there are.
+ * Frames are handled in place in the receive buffer; only a frame that is cut by its end is kept. A
+ * call is a slab object, and is found by its number in a table (native_table.h), so that MESSAGE and
+ * CANCEL cost the same however many calls there are.
  *
- * Invariants: every REQUEST is answered by exactly one LAST or END, unless the connection ends first. At most native_inflight_max calls are
- * open. After GOAWAY the connection ends when no call is open and the peer has fallen silent or closed.
+ * Invariants: every REQUEST is answered by exactly one LAST or END, unless the connection ends
+ * first. At most native_inflight_max calls are open. The number of a streaming call belongs to that
+ * call alone until it ends, so that every later frame with this number reaches it; unary calls, to
+ * which nothing but CANCEL can be said, may have one number at once. After GOAWAY the connection
+ * ends when no call is open and the peer has fallen silent or closed.
  */
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "rpc/native_table.h"
 #include "rpc/session.h"
 #include "rpc/wire/native.h"
 
@@ -18,15 +22,13 @@
 
 struct native_call {
 	struct call call;
-	struct native_call *next, **link; /* of its bucket */
-	uint32_t id, slot;
+	struct native_entry entry; /* its number */
+	uint32_t slot;
 	bool half_closed, paused;
 	bool answered; /* the one message of a unary call has gone, and with LAST its end */
 };
 
 enum {
-	BUCKETS_FEW = 8,
-	BUCKETS_MAX = 4096,
 	SLICE_MIN = 2048,      /* shorter messages are copied */
 	PART_PROGRESS = 16384, /* bytes of a frame that have to come within body_ns */
 	PART_FREE = 4096,      /* a frame that fits here is not counted in the memory for partly received messages */
@@ -35,10 +37,8 @@ enum {
 struct native_session {
 	struct rpc_shard *rpc;
 	struct conn *conn;
-	struct native_call **bucket; /* few, or a bigger array of their own */
-	struct native_call *few[BUCKETS_FEW];
-	uint32_t bucket_mask;
-	uint32_t open;    /* calls */
+	struct native_table calls;
+	uint32_t streams; /* calls that are not unary */
 	uint32_t stopped; /* calls whose service asked to pause */
 	bool draining, eof, has_token;
 	uint32_t access_gen; /* of `who` */
@@ -106,7 +106,7 @@ static struct native_session *session_of(const struct call *c)
 
 static void maybe_close(struct native_session *ns)
 {
-	if (ns->open == 0 && ns->eof)
+	if (ns->calls.used == 0 && ns->eof)
 		conn_close(ns->conn);
 }
 
@@ -129,12 +129,11 @@ static void call_drop(struct native_call *nc, enum grpc_status status)
 {
 	struct native_session *ns = session_of(&nc->call);
 	call_end(&nc->call, status);
-	*nc->link = nc->next;
-	if (nc->next)
-		nc->next->link = nc->link;
+	native_table_remove(&ns->calls, &nc->entry);
+	if (nc->call.method->kind != METHOD_UNARY)
+		ns->streams--;
 	call_extra_free(&nc->call);
 	slab_put(&ns->rpc->native_calls, nc->slot);
-	ns->open--;
 	if (unlikely(nc->paused))
 		ns->stopped--;
 	if (unlikely(ns->conn->paused))
@@ -146,7 +145,7 @@ static void call_drop(struct native_call *nc, enum grpc_status status)
 static void native_reply(struct call *c, const uint8_t *msg, size_t n)
 {
 	struct native_call *nc = container_of(c, struct native_call, call);
-	put_frame(session_of(c), NATIVE_MESSAGE | NATIVE_F_LAST, 0, nc->id, msg, n);
+	put_frame(session_of(c), NATIVE_MESSAGE | NATIVE_F_LAST, 0, nc->entry.id, msg, n);
 	call_drop(nc, GRPC_OK);
 }
 
@@ -162,7 +161,7 @@ static bool has_room(struct call *c)
 static bool native_send(struct call *c, const uint8_t *msg, size_t n)
 {
 	struct native_call *nc = container_of(c, struct native_call, call);
-	put_frame(session_of(c), NATIVE_MESSAGE, 0, nc->id, msg, n);
+	put_frame(session_of(c), NATIVE_MESSAGE, 0, nc->entry.id, msg, n);
 	count_add(&c->rpc->stats[c->method_index].messages_out, 1);
 	return has_room(c);
 }
@@ -179,11 +178,11 @@ static bool put_framed(struct native_call *nc, const struct conn_slice *all, con
 		nc->answered = true;
 	}
 	if (n < SLICE_MIN)
-		return put_frame(session_of(&nc->call), kind, 0, nc->id, p, n);
+		return put_frame(session_of(&nc->call), kind, 0, nc->entry.id, p, n);
 	uint8_t *out = conn_reserve(conn, NATIVE_HEADER);
 	if (!out)
 		return false;
-	native_put(out, kind, 0, n, nc->id, 0);
+	native_put(out, kind, 0, n, nc->entry.id, 0);
 	conn_commit(conn, NATIVE_HEADER);
 	if (!*owned) {
 		piece.release = all->release;
@@ -215,7 +214,7 @@ static void native_finish(struct call *c, enum grpc_status status, struct span t
 {
 	struct native_call *nc = container_of(c, struct native_call, call);
 	if (likely(!nc->answered))
-		put_frame(session_of(c), NATIVE_END, (uint16_t)status, nc->id, text.p, text.n);
+		put_frame(session_of(c), NATIVE_END, (uint16_t)status, nc->entry.id, text.p, text.n);
 	call_drop(nc, status);
 }
 
@@ -256,50 +255,18 @@ static void on_call_timer(struct timer *t, void *ctx)
 
 static struct native_call *find(struct native_session *ns, uint32_t id)
 {
-	struct native_call *nc = ns->bucket[id & ns->bucket_mask];
-	while (nc && nc->id != id)
-		nc = nc->next;
-	return nc;
+	struct native_entry *e = native_table_find(&ns->calls, id);
+	return e ? container_of(e, struct native_call, entry) : NULL;
 }
 
-static void link_call(struct native_session *ns, struct native_call *nc)
+/* Whether a new call of this method may not have the number, because a call in flight has it. */
+static bool is_number_taken(struct native_session *ns, uint32_t id, const struct method *m)
 {
-	struct native_call **b = &ns->bucket[nc->id & ns->bucket_mask];
-	nc->next = *b;
-	nc->link = b;
-	if (nc->next)
-		nc->next->link = &nc->next;
-	*b = nc;
-}
-
-/* Four times the buckets; without memory the chains just stay longer. */
-static void grow(struct native_session *ns)
-{
-	uint32_t old = ns->bucket_mask + 1, n = old * 4;
-	struct native_call **from = ns->bucket, **to = n <= BUCKETS_MAX ? calloc(n, sizeof *to) : NULL;
-	if (!to)
-		return;
-	ns->bucket = to;
-	ns->bucket_mask = n - 1;
-	for (uint32_t i = 0; i < old; i++) {
-		for (struct native_call *nc = from[i], *next; nc; nc = next) {
-			next = nc->next;
-			link_call(ns, nc);
-		}
-	}
-	if (from != ns->few)
-		free(from);
-}
-
-/* Calls fn for every open call; fn may end it. */
-static void each_call(struct native_session *ns, void (*fn)(struct native_call *nc))
-{
-	for (uint32_t i = 0; i <= ns->bucket_mask; i++) {
-		for (struct native_call *nc = ns->bucket[i], *next; nc; nc = next) {
-			next = nc->next;
-			fn(nc);
-		}
-	}
+	bool unary = m->kind == METHOD_UNARY;
+	if (likely(unary && ns->streams == 0))
+		return false;
+	const struct native_call *nc = find(ns, id);
+	return nc && !(unary && nc->call.method->kind == METHOD_UNARY);
 }
 
 /* Access. */
@@ -342,10 +309,16 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 			       "this method takes exactly one request message, with the flag LAST");
 		return;
 	}
-	if (unlikely(ns->open >= r->opts->native_inflight_max)) {
+	if (unlikely(ns->calls.used >= r->opts->native_inflight_max)) {
 		char text[96];
-		snprintf(text, sizeof text, "%u calls are in flight on this connection, NATIVE_INFLIGHT_MAX", ns->open);
+		snprintf(text, sizeof text, "%u calls are in flight on this connection, NATIVE_INFLIGHT_MAX",
+			 ns->calls.used);
 		refuse_request(ns, h->call, GRPC_RESOURCE_EXHAUSTED, REFUSAL_CALLS, text);
+		return;
+	}
+	if (unlikely(is_number_taken(ns, h->call, m))) {
+		refuse_request(ns, h->call, GRPC_INVALID_ARGUMENT, REFUSAL_INVALID,
+			       "a call in flight on this connection has this number already");
 		return;
 	}
 	uint64_t who = who_of(ns);
@@ -360,11 +333,12 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 		put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, call_note_full(r, ns->conn, &r->native_calls));
 		return;
 	}
-	nc->id = h->call;
+	nc->entry.id = h->call;
 	nc->slot = slot;
 	nc->half_closed = h->flags & NATIVE_F_LAST;
 	nc->paused = nc->answered = false;
-	link_call(ns, nc);
+	native_table_add(&ns->calls, &nc->entry);
+	ns->streams += m->kind != METHOD_UNARY;
 	struct call *c = &nc->call;
 	c->ops = &native_call_ops;
 	c->rpc = r;
@@ -372,12 +346,8 @@ static void on_request(struct native_session *ns, const struct native_header *h,
 	c->timer.fire = on_call_timer;
 	c->who = who;
 	call_begin(c, m, (uint16_t)index, (uint64_t)h->arg * NS_PER_MS);
-	ns->open++;
-	if (ns->open > 2 * ns->bucket_mask && ns->bucket_mask + 1 < BUCKETS_MAX)
-		grow(ns);
 	c->seen = true;
-	/* The service may have ended the call, and with it the object, in any of these. (Identifiers may repeat, if the client errs: then the
-	 * one found is another.) */
+	/* The service may have ended the call, and with it the object, in any of these. */
 	if (m->open)
 		m->open(c);
 	if (!(h->flags & NATIVE_F_EMPTY) && (!m->open || find(ns, h->call) == nc))
@@ -608,44 +578,48 @@ static void native_data(struct conn *c, const uint8_t *p, size_t n)
 		part_add(ns, p + at, n - at);
 }
 
-static void cancel_call(struct native_call *nc)
+static void cancel_call(struct native_entry *e)
 {
+	struct native_call *nc = container_of(e, struct native_call, entry);
 	call_cancel_service(&nc->call);
 	call_drop(nc, GRPC_CANCELLED);
 }
 
 /* A stream that was not ended before the end of the connection's input never will be. Nor may an answer without an end go on: from here, a
  * client that is gone looks like one that only has nothing more to say. */
-static void cancel_unended(struct native_call *nc)
+static void cancel_unended(struct native_entry *e)
 {
+	const struct native_call *nc = container_of(e, struct native_call, entry);
 	if (!nc->half_closed || nc->call.method->kind == METHOD_SERVER_STREAM)
-		cancel_call(nc);
+		cancel_call(e);
 }
 
 static void native_eof(struct conn *c)
 {
 	struct native_session *ns = c->session;
 	ns->eof = true;
-	each_call(ns, cancel_unended);
+	native_table_each(&ns->calls, cancel_unended);
 	maybe_close(ns);
 }
 
-static void tell_writable(struct native_call *nc)
+static void tell_writable(struct native_entry *e)
 {
+	struct native_call *nc = container_of(e, struct native_call, entry);
 	if (nc->call.method->writable)
 		nc->call.method->writable(&nc->call);
 }
 
 static void native_writable(struct conn *c)
 {
-	restart_timer(c->session);
-	each_call(c->session, tell_writable);
+	struct native_session *ns = c->session;
+	restart_timer(ns);
+	native_table_each(&ns->calls, tell_writable);
 }
 
 static bool native_busy(const struct conn *c)
 {
 	const struct native_session *ns = c->session;
-	return ns->open > 0;
+	return ns->calls.used > 0;
 }
 
 static void native_drain(struct conn *c)
@@ -655,7 +629,7 @@ static void native_drain(struct conn *c)
 		return;
 	ns->draining = true;
 	ns->drain_ns = ns->rpc->shard->now_ns;
-	ns->quiet = ns->open == 0 && c->active_ns + RPC_QUIET_NS <= ns->drain_ns;
+	ns->quiet = ns->calls.used == 0 && c->active_ns + RPC_QUIET_NS <= ns->drain_ns;
 	put_frame(ns, NATIVE_GOAWAY, 0, 0, NULL, 0);
 	wheel_add(&ns->rpc->shard->wheel, &ns->timer, ns->rpc->shard->now_ns + 100 * NS_PER_MS);
 }
@@ -677,9 +651,9 @@ static void on_timer(struct timer *t, void *ctx)
 	uint64_t heard_ns = ns->conn->active_ns > ns->drain_ns ? ns->conn->active_ns : ns->drain_ns;
 	if (ns->conn->backlogged) /* and not yet listened to */
 		heard_ns = s->now_ns;
-	if (ns->open == 0 && ns->quiet && heard_ns == ns->drain_ns)
+	if (ns->calls.used == 0 && ns->quiet && heard_ns == ns->drain_ns)
 		conn_close_now(ns->conn);
-	else if (ns->open == 0 && s->now_ns - heard_ns >= NS_PER_S)
+	else if (ns->calls.used == 0 && s->now_ns - heard_ns >= NS_PER_S)
 		conn_close(ns->conn);
 	else
 		wheel_add(&s->wheel, t, s->now_ns + 100 * NS_PER_MS);
@@ -689,9 +663,8 @@ static void native_closed(struct conn *c)
 {
 	struct native_session *ns = c->session;
 	call_note_end(ns->rpc, c);
-	each_call(ns, cancel_call);
-	if (ns->bucket != ns->few)
-		free(ns->bucket);
+	native_table_each(&ns->calls, cancel_call);
+	native_table_done(&ns->calls);
 	part_done(ns);
 	wheel_del(&ns->rpc->shard->wheel, &ns->timer);
 	count_add(&ns->rpc->sessions_native, -1);
@@ -716,8 +689,7 @@ bool native_session_start(struct conn *c, struct rpc_shard *r)
 	ns->assembly.ip = c->ip;
 	ns->assembly.give_way = give_way;
 	ns->access_gen = r->access_gen - 1;
-	ns->bucket = ns->few;
-	ns->bucket_mask = BUCKETS_FEW - 1;
+	native_table_init(&ns->calls);
 	c->session = ns;
 	c->ops = &native_ops;
 	count_add(&r->sessions_native, 1);

@@ -10,7 +10,7 @@ import pytest
 import appliance
 import h2raw
 import native
-from native import EMPTY, MESSAGE, REQUEST, TAKE, frame, next_request, request
+from native import EMPTY, LAST, MESSAGE, REQUEST, TAKE, frame, next_request, request
 
 
 def gone(s, how):
@@ -135,3 +135,37 @@ def test_clients_that_come_and_go_while_others_work(daemon):
         for t in threads:
             t.join()
     wait_settled(d, before)
+
+
+def wait_nothing_left(d):
+    """The clients have gone: their connections and calls go as well."""
+    appliance.wait_until(lambda: (t := d.stats()["total"])["connections"] == 0 and t["calls_live"] == 0, "what gone clients have left", 30)
+
+
+def test_a_call_number_used_twice_while_the_table_grows(server):
+    """The second Take of one number was told neither of its message nor of its end if the table of calls grew as it came, and it
+    stayed, with its connection, until the daemon stopped."""
+    for parked in range(1, 70):
+        with native.Client(server) as c:
+            c.send(frame(REQUEST, 1, flags=EMPTY, code=TAKE)
+                   + b"".join(frame(REQUEST, 100 + i, flags=EMPTY, code=TAKE) for i in range(parked))
+                   + request(1, next_request("twice"), method=TAKE, flags=LAST) + frame(native.PING, 9))
+            while c.get().kind != native.PONG:
+                pass
+    wait_nothing_left(server)
+
+
+def test_a_call_number_that_a_stream_has_is_refused(server):
+    """The call that has the number goes on; of calls with one number, only unary ones are taken."""
+    with native.Client(server) as c:
+        c.send(frame(REQUEST, 1, flags=EMPTY, code=TAKE))
+        for again in (request(1, next_request("n"), method=TAKE, flags=0), request(1, next_request("n")),
+                      request(1, b"", method=5)):
+            c.send(again)
+            f = c.get()
+            assert (f.kind, f.code, f.call) == (native.END, native.INVALID_ARGUMENT, 1) and b"this number" in f.payload
+        c.send(frame(MESSAGE, 1, next_request("n", 3), flags=LAST))
+        assert c.get().ids() == range(1, 4)
+        assert c.get().ends
+        c.send(request(2, next_request("n")) * 3)
+        assert [list(c.get().ids()) for _ in range(3)] == [[4], [5], [6]]

@@ -195,8 +195,11 @@ static int alloc_journal(const struct journal_opts *opts, struct journal **ret)
 	if (j->opts.idle_note_ms == 0)
 		j->opts.idle_note_ms = IDLE_DEFAULT_MS;
 	j->entries = malloc(JGROUP_RECORDS_MAX * sizeof *j->entries);
-	err = j->entries == NULL ? -ENOMEM : doorbell_init(&j->bell);
+	err = j->entries == NULL ? -ENOMEM : jfiles_init(&j->files, opts->files_max);
+	if (err == 0)
+		err = doorbell_init(&j->bell);
 	if (err != 0) {
+		jfiles_done(&j->files);
 		free(j->entries);
 		free(j);
 		return err;
@@ -222,6 +225,7 @@ static void free_journal(struct journal *j)
 		journal_disk_close(&j->own_disk);
 	doorbell_done(&j->bell);
 	pthread_mutex_destroy(&j->open_lock);
+	jfiles_done(&j->files);
 	jbuf_free(j->buf);
 	jbuf_free(atomic_load_explicit(&j->grown, memory_order_acquire));
 	free(j->entries);
@@ -327,11 +331,9 @@ static void free_log(struct jlog *log)
 {
 	struct jio io = {.d = &log->j->disk};
 
-	jio_close(&io, &log->wfd);
-	jio_close(&io, &log->dfd);
+	jfiles_close_log(log, &io);
 	jlog_seg_free_all(log);
 	pthread_mutex_destroy(&log->lock);
-	free(log->tail_block);
 	free(log);
 }
 
@@ -351,13 +353,6 @@ static struct jlog *alloc_log(struct journal *j, const struct jlog_opts *opts)
 	log->salt = jf_salt(j->super.id, opts->name);
 	memcpy(log->name, opts->name, strlen(opts->name) + 1);
 	pthread_mutex_init(&log->lock, NULL);
-	if (log->direct) {
-		log->tail_block = aligned_alloc(JF_BLOCK, JF_BLOCK);
-		if (log->tail_block == NULL) {
-			free_log(log);
-			return NULL;
-		}
-	}
 	return log;
 }
 
@@ -640,14 +635,7 @@ static int finish(struct journal *j)
 	while (worked && err == 0)
 		err = journal_turn(j, &worked);
 	for (struct jlog *log = j->opened; log != NULL && err == 0; log = log->opened_next) {
-		char path[JPATH_MAX];
-
-		err = jlog_sync(log, &j->io);
-		if (err == 0 && log->noted_seq < log->synced_seq)
-			err = jlog_note(log, &j->io);
-		jlog_segment_path(log, log->number, path);
-		if (err == 0)
-			err = jio_sync(&j->io, log->wfd, path);
+		err = jlog_end(log, &j->io);
 		if (err != 0)
 			return journal_fail(j, err);
 	}

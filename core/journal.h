@@ -32,6 +32,7 @@ struct jlog;
 #define JOURNAL_RECORD_MAX (8u << 20) /* bytes of one record's payload */
 #define JOURNAL_PORTS_MAX 256u
 #define JOURNAL_ID_BYTES 16u
+#define JOURNAL_FILES_MORE 2u
 #define JOURNAL_SEGMENT_MIN (16u << 10)
 #define JOURNAL_SEGMENT_MAX (1u << 30)
 
@@ -50,6 +51,9 @@ struct journal_opts {
 	 * damage to its last group is known for what it is even after a kill. 0: 200 ms; UINT32_MAX: only a clean
 	 * close does. */
 	uint32_t idle_note_ms;
+	/* Descriptors for files that are kept open, for all logs together: the files that were used last. At least 6; 0: 256. Besides, each thread that
+	 * calls here needs JOURNAL_FILES_MORE for moments. */
+	uint32_t files_max;
 	/* NULL, or JOURNAL_ID_BYTES: the journal that has to be there; none is created then. */
 	const uint8_t *expected;
 	const struct journal_disk *disk; /* NULL: the file system; tests give a simulated one (core/journal_disk.h) */
@@ -168,10 +172,12 @@ struct jsegment {
 uint32_t jlog_segments(struct jlog *log, struct jsegment *ret, uint32_t cap);
 
 /* The file that holds a position, for reading by other means (a ring). While it is held it is neither recycled nor
- * closed, even when it is trimmed. -ENOENT: trimmed; -ENODATA: beyond the end; -errno of open. */
+ * closed, even when it is trimmed; and it takes one of journal_opts.files_max. -ENOENT: trimmed; -ENODATA: beyond the
+ * end; -EMFILE: as many are held as there may be; -errno of open. */
 struct jlog_file {
 	int fd; /* read-only; with a simulated disk the disk's handle */
 	uint64_t segment;
+	void *handle;        /* the journal's own */
 	uint32_t begin, end; /* bytes of the file that hold durable records now */
 };
 int jlog_file_get(struct jlog *log, uint64_t where, struct jlog_file *ret, const char **ret_why);
@@ -201,6 +207,7 @@ int journal_close(struct journal *j);
 struct journal_stats {
 	uint64_t records, bytes, groups, syncs; /* since start; bytes of payloads */
 	uint64_t segments;                      /* live, in all open logs */
+	uint64_t files_closed;       /* files of logs that were closed since start, because others had to be opened */
 	uint64_t prepared, recycled; /* segment files made ready since start, and how many of them were used before */
 	struct hist sync_ns, group_records;
 	/* how groups are made durable on this disk, chosen at start: "fdatasync", "dsync", "direct" */

@@ -246,8 +246,10 @@ static int put_trim(struct journal *j, struct jlog *log, uint64_t mark)
 
 static int write_log(struct journal *j, struct jlog *log)
 {
-	int err = 0;
+	int err = jfiles_open_log(log, &j->io);
 
+	if (err != 0)
+		return err;
 	buf_begin(j, log);
 	for (struct jentry *e = log->group_first; e != NULL && err == 0; e = e->next) {
 		if (e->req.op == JOP_TRIM)

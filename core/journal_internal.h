@@ -4,6 +4,7 @@
  *   journal.c          open and close, superblock, ports, the thread
  *   journal_group.c    a group: gather, write, sync, publish
  *   journal_segment.c  a log's files: make ready, fill, roll, drop
+ *   journal_files.c    which of them are open
  *   journal_recover.c  opening a log: scan, tell a torn tail from damage, cut
  *   journal_read.c     readers' side
  *   journal_probe.c    which way to durability is fastest here
@@ -19,11 +20,13 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/queue.h>
 
 #define JLOG_NAME_MAX 200
 #define JPATH_MAX (JLOG_NAME_MAX + 32)
-#define JLOG_SPARES 2u             /* files kept for recycling, a log */
-#define JLOG_READ_FDS 8u           /* idle read descriptors kept open, a log */
+#define JLOG_SPARES 2u /* files kept for recycling, a log */
+#define JFILES_MIN 6u  /* descriptors for open files: at the least; and where the opener does not say */
+#define JFILES_DEFAULT 256u
 #define JLOG_FILL_MIN (256u << 10) /* zero-filled at a time, at first; doubled with the file's size up to the maximum */
 #define JLOG_FILL_MAX (4u << 20)
 #define JGROUP_RECORDS_MAX 16384u
@@ -60,9 +63,27 @@ struct jseg {
 	uint64_t first_mark, last_mark;
 	int64_t created_ns;
 	uint32_t end; /* bytes; durable */
-	int rfd;      /* for reading, -1 while closed */
 	uint32_t refs;
 	struct jseg *gone_next; /* trimmed, and kept for those who hold it */
+	struct jfile *file;     /* open for reading: under jfiles.lock; NULL: not open */
+};
+
+/* A place for a file that is open for reading. */
+struct jfile {
+	int fd; /* -1: free */
+	uint32_t users;
+	struct jseg *seg;
+	TAILQ_ENTRY(jfile) lru; /* in `idle`, without users */
+};
+
+struct jfiles {
+	/* The journal thread's (or whoever stands in for it). */
+	TAILQ_HEAD(jfiles_written, jlog) written; /* logs whose active file is open, the one used last first */
+	uint32_t written_now, written_max;        /* descriptors */
+	/* Under the lock, which comes after a log's own. */
+	pthread_mutex_t lock;
+	struct jfile *read;
+	TAILQ_HEAD(jfiles_idle, jfile) idle; /* to be closed, the first one first; free ones are in front */
 };
 
 struct jlog {
@@ -76,11 +97,13 @@ struct jlog {
 	atomic_uint_fast64_t bytes;
 
 	/* The opener's until the first request arrives, the journal thread's from then on, the closer's at the end. */
-	_Alignas(CACHE_LINE) int wfd; /* the active segment; -1: its file could not be opened */
-	int dfd;                      /* the same, O_DIRECT | O_DSYNC; -1 when not direct */
+	_Alignas(CACHE_LINE) int wfd; /* the active segment; -1: not open now, see jfiles_open_log */
+	int dfd;                      /* the same, O_DIRECT | O_DSYNC; -1 when not open, or not direct */
+	TAILQ_ENTRY(jlog) written;    /* in jfiles.written, while wfd is open */
 	uint64_t number;              /* of the active segment */
 	uint32_t tail;                /* next byte to write in it */
 	uint32_t filled;              /* its bytes below this are written, synced and in the file's size */
+	uint32_t next_filled;         /* of the segment that was prepared last */
 	uint64_t seq, synced_seq;     /* of the last record written; of the last one synced */
 	uint64_t noted_seq;           /* of the last note on disk */
 	uint64_t last_mark;
@@ -90,10 +113,11 @@ struct jlog {
 	uint64_t dropped;             /* segments below this one are dropped as files, too; follows first_live */
 	bool next_ready;              /* number + 1 is there, with its header, synced with its name */
 	bool ahead_blocked;           /* no space to fill ahead: do it when it is needed, and fail then */
+	bool note_unsynced;           /* a note was written, and the file not synced since */
 	bool spares_unsynced;         /* renames to spare names that the directory's sync has not covered */
 	uint64_t spares[JLOG_SPARES]; /* numbers of the spare files in the folder, each once */
 	unsigned nspares;
-	uint8_t *tail_block; /* direct: the JF_BLOCK bytes around tail, as on disk */
+	uint8_t *tail_block; /* direct: the JF_BLOCK bytes around tail, as on disk; NULL while dfd is not open */
 	struct jentry *group_first, **group_last;
 	struct jlog *group_next;   /* list of the logs in this group */
 	struct jlog *work_next;    /* list of the logs that may need looking after */
@@ -104,7 +128,6 @@ struct jlog {
 	struct jseg **segs; /* oldest first, numbers without gaps; the last one is active */
 	uint32_t nsegs, segs_cap;
 	struct jseg *gone;
-	uint32_t idle_fds;        /* open and held by nobody */
 	struct jlog *opened_next; /* journal.opened, under journal.open_lock */
 };
 
@@ -128,6 +151,8 @@ struct journal {
 	_Atomic(struct jbuf *) grown; /* a larger one, for the journal thread to take: openers' release, its acquire */
 	struct journal_port *ports[JOURNAL_PORTS_MAX];
 	atomic_uint nports; /* release by journal_port_new, acquire by the gatherer */
+
+	struct jfiles files;
 
 	atomic_int failed; /* 0 or -errno; release by journal_fail */
 	atomic_bool stop;
@@ -180,8 +205,6 @@ int journal_commit(struct journal *j);
 
 void jlog_segment_path(const struct jlog *log, uint64_t number, char path[JPATH_MAX]);
 void jlog_spare_path(const struct jlog *log, uint64_t number, char path[JPATH_MAX]);
-/* Opens the active segment's descriptors and, when direct, reads its tail block. */
-int jlog_open_active(struct jlog *log, struct jio *io);
 /* Makes sure that the active segment is filled up to `to` at least. */
 int jlog_fill_to(struct jlog *log, struct jio *io, uint32_t to);
 /* Makes segment `number` ready under its name: a spare or a new file, filled, header written, all synced. */
@@ -194,8 +217,30 @@ int jlog_retire(struct jlog *log, struct jio *io, uint64_t number, bool recycle)
 int jlog_maintain(struct jlog *log, struct jio *io, bool *ret_worked);
 /* Syncs what is written and not synced, in JLOG_WRITE too. */
 int jlog_sync(struct jlog *log, struct jio *io);
-/* Writes the note into the active segment; no sync. */
+/* Writes the note into the active segment; no sync. put: through this descriptor, whether there is something new or not. */
+int jlog_put_note(struct jlog *log, struct jio *io, int fd);
 int jlog_note(struct jlog *log, struct jio *io);
+/* The clean end: everything is synced, and so is a note that says so. */
+int jlog_end(struct jlog *log, struct jio *io);
+
+/* ---- journal_files.c ---- */
+
+/* `max`: journal_opts.files_max. 0 or -ENOMEM. Done is harmless on a zero-filled one. */
+int jfiles_init(struct jfiles *f, uint32_t max);
+void jfiles_done(struct jfiles *f);
+/* Opens a file for a moment, or syncs a directory: where no descriptor is left, the journal's own thread closes a log's file that was used long ago. As
+ * jio_open and jio_sync_dir. */
+int jfiles_open(struct journal *j, struct jio *io, const char *path, unsigned flags);
+int jfiles_sync_dir(struct journal *j, struct jio *io, const char *path);
+/* The log's active file: open when this returns 0, and until another log's is opened. Before each use of wfd or dfd. */
+int jfiles_open_log(struct jlog *log, struct jio *io);
+/* Closes it. It has nothing unsynced, or nobody relies on it any more. */
+void jfiles_close_log(struct jlog *log, struct jio *io);
+/* A segment's file for reading, opened if need be: a descriptor that stays open until jfiles_put. The caller holds the segment. Any thread. */
+int jfiles_get(struct jlog *log, struct jseg *seg, struct jio *io);
+void jfiles_put(struct jlog *log, struct jseg *seg);
+/* Before a segment that nobody holds is freed or dropped. */
+void jfiles_forget(struct jlog *log, struct jseg *seg);
 
 /* ---- journal_read.c ---- */
 

@@ -58,8 +58,7 @@ void jlog_seg_update(struct jlog *log, uint64_t first_mark, uint64_t last_mark, 
 
 static void seg_free(struct jlog *log, struct jseg *seg)
 {
-	if (seg->rfd >= 0)
-		log->j->disk.close(log->j->disk.ctx, seg->rfd);
+	jfiles_forget(log, seg);
 	free(seg);
 }
 
@@ -83,7 +82,6 @@ bool jlog_seg_drop(struct jlog *log, uint64_t first_live, uint64_t *ret_number, 
 		seg->gone_next = log->gone;
 		log->gone = seg;
 	} else {
-		log->idle_fds -= seg->rfd >= 0;
 		seg_free(log, seg);
 	}
 	pthread_mutex_unlock(&log->lock);
@@ -165,35 +163,57 @@ static int find(struct jlog *log, uint64_t where, struct jseg **ret, uint32_t *r
 	return 0;
 }
 
+/* Lets a segment go. Under the lock. */
+static void let_go(struct jlog *log, uint64_t number)
+{
+	struct jseg **link = &log->gone;
+	struct jseg *seg;
+
+	if (number >= log->segs[0]->number) {
+		seg = log->segs[number - log->segs[0]->number];
+		CHECK(seg->refs > 0);
+		seg->refs--;
+		return;
+	}
+	while (*link != NULL && (*link)->number != number)
+		link = &(*link)->gone_next;
+	seg = *link;
+	CHECK(seg != NULL && seg->refs > 0);
+	if (--seg->refs == 0) {
+		*link = seg->gone_next;
+		seg_free(log, seg);
+	}
+}
+
 /* As jlog_file_get; *ret_offset is where to read in the file. */
 static int hold(struct jlog *log, uint64_t where, struct jlog_file *ret, uint32_t *ret_offset, struct jio *io)
 {
-	char path[JPATH_MAX];
+	struct jlog_file file = {.begin = JF_HEADER};
 	struct jseg *seg;
 	uint32_t offset;
 	int err;
 
 	pthread_mutex_lock(&log->lock);
 	err = find(log, where, &seg, &offset);
-	if (err != 0)
-		goto out;
-	if (seg->rfd < 0) {
-		jlog_segment_path(log, seg->number, path);
-		seg->rfd = jio_open(io, path, JD_READ);
-		if (seg->rfd < 0) {
-			err = seg->rfd;
-			seg->rfd = -1;
-			goto out;
-		}
-	} else if (seg->refs == 0) {
-		log->idle_fds--;
+	if (err == 0) {
+		seg->refs++;
+		file.segment = seg->number;
+		file.end = seg->end;
 	}
-	seg->refs++;
-	*ret = (struct jlog_file){.fd = seg->rfd, .segment = seg->number, .begin = JF_HEADER, .end = seg->end};
-	*ret_offset = offset;
-out:
 	pthread_mutex_unlock(&log->lock);
-	return err;
+	if (err != 0)
+		return err;
+	file.handle = seg;
+	file.fd = jfiles_get(log, seg, io); /* -ENOENT: it was trimmed in this very moment */
+	if (file.fd < 0) {
+		pthread_mutex_lock(&log->lock);
+		let_go(log, file.segment);
+		pthread_mutex_unlock(&log->lock);
+		return file.fd;
+	}
+	*ret = file;
+	*ret_offset = offset;
+	return 0;
 }
 
 int jlog_file_get(struct jlog *log, uint64_t where, struct jlog_file *ret, const char **ret_why)
@@ -209,29 +229,9 @@ int jlog_file_get(struct jlog *log, uint64_t where, struct jlog_file *ret, const
 
 void jlog_file_put(struct jlog *log, const struct jlog_file *f)
 {
-	struct jseg **link = &log->gone;
-	struct jseg *seg;
-
+	jfiles_put(log, f->handle);
 	pthread_mutex_lock(&log->lock);
-	if (f->segment >= log->segs[0]->number) {
-		seg = log->segs[f->segment - log->segs[0]->number];
-		CHECK(seg->refs > 0);
-		if (--seg->refs == 0 && ++log->idle_fds > JLOG_READ_FDS) {
-			log->j->disk.close(log->j->disk.ctx, seg->rfd);
-			seg->rfd = -1;
-			log->idle_fds--;
-		}
-		pthread_mutex_unlock(&log->lock);
-		return;
-	}
-	while (*link != NULL && (*link)->number != f->segment)
-		link = &(*link)->gone_next;
-	seg = *link;
-	CHECK(seg != NULL && seg->refs > 0);
-	if (--seg->refs == 0) {
-		*link = seg->gone_next;
-		seg_free(log, seg);
-	}
+	let_go(log, f->segment);
 	pthread_mutex_unlock(&log->lock);
 }
 

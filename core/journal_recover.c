@@ -142,7 +142,6 @@ static int list_files(struct scan *s)
 			.number = s->files.v[first + i],
 			.first_mark = UINT64_MAX,
 			.end = JF_HEADER,
-			.rfd = -1,
 		};
 	return 0;
 }
@@ -498,7 +497,7 @@ static int settle(struct scan *s)
 static int make_first(struct scan *s)
 {
 	struct jlog *log = s->log;
-	struct jseg seg = {.number = 1, .first_mark = UINT64_MAX, .end = JF_HEADER, .rfd = -1};
+	struct jseg seg = {.number = 1, .first_mark = UINT64_MAX, .end = JF_HEADER};
 	int err;
 
 	log->number = 1;
@@ -544,6 +543,29 @@ static int recover(struct scan *s)
 	return err == 0 ? tidy(s) : err;
 }
 
+/* How far the active file is filled, and a note of what was recovered. The file is not left open: whoever runs the journal
+ * opens it when there is something to write. */
+static int note_first(struct scan *s)
+{
+	struct jlog *log = s->log;
+	int64_t size;
+
+	jlog_segment_path(log, log->number, s->path);
+	if (s->fd >= 0 && s->segs[s->index].number != log->number)
+		jio_close(s->io, &s->fd);
+	if (s->fd < 0)
+		s->fd = jio_open(s->io, s->path, 0);
+	if (s->fd < 0)
+		return s->fd;
+	size = jio_size(s->io, s->fd, s->path);
+	if (size < 0)
+		return (int)size;
+	log->filled = (uint32_t)size & ~(JF_BLOCK - 1);
+	if (log->filled < log->tail) /* a file that somebody cut: never fill over records */
+		log->filled = log->tail;
+	return log->noted_seq == log->synced_seq ? 0 : jlog_put_note(log, s->io, s->fd);
+}
+
 int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
 {
 	struct scan s = {.log = log, .io = io, .opts = opts, .fd = -1};
@@ -554,13 +576,12 @@ int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
 	if (err != 0)
 		return err;
 	err = recover(&s);
+	if (err == 0)
+		err = note_first(&s);
 	jio_close(io, &s.fd);
 	free(s.win);
 	free(s.segs);
 	free(s.files.v);
 	free(s.spares.v);
-	if (err != 0)
-		return err;
-	err = jlog_open_active(log, io);
-	return err != 0 ? err : jlog_note(log, io);
+	return err;
 }

@@ -54,34 +54,6 @@ static int write_zeros(struct jio *io, int fd, const char *path, uint32_t from, 
 	return 0;
 }
 
-int jlog_open_active(struct jlog *log, struct jio *io)
-{
-	char path[JPATH_MAX];
-	int64_t size;
-	ssize_t got;
-
-	jlog_segment_path(log, log->number, path);
-	jio_close(io, &log->wfd);
-	jio_close(io, &log->dfd);
-	log->wfd = jio_open(io, path, 0);
-	if (log->wfd < 0)
-		return log->wfd;
-	size = jio_size(io, log->wfd, path);
-	if (size < 0)
-		return (int)size;
-	log->filled = (uint32_t)size & ~(JF_BLOCK - 1);
-	if (log->filled < log->tail) /* a file that somebody cut: never fill over records */
-		log->filled = log->tail;
-	if (!log->direct)
-		return 0;
-	log->dfd = jio_open(io, path, JD_DIRECT);
-	if (log->dfd < 0)
-		return log->dfd;
-	memset(log->tail_block, 0, JF_BLOCK);
-	got = jio_read(io, log->wfd, path, log->tail_block, JF_BLOCK, log->tail & ~(JF_BLOCK - 1));
-	return got < 0 ? (int)got : 0;
-}
-
 int jlog_fill_to(struct jlog *log, struct jio *io, uint32_t to)
 {
 	char path[JPATH_MAX];
@@ -96,17 +68,20 @@ int jlog_fill_to(struct jlog *log, struct jio *io, uint32_t to)
 		end = to;
 	end = (end + JF_BLOCK - 1) & ~(JF_BLOCK - 1);
 	jlog_segment_path(log, log->number, path);
-	err = write_zeros(io, log->wfd, path, log->filled, end);
+	err = jfiles_open_log(log, io);
+	if (err == 0)
+		err = write_zeros(io, log->wfd, path, log->filled, end);
 	if (err == 0)
 		err = jio_sync(io, log->wfd, path);
 	if (err != 0)
 		return err;
+	log->note_unsynced = false;
 	log->filled = end;
 	return 0;
 }
 
-/* Fills the file as far as its first records need, and writes its header. */
-static int write_header(struct jlog *log, struct jio *io, int fd, const char *path, uint64_t number)
+/* Fills the file as far as its first records need, and writes its header. Its size, or -errno. */
+static int64_t write_header(struct jlog *log, struct jio *io, int fd, const char *path, uint64_t number)
 {
 	uint8_t block[JF_HEADER] __attribute__((aligned(4096)));
 	struct jf_segment seg = {.number = number, .bytes = log->segment_bytes, .epoch = log->epoch};
@@ -115,14 +90,18 @@ static int write_header(struct jlog *log, struct jio *io, int fd, const char *pa
 	int err = 0;
 
 	if (size < 0)
-		return (int)size;
-	if (size < want)
+		return size;
+	if (size < want) {
 		err = write_zeros(io, fd, path, (uint32_t)size & ~(JF_BLOCK - 1), want);
+		size = want;
+	}
 	if (err != 0)
 		return err;
 	jf_segment_encode(block, &seg, log->salt);
 	err = jio_write(io, fd, path, block, sizeof block, 0, 0);
-	return err != 0 ? err : jio_sync(io, fd, path);
+	if (err == 0)
+		err = jio_sync(io, fd, path);
+	return err != 0 ? err : size;
 }
 
 /* Opens the spare that is to become a segment: the newest of the list or, where the list is empty, a new file under the
@@ -133,7 +112,7 @@ static int open_spare(struct jlog *log, struct jio *io, uint64_t number, char pa
 
 	while (log->nspares > 0) {
 		jlog_spare_path(log, log->spares[log->nspares - 1], path);
-		fd = jio_open(io, path, 0);
+		fd = jfiles_open(log->j, io, path, 0);
 		if (fd != -ENOENT) {
 			*ret_old = true;
 			return fd;
@@ -141,7 +120,7 @@ static int open_spare(struct jlog *log, struct jio *io, uint64_t number, char pa
 		log->nspares--; /* somebody has removed the file by hand */
 	}
 	jlog_spare_path(log, number, path);
-	fd = jio_open(io, path, JD_CREATE);
+	fd = jfiles_open(log->j, io, path, JD_CREATE);
 	if (fd >= 0)
 		log->spares[log->nspares++] = number;
 	*ret_old = false;
@@ -152,10 +131,11 @@ int jlog_prepare(struct jlog *log, struct jio *io, uint64_t number)
 {
 	char path[JPATH_MAX], spare[JPATH_MAX];
 	bool recycled;
+	int64_t size;
 	int fd, err;
 
 	if (log->nspares > 0 && log->spares_unsynced) {
-		err = jio_sync_dir(io, log->name);
+		err = jfiles_sync_dir(log->j, io, log->name);
 		if (err != 0)
 			return err;
 		log->spares_unsynced = false;
@@ -164,16 +144,16 @@ int jlog_prepare(struct jlog *log, struct jio *io, uint64_t number)
 	if (fd < 0)
 		return fd;
 	jlog_segment_path(log, number, path);
-	err = write_header(log, io, fd, spare, number);
+	size = write_header(log, io, fd, spare, number);
 	jio_close(io, &fd);
-	if (err == 0)
-		err = jio_rename(io, spare, path);
+	err = size < 0 ? (int)size : jio_rename(io, spare, path);
 	if (err != 0)
 		return err;
 	log->nspares--;
-	err = jio_sync_dir(io, log->name);
+	err = jfiles_sync_dir(log->j, io, log->name);
 	if (err != 0)
 		return err;
+	log->next_filled = (uint32_t)size & ~(JF_BLOCK - 1);
 	journal_count(&log->j->stats.prepared, 1);
 	journal_count(&log->j->stats.recycled, recycled);
 	return 0;
@@ -181,7 +161,7 @@ int jlog_prepare(struct jlog *log, struct jio *io, uint64_t number)
 
 int jlog_roll(struct jlog *log, struct jio *io)
 {
-	struct jseg seg = {.number = log->number + 1, .first_mark = UINT64_MAX, .end = JF_HEADER, .rfd = -1};
+	struct jseg seg = {.number = log->number + 1, .first_mark = UINT64_MAX, .end = JF_HEADER};
 	int err = 0;
 
 	CHECK(log->synced_seq == log->seq);
@@ -189,13 +169,16 @@ int jlog_roll(struct jlog *log, struct jio *io)
 		err = jlog_prepare(log, io, log->number + 1);
 	if (err != 0)
 		return err;
+	jfiles_close_log(log, io);
 	log->next_ready = false;
 	log->ahead_blocked = false;
+	log->note_unsynced = false;
 	log->number++;
 	log->tail = JF_HEADER;
+	log->filled = log->next_filled;
 	log->first_mark = UINT64_MAX;
 	log->begin_ns = clock_wall_ns();
-	err = jlog_open_active(log, io);
+	err = jfiles_open_log(log, io);
 	if (err != 0)
 		return err;
 	seg.last_mark = log->last_mark;
@@ -239,30 +222,61 @@ int jlog_sync(struct jlog *log, struct jio *io)
 
 	if (log->synced_seq == log->seq)
 		return 0;
+	CHECK(log->wfd >= 0);
 	jlog_segment_path(log, log->number, path);
 	err = jio_sync(io, log->wfd, path);
 	if (err != 0)
 		return err;
 	log->synced_seq = log->seq;
+	log->note_unsynced = false;
 	journal_count(&log->j->stats.syncs, 1);
 	hist_add(&log->j->stats.sync_ns, clock_mono_ns() - begin, 1);
 	return 0;
 }
 
-int jlog_note(struct jlog *log, struct jio *io)
+int jlog_put_note(struct jlog *log, struct jio *io, int fd)
 {
 	char path[JPATH_MAX];
 	uint8_t sector[JF_SECTOR];
 	struct jf_note note = {.number = log->number, .seq = log->synced_seq, .epoch = log->epoch};
 	int err;
 
-	if (log->noted_seq == log->synced_seq)
-		return 0;
 	jlog_segment_path(log, log->number, path);
 	jf_note_encode(sector, &note, log->salt);
-	err = jio_write(io, log->wfd, path, sector, sizeof sector, JF_NOTE_AT, 0);
+	err = jio_write(io, fd, path, sector, sizeof sector, JF_NOTE_AT, 0);
+	if (err != 0)
+		return err;
+	log->noted_seq = note.seq;
+	log->note_unsynced = true;
+	return 0;
+}
+
+int jlog_note(struct jlog *log, struct jio *io)
+{
+	int err;
+
+	if (log->noted_seq == log->synced_seq)
+		return 0;
+	err = jfiles_open_log(log, io);
+	return err != 0 ? err : jlog_put_note(log, io, log->wfd);
+}
+
+int jlog_end(struct jlog *log, struct jio *io)
+{
+	char path[JPATH_MAX];
+	int err = jlog_sync(log, io);
+
 	if (err == 0)
-		log->noted_seq = note.seq;
+		err = jlog_note(log, io);
+	if (err != 0 || !log->note_unsynced)
+		return err;
+	err = jfiles_open_log(log, io);
+	if (err != 0)
+		return err;
+	jlog_segment_path(log, log->number, path);
+	err = jio_sync(io, log->wfd, path);
+	if (err == 0)
+		log->note_unsynced = false;
 	return err;
 }
 

@@ -34,6 +34,7 @@ struct rig {
 	struct rig_log l[RIG_LOGS];
 	uint8_t *payload[RIG_LOGS][RIG_MARKS];
 	uint32_t max_len;
+	bool one_file;     /* of the logs, one (with O_DIRECT: of two descriptors) is open at a time */
 	unsigned failures; /* calls of opts.failed */
 	char why[700];     /* of the last failure */
 	uint64_t seed;
@@ -178,6 +179,8 @@ static inline int rig_open(struct rig *r)
 
 	if (err != 0)
 		r->j = NULL;
+	if (err == 0 && r->one_file)
+		r->j->files.written_max = r->j->method == JOURNAL_DIRECT ? 2 : 1;
 	for (int i = 0; i < RIG_LOGS && err == 0; i++) {
 		struct rig_replay replay = {r, i};
 		struct jlog_opts o = r->log_opts;
@@ -305,6 +308,7 @@ static inline void rig_know(struct rig *r, const struct rig *from)
 	r->opts.method = from->opts.method;
 	r->log_opts = from->log_opts;
 	r->max_len = from->max_len;
+	r->one_file = from->one_file;
 	r->seed = from->seed;
 	for (int i = 0; i < RIG_LOGS; i++)
 		r->l[i] = from->l[i];

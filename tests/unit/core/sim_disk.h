@@ -70,7 +70,7 @@ struct sim {
 	int nchanges;
 	struct {
 		int file;
-		bool open, direct;
+		bool open, direct, writes;
 	} fds[SIM_FDS];
 	bool locked;
 
@@ -84,6 +84,10 @@ struct sim {
 	enum sim_op fail_op;
 	uint64_t after_fail; /* operations that change something, since then */
 	bool refuse_direct;  /* as tmpfs */
+	int fds_max;         /* files open at a time, beyond which there is -EMFILE; 0: SIM_FDS */
+	/* Files that were closed with unsynced bytes, but for a sector at 512 (the journal's note): the kernel would tell nobody that they could not be
+	 * written. */
+	unsigned closed_unsynced;
 
 	bool lie_sync;     /* a sync does nothing: acknowledging before it would look the same */
 	bool lie_dsync;    /* a durable write is not */
@@ -199,6 +203,15 @@ static inline void sim_change(struct sim *s, const char *from, const char *to, i
 	sim_apply(&s->now, c);
 }
 
+static inline int sim_fds_open(const struct sim *s)
+{
+	int n = 0;
+
+	for (int fd = 0; fd < SIM_FDS; fd++)
+		n += s->fds[fd].open;
+	return n;
+}
+
 static inline int sim_open(void *ctx, const char *path, unsigned flags)
 {
 	struct sim *s = ctx;
@@ -209,6 +222,8 @@ static inline int sim_open(void *ctx, const char *path, unsigned flags)
 		return err;
 	if (flags & JD_DIRECT && s->refuse_direct)
 		return -EINVAL;
+	if (s->fds_max > 0 && sim_fds_open(s) >= s->fds_max)
+		return -EMFILE;
 	if (e == NULL && !(flags & JD_CREATE))
 		return -ENOENT;
 	if (e == NULL) {
@@ -221,6 +236,7 @@ static inline int sim_open(void *ctx, const char *path, unsigned flags)
 			continue;
 		s->fds[fd].open = true;
 		s->fds[fd].direct = flags & JD_DIRECT;
+		s->fds[fd].writes = !(flags & JD_READ);
 		s->fds[fd].file = e->file;
 		return fd;
 	}
@@ -233,6 +249,20 @@ static inline struct sim_file *sim_file(struct sim *s, int fd)
 	return &s->files[s->fds[fd].file];
 }
 
+/* Whether nobody has the file open for writing, and there are bytes that were not synced, but for the journal's note. */
+static inline bool sim_is_unsynced(const struct sim *s, int file)
+{
+	const struct sim_file *f = &s->files[file];
+
+	for (int fd = 0; fd < SIM_FDS; fd++)
+		if (s->fds[fd].open && s->fds[fd].writes && s->fds[fd].file == file)
+			return false;
+	for (size_t i = 0; i < f->nw; i++)
+		if (f->w[i].at != SIM_SECTOR || f->w[i].n != SIM_SECTOR)
+			return true;
+	return false;
+}
+
 static inline void sim_close(void *ctx, int fd)
 {
 	struct sim *s = ctx;
@@ -243,6 +273,7 @@ static inline void sim_close(void *ctx, int fd)
 	}
 	CHECK(fd >= 0 && fd < SIM_FDS && s->fds[fd].open);
 	s->fds[fd].open = false;
+	s->closed_unsynced += s->fds[fd].writes && !s->dead && sim_is_unsynced(s, s->fds[fd].file);
 }
 
 static inline int64_t sim_size(void *ctx, int fd)

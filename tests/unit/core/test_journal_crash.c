@@ -111,7 +111,8 @@ enum plant { PLANT_NONE, PLANT_SYNC, PLANT_DSYNC, PLANT_SYNC_DIR };
 
 /* Lives once for each operation at which the plug can be pulled. Returns how many promises were broken; with a
  * planted bug it stops at the first. */
-static unsigned sweep(enum journal_method method, enum jlog_durability durability, enum plant plant, uint64_t step)
+static unsigned sweep_files(enum journal_method method, enum jlog_durability durability, enum plant plant,
+			    uint64_t step, bool one_file)
 {
 	static struct rig r;
 	static struct sim sim;
@@ -125,16 +126,21 @@ static unsigned sweep(enum journal_method method, enum jlog_durability durabilit
 		sim.lie_sync_dir = plant == PLANT_SYNC_DIR;
 		rig_init(&r, &sim, method);
 		r.log_opts.durability = durability;
+		r.one_file = one_file;
 		sim.plug_at = n;
 		if (rig_open(&r) == 0) {
 			ended = rig_live(&r, ROUNDS) == 0;
 			if (ended) /* a life worth looking at */
 				assert_true(journal_stats(r.j)->recycled > 2 || plant != PLANT_NONE);
+			if (ended && one_file)
+				assert_true(journal_stats(r.j)->files_closed > 10);
 			ended = ended && rig_close(&r) == 0;
 			if (r.j != NULL)
 				rig_kill(&r);
 		}
 		sim.dead = true;
+		if (plant == PLANT_NONE)
+			assert_int_equal(sim.closed_unsynced, 0);
 		broken += crash_all(&r, n);
 		if (broken > 0 && plant == PLANT_NONE)
 			fail_msg("plug pulled at operation %llu: %s", (unsigned long long)n, place);
@@ -142,6 +148,11 @@ static unsigned sweep(enum journal_method method, enum jlog_durability durabilit
 		sim_done(&sim);
 	}
 	return broken;
+}
+
+static unsigned sweep(enum journal_method method, enum jlog_durability durability, enum plant plant, uint64_t step)
+{
+	return sweep_files(method, durability, plant, step, false);
 }
 
 static void nothing_published_is_lost_with_fdatasync(void **state)
@@ -162,6 +173,13 @@ static void nothing_published_is_lost_with_direct(void **state)
 static void the_write_mode_keeps_a_whole_beginning(void **state)
 {
 	assert_int_equal(sweep(JOURNAL_FDATASYNC, JLOG_WRITE, PLANT_NONE, 3), 0);
+}
+
+static void nothing_is_lost_where_files_are_closed_for_others(void **state)
+{
+	assert_int_equal(sweep_files(JOURNAL_FDATASYNC, JLOG_FSYNC, PLANT_NONE, 4, true), 0);
+	assert_int_equal(sweep_files(JOURNAL_DIRECT, JLOG_FSYNC, PLANT_NONE, 5, true), 0);
+	assert_int_equal(sweep_files(JOURNAL_FDATASYNC, JLOG_WRITE, PLANT_NONE, 5, true), 0);
 }
 
 static void an_acknowledgement_before_the_sync_is_noticed(void **state)
@@ -321,6 +339,7 @@ int main(void)
 		cmocka_unit_test(nothing_published_is_lost_with_dsync),
 		cmocka_unit_test(nothing_published_is_lost_with_direct),
 		cmocka_unit_test(the_write_mode_keeps_a_whole_beginning),
+		cmocka_unit_test(nothing_is_lost_where_files_are_closed_for_others),
 		cmocka_unit_test(an_acknowledgement_before_the_sync_is_noticed),
 		cmocka_unit_test(a_durable_write_that_is_not_is_noticed),
 		cmocka_unit_test(a_missing_directory_sync_is_noticed),

@@ -53,7 +53,7 @@ static void judge_failure(struct rig *r, int err, int how, unsigned *survived)
 }
 
 /* One life in which operation n fails. False when there was no operation n. */
-static bool live_with_failure(enum journal_method method, uint64_t n, int how, unsigned *survived)
+static bool live_with_failure(enum journal_method method, bool one_file, uint64_t n, int how, unsigned *survived)
 {
 	static struct rig r;
 	static struct sim sim;
@@ -62,6 +62,7 @@ static bool live_with_failure(enum journal_method method, uint64_t n, int how, u
 
 	sim_init(&sim);
 	rig_init(&r, &sim, method);
+	r.one_file = one_file;
 	sim.fail_at = n;
 	sim.fail_err = how;
 	if (rig_open(&r) == 0) {
@@ -81,29 +82,35 @@ static bool live_with_failure(enum journal_method method, uint64_t n, int how, u
 	return happened;
 }
 
-static void each_io_fails(enum journal_method method, uint64_t step)
+static void each_io_fails(enum journal_method method, bool one_file, uint64_t step)
 {
 	unsigned survived = 0;
 
 	for (size_t k = 0; k < ARRAY_SIZE(errors); k++)
-		for (uint64_t n = 0; live_with_failure(method, n, errors[k], &survived); n += step)
+		for (uint64_t n = 0; live_with_failure(method, one_file, n, errors[k], &survived); n += step)
 			;
 	assert_true(survived > 0);
 }
 
 static void a_failed_io_ends_the_journal_and_loses_nothing_with_fdatasync(void **state)
 {
-	each_io_fails(JOURNAL_FDATASYNC, 1);
+	each_io_fails(JOURNAL_FDATASYNC, false, 1);
 }
 
 static void a_failed_io_ends_the_journal_and_loses_nothing_with_dsync(void **state)
 {
-	each_io_fails(JOURNAL_DSYNC, 1);
+	each_io_fails(JOURNAL_DSYNC, false, 1);
 }
 
 static void a_failed_io_ends_the_journal_and_loses_nothing_with_direct(void **state)
 {
-	each_io_fails(JOURNAL_DIRECT, 1);
+	each_io_fails(JOURNAL_DIRECT, false, 1);
+}
+
+static void a_failed_io_ends_the_journal_where_files_are_closed_for_others(void **state)
+{
+	each_io_fails(JOURNAL_FDATASYNC, true, 1);
+	each_io_fails(JOURNAL_DIRECT, true, 3);
 }
 
 /* A drive, or a journal, that goes on after a failed sync: the oracle must see that. */
@@ -562,6 +569,7 @@ int main(void)
 		cmocka_unit_test(a_failed_io_ends_the_journal_and_loses_nothing_with_fdatasync),
 		cmocka_unit_test(a_failed_io_ends_the_journal_and_loses_nothing_with_dsync),
 		cmocka_unit_test(a_failed_io_ends_the_journal_and_loses_nothing_with_direct),
+		cmocka_unit_test(a_failed_io_ends_the_journal_where_files_are_closed_for_others),
 		cmocka_unit_test(a_sync_tried_again_is_noticed),
 		cmocka_unit_test(what_a_kill_left_is_synced_before_it_counts),
 		cmocka_unit_test(no_space_at_all_is_an_answer_at_opening),

@@ -298,6 +298,10 @@ static bool apply_setting(struct h2_session *s, uint16_t id, uint32_t value, uin
 		}
 		s->peer_frame = value;
 	}
+	if (id == H2_S_HEADER_TABLE_SIZE && value < HPACK_TABLE_DEFAULT && !s->table_is_off)
+		s->table_update_due = true;
+	if (id == H2_S_MAX_HEADER_LIST_SIZE)
+		s->peer_header_list = value;
 	if (id == H2_S_INITIAL_WINDOW_SIZE &&
 	    *window <= H2_WINDOW_MAX) /* one that is too large stays: it is an error */
 		*window = value;

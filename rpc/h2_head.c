@@ -39,7 +39,42 @@ static bool value_ok(struct span v)
 		if (v.p[i] == 0 || v.p[i] == '\r' || v.p[i] == '\n')
 			return false;
 	}
-	return v.n == 0 || (v.p[0] != ' ' && v.p[0] != '\t' && v.p[v.n - 1] != ' ' && v.p[v.n - 1] != '\t');
+	return true;
+}
+
+static bool is_space(uint8_t c)
+{
+	return c == ' ' || c == '\t';
+}
+
+/* A field value has no space around it (section 8.2.1). gRPC's own libraries send the spaces of a metadata value as
+ * they are, and their servers take them off; so does this one. */
+static struct span trim(struct span v)
+{
+	while (v.n > 0 && is_space(v.p[0])) {
+		v.p++;
+		v.n--;
+	}
+	while (v.n > 0 && is_space(v.p[v.n - 1]))
+		v.n--;
+	return v;
+}
+
+static uint8_t lower(uint8_t c)
+{
+	return c >= 'A' && c <= 'Z' ? (uint8_t)(c | 0x20) : c;
+}
+
+/* Whether `v` begins with `lit`, which is in lower case, in letters of either case. */
+static bool begins(struct span v, const char *lit, size_t n)
+{
+	if (v.n < n)
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		if (lower(v.p[i]) != (uint8_t)lit[i])
+			return false;
+	}
+	return true;
 }
 
 /* Section 8.3.1: each at most once, before all others. */
@@ -65,12 +100,51 @@ static bool pseudo(struct h2_head_reader *rd, struct span name, struct span valu
 	return true;
 }
 
-/* "application/grpc", alone or followed by '+' or ';'. */
+/* "application/grpc", alone or followed by '+', ';' or a space. Media types have no case: RFC 9110 section 8.3.1. */
 static bool is_grpc(struct span v)
 {
 	static const char type[] = "application/grpc";
 	size_t n = sizeof type - 1;
-	return v.n >= n && memcmp(v.p, type, n) == 0 && (v.n == n || v.p[n] == '+' || v.p[n] == ';');
+	return begins(v, type, n) && (v.n == n || v.p[n] == '+' || v.p[n] == ';' || is_space(v.p[n]));
+}
+
+/* Whether the list names gzip: "identity, gzip;q=1". */
+static bool lists_gzip(struct span v)
+{
+	for (size_t at = 0; at < v.n;) {
+		const uint8_t *comma = memchr(v.p + at, ',', v.n - at);
+		size_t end = comma ? (size_t)(comma - v.p) : v.n;
+		struct span item = trim((struct span){v.p + at, end - at});
+		if (begins(item, "gzip", 4) && (item.n == 4 || item.p[4] == ';' || is_space(item.p[4])))
+			return true;
+		at = end + 1;
+	}
+	return false;
+}
+
+/* Notes that a field came that may come once. Of two values neither is obeyed: the call is refused. */
+static void once(struct h2_head_reader *rd, bool *seen, const char *name)
+{
+	if (*seen)
+		rd->head.twice = name;
+	*seen = true;
+}
+
+static void timeout(struct h2_head_reader *rd, struct span value)
+{
+	struct h2_head *h = &rd->head;
+	once(rd, &rd->has_timeout, "grpc-timeout");
+	h->bad_timeout |= grpc_timeout_get(value, &h->timeout_ns) != 0;
+	if (h->timeout_ns == 0) /* "0m": already over, which is not "none" */
+		h->timeout_ns = 1;
+}
+
+static void encoding(struct h2_head_reader *rd, struct span value)
+{
+	struct h2_head *h = &rd->head;
+	once(rd, &rd->has_encoding, "grpc-encoding");
+	h->gzip = IS(value, "gzip");
+	h->unknown_coding = !h->gzip && !IS(value, "identity");
 }
 
 static bool content_length(struct h2_head *h, struct span v)
@@ -119,19 +193,16 @@ static bool regular(struct h2_head_reader *rd, struct span name, struct span val
 		break;
 	case 12:
 		if (IS(name, "content-type")) {
-			rd->has_type = true;
+			once(rd, &rd->has_type, "content-type");
 			if (!is_grpc(value))
 				h->http_status = 415;
 		} else if (IS(name, "grpc-timeout")) {
-			h->bad_timeout = grpc_timeout_get(value, &h->timeout_ns) != 0;
-			if (h->timeout_ns == 0) /* "0m": already over, which is not "none" */
-				h->timeout_ns = 1;
+			timeout(rd, value);
 		}
 		break;
 	case 13:
 		if (IS(name, "grpc-encoding")) {
-			h->gzip = IS(value, "gzip");
-			h->unknown_coding = !h->gzip && !IS(value, "identity");
+			encoding(rd, value);
 		} else if (IS(name, "authorization")) {
 			authorization(rd, value);
 			return true; /* no metadata for handlers */
@@ -147,7 +218,7 @@ static bool regular(struct h2_head_reader *rd, struct span name, struct span val
 		break;
 	case 20:
 		if (IS(name, "grpc-accept-encoding")) {
-			h->takes_gzip = memmem(value.p, value.n, "gzip", 4) != NULL;
+			h->takes_gzip |= lists_gzip(value);
 			return true;
 		}
 		break;
@@ -178,9 +249,9 @@ int h2_head_field(void *ctx, struct span name, struct span value)
 	if (!name_ok(name) || !value_ok(value))
 		h->malformed = true;
 	else if (name.p[0] == ':')
-		h->malformed = !pseudo(rd, name, value);
+		h->malformed = trim(value).n != value.n || !pseudo(rd, name, value);
 	else
-		h->malformed = !regular(rd, name, value);
+		h->malformed = !regular(rd, name, trim(value));
 	return 0;
 }
 

@@ -41,6 +41,7 @@ struct h2_head {
 	bool gzip;           /* grpc-encoding: gzip */
 	bool unknown_coding; /* grpc-encoding is something else */
 	bool bad_timeout;
+	const char *twice;      /* the field of which there may be one, and there are two; NULL: none */
 	uint16_t http_status;   /* not gRPC at all: answer with this and no more; 0: fine */
 	uint64_t who;           /* whose token it has: rpc/access.h */
 	int64_t content_length; /* -1: none */
@@ -51,7 +52,8 @@ struct h2_head_reader {
 	const struct rpc_shard *rpc;
 	struct metadata metadata; /* of methods that want it; the taker frees it */
 	uint32_t fields, bytes;
-	bool regular, has_method, has_scheme, has_path, has_authority, has_type, has_token, trailers;
+	bool regular, has_method, has_scheme, has_path, has_authority, has_type, has_token, has_timeout, has_encoding,
+		trailers;
 };
 /* hpack_field_fn over a h2_head_reader; h2_head_finish settles what only the end of the block tells. */
 int h2_head_field(void *ctx, struct span name, struct span value);
@@ -104,7 +106,11 @@ struct h2_session {
 	int64_t recv_window;
 	uint32_t recv_unacked;
 	uint32_t peer_window, peer_frame;
-	struct h2_table streams;  /* those that are open */
+	struct h2_table streams;   /* those that are open */
+	uint32_t peer_header_list; /* the peer's SETTINGS_MAX_HEADER_LIST_SIZE */
+	/* Our header blocks never use the dynamic table. A peer that allows less than the 4096 bytes of the
+	 * beginning is told so at the start of the next header block (RFC 9113 section 4.3.1). */
+	bool table_update_due, table_is_off;
 	struct h2_stream *recent; /* the last one found */
 	struct hpack_decoder *hpack;
 	struct hpack_memo *memo;

@@ -15,13 +15,19 @@
 enum {
 	PUMP_QUEUE = 128 << 10, /* bytes queued on the connection above which streams wait */
 	SLICE_MIN = 2048,       /* shorter pieces are copied */
+	BLOCK_STATUS = 24,      /* a header block of nothing but a status */
 	BLOCK_MAX = 8192,       /* a header block of ours; within any peer's SETTINGS_MAX_FRAME_SIZE */
 };
 
 /* ":status: 200" and "content-type: application/grpc", from the static table only. */
 static const uint8_t block_ok[] = "\x88\x0f\x10\x10"
 				  "application/grpc";
-enum { BLOCK_OK = sizeof block_ok - 1 };
+enum {
+	BLOCK_OK = sizeof block_ok - 1,
+	HEADER_FIELD_OVERHEAD = 32,
+	GRPC_STATUS_LIST = 11 + 2 + HEADER_FIELD_OVERHEAD,
+	BLOCK_OK_LIST = 7 + 3 + 12 + 16 + 2 * HEADER_FIELD_OVERHEAD,
+};
 /* "grpc-status: 0" */
 static const uint8_t trailers_ok[] = "\x00\x0b"
 				     "grpc-status\x01"
@@ -89,18 +95,39 @@ static uint8_t *put_headers_ok(uint8_t *p, uint32_t id)
 	return p + H2_FRAME_HEADER + BLOCK_OK;
 }
 
-/* A header block that is not one of the constants. `n` grows as long as there is room; what does not fit is left out and said so. */
+/* A header block that is not one of the constants. A field that does not fit into the block, or that would exceed
+ * the peer's SETTINGS_MAX_HEADER_LIST_SIZE, is left out, and the log says so. */
 struct block {
 	size_t n;
+	uint64_t list, list_max; /* as RFC 9113 section 6.5.2 counts: name + value + 32 bytes a field */
 	bool full;
 	uint8_t p[BLOCK_MAX];
 };
 
+/* The first field block after the peer has lowered the table's size begins with a size update. */
+static void block_init(struct block *b, struct h2_session *s)
+{
+	b->n = 0;
+	b->list = GRPC_STATUS_LIST; /* the one field that is never left out */
+	b->list_max = s->peer_header_list;
+	b->full = false;
+	if (unlikely(s->table_update_due)) {
+		b->p[b->n++] = HPACK_TABLE_OFF;
+		s->table_update_due = false;
+		s->table_is_off = true;
+	}
+}
+
 static void block_add(struct block *b, struct span name, struct span value)
 {
-	size_t n = hpack_put_literal(b->p + b->n, sizeof b->p - b->n, name, value);
-	b->full |= n == 0;
+	uint64_t list = b->list + name.n + value.n + HEADER_FIELD_OVERHEAD;
+	size_t n = list <= b->list_max ? hpack_put_literal(b->p + b->n, sizeof b->p - b->n, name, value) : 0;
+	if (n == 0) {
+		b->full = true;
+		return;
+	}
 	b->n += n;
+	b->list = list;
 }
 
 static void block_add_metadata(struct block *b, const struct metadata *m)
@@ -112,9 +139,9 @@ static void block_add_metadata(struct block *b, const struct metadata *m)
 
 static void block_begin(struct block *b, const struct h2_stream *st)
 {
-	b->n = BLOCK_OK;
-	b->full = false;
-	memcpy(b->p, block_ok, BLOCK_OK);
+	memcpy(b->p + b->n, block_ok, BLOCK_OK);
+	b->n += BLOCK_OK;
+	b->list += BLOCK_OK_LIST;
 	if (st->plain)
 		return;
 	if (st->takes_gzip && st->call.method->compress)
@@ -127,8 +154,8 @@ static void block_begin(struct block *b, const struct h2_stream *st)
 static bool put_block(struct h2_stream *st, const struct block *b, uint8_t flags)
 {
 	if (b->full)
-		log_warn("metadata of an answer of %s was left out: more than %d bytes", st->call.method->name,
-			 BLOCK_MAX);
+		log_warn("fields of an answer of %s were left out: more than %d bytes, or than the client takes",
+			 st->call.method ? st->call.method->name : "an unknown method", BLOCK_MAX);
 	uint8_t *p = conn_reserve(st->session->conn, H2_FRAME_HEADER + b->n);
 	if (!p)
 		return false;
@@ -140,11 +167,13 @@ static bool put_block(struct h2_stream *st, const struct block *b, uint8_t flags
 
 void h2_put_trailers(struct h2_stream *st, enum grpc_status status, struct span text)
 {
-	struct block b = {0};
+	struct block b;
 	char number[4], message[1536];
+	block_init(&b, st->session);
 	if (!st->headers_sent)
 		block_begin(&b, st);
 	int digits = snprintf(number, sizeof number, "%u", (unsigned)status);
+	b.list -= GRPC_STATUS_LIST;
 	block_add(&b, SPAN_LIT("grpc-status"), (struct span){(uint8_t *)number, (size_t)digits});
 	if (text.n) {
 		size_t m = grpc_percent_encode(message, sizeof message, text);
@@ -161,13 +190,16 @@ void h2_put_trailers(struct h2_stream *st, enum grpc_status status, struct span 
 /* The answer to something that is not gRPC. */
 void h2_put_http_status(struct h2_session *s, uint32_t id, uint16_t status)
 {
-	uint8_t p[H2_FRAME_HEADER + 16];
+	uint8_t p[H2_FRAME_HEADER + BLOCK_STATUS];
+	struct block b;
 	char number[8];
 	int digits = snprintf(number, sizeof number, "%u", (unsigned)status);
-	size_t n = hpack_put_literal_indexed_name(p + H2_FRAME_HEADER, 16, 8,
-						  (struct span){(uint8_t *)number, (size_t)digits});
-	h2_frame_put(p, (uint32_t)n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, id);
-	conn_write(s->conn, p, H2_FRAME_HEADER + n);
+	block_init(&b, s);
+	b.n += hpack_put_literal_indexed_name(b.p + b.n, BLOCK_STATUS - b.n, 8,
+					      (struct span){(uint8_t *)number, (size_t)digits});
+	h2_frame_put(p, (uint32_t)b.n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, id);
+	memcpy(p + H2_FRAME_HEADER, b.p, b.n);
+	conn_write(s->conn, p, H2_FRAME_HEADER + b.n);
 }
 
 static bool put_headers(struct h2_stream *st)
@@ -175,6 +207,7 @@ static bool put_headers(struct h2_stream *st)
 	struct block b;
 	if (st->headers_sent)
 		return true;
+	block_init(&b, st->session);
 	block_begin(&b, st);
 	return st->headers_sent = put_block(st, &b, 0);
 }
@@ -344,7 +377,7 @@ void h2_reply(struct call *c, const uint8_t *msg, size_t n)
 	struct h2_session *s = st->session;
 	int64_t len = (int64_t)n + GRPC_PREFIX;
 	if (unlikely(len > s->send_window || len > st->send_window || len > H2_FRAME_SIZE_DEFAULT || !st->remote_end ||
-		     st->headers_sent || !st->plain)) {
+		     st->headers_sent || !st->plain || s->table_update_due)) {
 		h2_send(c, msg, n);
 		h2_finish(c, GRPC_OK, (struct span){0});
 		return;

@@ -417,6 +417,7 @@ bool h2_session_start(struct conn *c, struct rpc_shard *r)
 	s->recv_window = H2_WINDOW_DEFAULT;
 	s->peer_window = H2_WINDOW_DEFAULT;
 	s->peer_frame = H2_FRAME_SIZE_DEFAULT;
+	s->peer_header_list = UINT32_MAX;
 	s->reset_tokens = r->opts->resets_burst;
 	s->reset_ns = s->useless_ns = s->start_ns = r->shard->now_ns;
 	s->timer.fire = on_timer;

@@ -152,7 +152,8 @@ static bool inflate_message(struct h2_stream *st, struct span in, struct span *r
 			 r->opts->message_max);
 	else
 		snprintf(text, sizeof text, "no memory to inflate a message");
-	refuse_call(st, rc == -EBADMSG ? GRPC_INVALID_ARGUMENT : GRPC_RESOURCE_EXHAUSTED,
+	/* gRPC's compression.md: what cannot be decompressed is INTERNAL. */
+	refuse_call(st, rc == -EBADMSG ? GRPC_INTERNAL : GRPC_RESOURCE_EXHAUSTED,
 		    rc == -EBADMSG    ? REFUSAL_INVALID
 		    : rc == -EMSGSIZE ? REFUSAL_MESSAGE
 				      : REFUSAL_MEMORY,
@@ -436,15 +437,17 @@ static void refuse(struct h2_session *s, uint32_t id, const struct h2_head *head
 		call_count_refused(s->rpc, GRPC_INVALID_ARGUMENT);
 		h2_put_http_status(s, id, head->http_status);
 	} else {
-		enum grpc_status status = head->too_large     ? GRPC_RESOURCE_EXHAUSTED
-					  : head->bad_timeout ? GRPC_INVALID_ARGUMENT
-							      : GRPC_UNIMPLEMENTED;
+		enum grpc_status status = head->too_large                    ? GRPC_RESOURCE_EXHAUSTED
+					  : head->bad_timeout || head->twice ? GRPC_INVALID_ARGUMENT
+									     : GRPC_UNIMPLEMENTED;
 		char text[128];
 		if (head->too_large)
 			snprintf(
 				text, sizeof text,
 				"the request's header fields are above HEADER_LIST_MAX, %u bytes, or HEADER_FIELDS_MAX, %u",
 				s->rpc->opts->header_list_max, s->rpc->opts->header_fields_max);
+		else if (head->twice)
+			snprintf(text, sizeof text, "the header field %s is given twice", head->twice);
 		else
 			snprintf(text, sizeof text, "%s",
 				 head->bad_timeout
@@ -473,7 +476,7 @@ void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *hea
 {
 	struct rpc_shard *r = s->rpc;
 	uint32_t slot;
-	if (unlikely(head->too_large || head->http_status || head->bad_timeout || head->method < 0)) {
+	if (unlikely(head->too_large || head->http_status || head->bad_timeout || head->twice || head->method < 0)) {
 		refuse(s, id, head, end);
 		return;
 	}

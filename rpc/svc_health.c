@@ -52,6 +52,33 @@ static void check(struct call *c, const ProtobufCMessage *m)
 	typed_reply(c, &r.base);
 }
 
+typedef Grpc__Health__V1__HealthListResponse__StatusesEntry Entry;
+
+/* The server as a whole, then each of its services once. */
+static void list(struct call *c, const ProtobufCMessage *m)
+{
+	const struct method_table *t = c->rpc->methods;
+	Grpc__Health__V1__HealthListResponse r = GRPC__HEALTH__V1__HEALTH_LIST_RESPONSE__INIT;
+	Response status = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
+	Entry entry[1 + RPC_METHODS_MAX], *entries[1 + RPC_METHODS_MAX];
+	set_status(c, &status, true);
+	for (unsigned i = 0; i <= t->count; i++) {
+		const char *name = i == 0 ? "" : t->method[i - 1]->service;
+		bool listed = false;
+		for (size_t k = 0; k < r.n_statuses; k++)
+			listed |= strcmp(entry[k].key, name) == 0;
+		if (listed)
+			continue;
+		Entry *e = &entry[r.n_statuses];
+		grpc__health__v1__health_list_response__statuses_entry__init(e);
+		e->key = (char *)(uintptr_t)name;
+		e->value = &status;
+		entries[r.n_statuses++] = e;
+	}
+	r.statuses = entries;
+	typed_reply(c, &r.base);
+}
+
 static void link_watcher(struct call *c, bool known)
 {
 	struct watcher *w = watcher_of(c);
@@ -113,6 +140,8 @@ void svc_health_drain(struct rpc_shard *r)
 const struct typed_method svc_health_methods[SVC_HEALTH_METHODS] = {
 	{TYPED("grpc.health.v1.Health", "Check", METHOD_UNARY, .access = METHOD_FOR_ALL),
 	 &grpc__health__v1__health_check_request__descriptor, check},
+	{TYPED("grpc.health.v1.Health", "List", METHOD_UNARY, .access = METHOD_FOR_ALL),
+	 &grpc__health__v1__health_list_request__descriptor, list},
 	{TYPED("grpc.health.v1.Health", "Watch", METHOD_SERVER_STREAM, .access = METHOD_FOR_ALL,
 	       .cancel = watch_cancel),
 	 &grpc__health__v1__health_check_request__descriptor, watch},

@@ -4,7 +4,7 @@
 
 #include "rpc/typed.h"
 
-#define SVC_HEALTH_METHODS 2
+#define SVC_HEALTH_METHODS 3
 extern const struct typed_method svc_health_methods[SVC_HEALTH_METHODS];
 
 /* Shard thread, when the shard begins to drain, before its connections are told: every watcher hears NOT_SERVING. */

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { BUDGET_BLOCK = 16 << 10 };
 
@@ -26,20 +27,35 @@ static struct budget *budget_of(struct rpc_shard *r)
 	return r->budget;
 }
 
+/* Unpacks a message for which pb_scan said `scanned`. NULL: malformed, or no memory. */
+static ProtobufCMessage *unpack(struct budget *b, struct span msg, const ProtobufCMessageDescriptor *desc,
+				const struct pb_scan_limits *limits, int scanned)
+{
+	if (scanned == PB_SCAN_E_GROUPS) {
+		uint8_t *copy = budget_alloc(b, msg.n);
+		if (!copy)
+			return NULL;
+		memcpy(copy, msg.p, msg.n);
+		pb_hide_groups(copy, msg.n, desc, limits);
+		msg.p = copy;
+	}
+	return protobuf_c_message_unpack(desc, &b->allocator, msg.n, msg.p);
+}
+
 void typed_message(struct call *c, struct span msg)
 {
 	const struct typed_method *t = container_of(c->method, struct typed_method, method);
 	struct pb_scan_limits limits = PB_SCAN_LIMITS;
 	limits.size_max = c->rpc->opts->message_max;
 	int rc = pb_scan(msg, t->request, &limits);
-	if (rc) {
+	if (rc < 0) {
 		call_finish_text(c, rc == -EBADMSG || rc == -EILSEQ ? GRPC_INVALID_ARGUMENT : GRPC_RESOURCE_EXHAUSTED,
 				 "not acceptable as a %s: %s", t->request->name, pb_scan_error_text(rc));
 		return;
 	}
 	struct rpc_shard *r = c->rpc;
 	struct budget *b = budget_of(r);
-	ProtobufCMessage *m = b ? protobuf_c_message_unpack(t->request, &b->allocator, msg.n, msg.p) : NULL;
+	ProtobufCMessage *m = b ? unpack(b, msg, t->request, &limits, rc) : NULL;
 	if (!m) {
 		bool memory = !b || budget_is_exhausted(b);
 		call_finish_text(c, memory ? GRPC_RESOURCE_EXHAUSTED : GRPC_INVALID_ARGUMENT, "%s a %s",

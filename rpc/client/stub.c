@@ -43,9 +43,19 @@ static ProtobufCMessage *unpack(const struct stub_call *c, struct span msg, cons
 	struct pb_scan_limits limits = PB_SCAN_LIMITS;
 	limits.size_max = SCAN_SIZE_MAX;
 	int r = pb_scan(msg, c->output, &limits);
-	ProtobufCMessage *m = r ? NULL : protobuf_c_message_unpack(c->output, NULL, msg.n, msg.p);
+	uint8_t *copy = r == PB_SCAN_E_GROUPS ? malloc(msg.n) : NULL;
+	if (r == PB_SCAN_E_GROUPS && copy) {
+		memcpy(copy, msg.p, msg.n);
+		pb_hide_groups(copy, msg.n, c->output, &limits);
+		msg.p = copy;
+	} else if (r == PB_SCAN_E_GROUPS) {
+		*ret_fault = "there is no memory to unpack it";
+		return NULL;
+	}
+	ProtobufCMessage *m = r < 0 ? NULL : protobuf_c_message_unpack(c->output, NULL, msg.n, msg.p);
 	if (!m)
-		*ret_fault = r ? pb_scan_error_text(r) : "it cannot be unpacked";
+		*ret_fault = r < 0 ? pb_scan_error_text(r) : "it cannot be unpacked";
+	free(copy);
 	return m;
 }
 

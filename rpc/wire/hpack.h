@@ -16,6 +16,11 @@ typedef int (*hpack_field_fn)(void *ctx, struct span name, struct span value);
 
 struct hpack_decoder;
 
+/* Bytes of a dynamic table before any SETTINGS_HEADER_TABLE_SIZE: RFC 9113 section 6.5.2. */
+#define HPACK_TABLE_DEFAULT 4096u
+/* A dynamic table size update to 0: RFC 7541 section 6.3. */
+#define HPACK_TABLE_OFF 0x20u
+
 /* `table_max`: SETTINGS_HEADER_TABLE_SIZE that we announced (4096). NULL without memory. Small: about 2 KiB before first use. */
 struct hpack_decoder *hpack_decoder_new(uint32_t table_max);
 void hpack_decoder_free(struct hpack_decoder *d);

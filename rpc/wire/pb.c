@@ -1,7 +1,8 @@
 /* Protobuf's wire format: primitives, and the two messages of the hottest path. Pure; any thread.
  *
  * What is accepted, where the specification leaves room: a tag or a length is a varint of at most 5 bytes, a value one of at most 10 (bits
- * above the 64th are dropped, and above the 32nd for 32-bit fields); field numbers are 1 to 2^29-1; groups are refused; a known field
+ * above the 64th are dropped, and above the 32nd for 32-bit fields); field numbers are 1 to 2^29-1; a group, which only
+ * proto2 has, is an unknown field and is passed over as a whole; a known field
  * with another wire type is an unknown field, as in Google's parsers (protobuf-c refuses it: the one place where the two differ on
  * messages that a sane encoder could send).
  *
@@ -58,6 +59,52 @@ static inline int bytes_get(const uint8_t **p, const uint8_t *end, struct span *
 	return 0;
 }
 
+/* Moves *p, which is just behind the start tag of group `number`, past its end tag. Groups in it are passed over too. */
+static int group_skip(const uint8_t **p, const uint8_t *end, uint32_t number)
+{
+	uint32_t open[PB_GROUP_DEPTH];
+	unsigned depth = 0;
+	const uint8_t *at = *p;
+
+	open[depth++] = number;
+	while (depth > 0) {
+		uint64_t tag, value;
+		struct span bytes;
+		int err = 0;
+
+		if (varint_get(&at, end, TAG_MAX, &tag) < 0 || tag >> 3 == 0 || tag >> 3 > FIELD_NUMBER_MAX)
+			return -EBADMSG;
+		switch (tag & 7) {
+		case WIRE_VARINT:
+			err = varint_get(&at, end, PB_VARINT_MAX, &value);
+			break;
+		case WIRE_LEN:
+			err = bytes_get(&at, end, &bytes);
+			break;
+		case WIRE_I64:
+		case WIRE_I32:
+			err = end - at < ((tag & 7) == WIRE_I64 ? 8 : 4) ? -EBADMSG : 0;
+			if (err == 0)
+				at += (tag & 7) == WIRE_I64 ? 8 : 4;
+			break;
+		case WIRE_SGROUP:
+			if (depth == PB_GROUP_DEPTH)
+				return -EBADMSG;
+			open[depth++] = (uint32_t)(tag >> 3);
+			break;
+		case WIRE_EGROUP:
+			err = open[--depth] != tag >> 3 ? -EBADMSG : 0;
+			break;
+		default:
+			err = -EBADMSG;
+		}
+		if (err < 0)
+			return err;
+	}
+	*p = at;
+	return 0;
+}
+
 int pb_get_field(const uint8_t **p, const uint8_t *end, uint32_t *ret_number, unsigned *ret_wire, uint64_t *ret_value,
 		 struct span *ret_bytes)
 {
@@ -87,6 +134,12 @@ int pb_get_field(const uint8_t **p, const uint8_t *end, uint32_t *ret_number, un
 			return -EBADMSG;
 		value = load_le32(at);
 		at += 4;
+		break;
+	case WIRE_SGROUP:
+		bytes.p = at;
+		if (group_skip(&at, end, (uint32_t)(tag >> 3)) < 0)
+			return -EBADMSG;
+		bytes.n = (size_t)(at - bytes.p);
 		break;
 	default:
 		return -EBADMSG;

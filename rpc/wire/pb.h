@@ -2,7 +2,7 @@
  * messages on the hottest paths. Everything else goes through protobuf-c. Pure; any thread.
  *
  * The hot codecs accept exactly what a conforming parser accepts: fields in any order, repeated scalars (the last wins), unknown fields skipped
- * (wire types 0, 1, 2, 5; groups are refused), strings checked for UTF-8. A unit test holds them against protobuf-c. */
+ * (groups as a whole), strings checked for UTF-8. A unit test holds them against protobuf-c. */
 #ifndef ORDINAL_RPC_WIRE_PB_H
 #define ORDINAL_RPC_WIRE_PB_H
 
@@ -25,8 +25,12 @@ static inline size_t pb_put_varint(uint8_t *p, uint64_t v)
 /* Reads a varint at *p, below end, and moves *p past it. 0, or -EBADMSG: cut off or longer than 10 bytes. */
 int pb_get_varint(const uint8_t **p, const uint8_t *end, uint64_t *ret);
 
-/* Reads a tag and the place of its value, and moves *p past the field. For wire type 2 `ret_bytes` is the content; for 0, 1 and 5 `ret_value`
- * is the number. 0, or -EBADMSG. */
+/* Reads a tag and the place of its value, and moves *p past the field. For wire type 2 `ret_bytes` is the content, for
+ * PB_WIRE_GROUP the content and the end tag; for 0, 1 and 5 `ret_value` is the number. 0, or -EBADMSG: cut off, not
+ * well-formed, or groups nested deeper than PB_GROUP_DEPTH. */
+#define PB_WIRE_LEN 2u
+#define PB_WIRE_GROUP 3u
+#define PB_GROUP_DEPTH 32
 int pb_get_field(const uint8_t **p, const uint8_t *end, uint32_t *ret_number, unsigned *ret_wire, uint64_t *ret_value,
 		 struct span *ret_bytes);
 

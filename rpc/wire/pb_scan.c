@@ -10,8 +10,6 @@
 #include <errno.h>
 #include <protobuf-c/protobuf-c.h>
 
-#define WIRE_LEN 2
-
 struct frame {
 	const uint8_t *end;
 	const ProtobufCMessageDescriptor *desc; /* NULL: unknown */
@@ -33,12 +31,29 @@ static bool text_is_fit(struct span s)
 	return s.n == 0 || (memchr(s.p, 0, s.n) == NULL && pb_is_utf8(s));
 }
 
-int pb_scan(struct span msg, const struct ProtobufCMessageDescriptor *desc, const struct pb_scan_limits *limits)
+/* Overwrites the group whose start tag is at `tag` and whose content and end tag are the n bytes at `body`. The length
+ * takes as many bytes as it needs to count what is left behind it. */
+static void hide_group(uint8_t *tag, uint8_t *body, size_t n)
+{
+	size_t bytes = 1, left;
+
+	while ((n - bytes) >> (7 * bytes))
+		bytes++;
+	left = n - bytes;
+	tag[0] = (uint8_t)((tag[0] & ~7u) | PB_WIRE_LEN);
+	for (size_t i = 0; i < bytes; i++)
+		body[i] = (uint8_t)((left >> (7 * i) & 0x7f) | (i + 1 < bytes ? 0x80 : 0));
+}
+
+/* `writable`: the same bytes, whose groups are to be hidden; or NULL. */
+static int walk(struct span msg, const struct ProtobufCMessageDescriptor *desc, const struct pb_scan_limits *limits,
+		uint8_t *writable)
 {
 	struct frame stack[PB_SCAN_DEPTH];
 	const uint8_t *p = msg.p;
 	unsigned depth = 0, merges = 0;
 	uint32_t fields = 0;
+	bool groups = false;
 
 	if (msg.n > limits->size_max)
 		return -EMSGSIZE;
@@ -54,14 +69,18 @@ int pb_scan(struct span msg, const struct ProtobufCMessageDescriptor *desc, cons
 
 		if (p == f->end) {
 			if (depth-- == 0)
-				return 0;
+				return groups ? PB_SCAN_E_GROUPS : 0;
 			continue;
 		}
+		const uint8_t *tag = p;
 		if (pb_get_field(&p, f->end, &number, &wire, &value, &bytes) < 0)
 			return -EBADMSG;
 		if (++fields > limits->fields_max)
 			return -E2BIG;
-		if (wire != WIRE_LEN || !f->desc)
+		groups |= wire == PB_WIRE_GROUP;
+		if (wire == PB_WIRE_GROUP && writable)
+			hide_group(writable + (tag - msg.p), writable + (bytes.p - msg.p), bytes.n);
+		if (wire != PB_WIRE_LEN || !f->desc)
 			continue;
 		const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field(f->desc, number);
 		if (!field)
@@ -77,6 +96,18 @@ int pb_scan(struct span msg, const struct ProtobufCMessageDescriptor *desc, cons
 		stack[++depth] = (struct frame){bytes.p + bytes.n, field->descriptor, 0};
 		p = bytes.p;
 	}
+}
+
+int pb_scan(struct span msg, const struct ProtobufCMessageDescriptor *desc, const struct pb_scan_limits *limits)
+{
+	return walk(msg, desc, limits, NULL);
+}
+
+void pb_hide_groups(uint8_t *msg, size_t n, const struct ProtobufCMessageDescriptor *desc,
+		    const struct pb_scan_limits *limits)
+{
+	int rc = walk((struct span){msg, n}, desc, limits, msg);
+	CHECK(rc == PB_SCAN_E_GROUPS);
 }
 
 const char *pb_scan_error_text(int error)

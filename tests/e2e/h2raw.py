@@ -102,6 +102,8 @@ def get_string(p, at):
 
 def fields_of(p):
     out, at = [], 0
+    if p[:1] == b"\x20":  # the dynamic table is off, at the beginning of a block only
+        at = 1
     while at < len(p):
         if p[at] & 0x80:
             index, at = get_integer(p, at, 7)
@@ -151,6 +153,7 @@ class Answer:
 
     def __init__(self):
         self.fields, self.data, self.reset, self.ended, self.late_reset = {}, b"", None, False, None
+        self.first_bytes = []  # of each header block
 
     def __repr__(self):
         return f"Answer({self.fields} data={self.data!r} reset={self.reset} ended={self.ended})"
@@ -170,6 +173,7 @@ class Answer:
         assert not self.ended, f"after the end of the stream: {f}"
         if f.kind == HEADERS:
             self.fields.update(f.fields)
+            self.first_bytes.append(f.payload[:1])
         elif f.kind == DATA:
             self.data += f.payload
         elif f.kind == RST_STREAM:

@@ -181,7 +181,7 @@ MALFORMED = {
     "an empty name": request_fields(extra=[("", "1")]),
     "a value with a line feed": request_fields(extra=[("x", "a\nb")]),
     "a value with a NUL": request_fields(extra=[("x", "a\0b")]),
-    "a value with a space before": request_fields(extra=[("x", " a")]),
+    "a pseudo-header with a space before": [*request_fields()[:3], (":authority", " test"), *request_fields()[4:]],
     "connection": request_fields(extra=[("connection", "close")]),
     "transfer-encoding": request_fields(extra=[("transfer-encoding", "chunked")]),
     "upgrade": request_fields(extra=[("upgrade", "h2c")]),

@@ -15,6 +15,13 @@ def test_check_knows_the_server_and_its_services(server, connect, stubs):
     assert e.value.code() == grpc.StatusCode.NOT_FOUND and "nobody.v1.Nothing" in e.value.details()
 
 
+def test_list_names_every_service_once(server, connect, stubs):
+    health = stubs.health_rpc.HealthStub(connect(server).channel)
+    statuses = health.List(stubs.health.HealthListRequest()).statuses
+    assert {"", "ordinal.v1.Ids", "ordinal.v1.Feed", "grpc.health.v1.Health"} <= set(statuses)
+    assert {s.status for s in statuses.values()} == {stubs.health.HealthCheckResponse.SERVING}
+
+
 def test_a_name_that_is_not_utf8_is_refused(server, connect):
     call = connect(server).channel.unary_unary("/grpc.health.v1.Health/Check")
     with pytest.raises(grpc.RpcError) as e:

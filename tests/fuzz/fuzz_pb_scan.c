@@ -9,6 +9,7 @@
 #include "tests/support/pb_node.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -35,21 +36,31 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct span msg = {data, size};
 	int bare = pb_scan(msg, NULL, &limits), r = pb_scan(msg, &pb_node_descriptor, &limits);
 
-	CHECK(r == 0 || r == -EBADMSG || r == -EMSGSIZE || r == -E2BIG || r == -ELOOP || r == -EILSEQ);
+	CHECK(r == 0 || r == PB_SCAN_E_GROUPS || r == -EBADMSG || r == -EMSGSIZE || r == -E2BIG || r == -ELOOP ||
+	      r == -EILSEQ);
 	CHECK((r == -EMSGSIZE) == (size > limits.size_max));
 	CHECK(r != 0 || bare == 0);
+	CHECK(r != PB_SCAN_E_GROUPS || bare >= 0);
 	CHECK(*pb_scan_error_text(r));
 	/* Narrower limits refuse more, and nothing else. */
 	static const struct pb_scan_limits narrow = {64, 4};
 	int less = pb_scan(msg, &pb_node_descriptor, &narrow);
 	CHECK(less == r || less == -EMSGSIZE || less == -E2BIG);
 	CHECK((less == -EMSGSIZE) == (size > narrow.size_max) && *pb_scan_error_text(less));
-	if (r != 0)
+	if (r < 0)
 		return 0;
-	ProtobufCMessage *m = protobuf_c_message_unpack(&pb_node_descriptor, NULL, size, data);
-	if (!m)
-		return 0;
-	node_check((struct pb_node *)m, 1);
-	protobuf_c_message_free_unpacked(m, NULL);
+	uint8_t *copy = malloc(size + 1);
+	memcpy(copy, data, size);
+	if (r == PB_SCAN_E_GROUPS) {
+		/* What is hidden stays a message that is fit, and has no groups any more. */
+		pb_hide_groups(copy, size, &pb_node_descriptor, &limits);
+		CHECK(pb_scan((struct span){copy, size}, &pb_node_descriptor, &limits) == 0);
+	}
+	ProtobufCMessage *m = protobuf_c_message_unpack(&pb_node_descriptor, NULL, size, copy);
+	if (m) {
+		node_check((struct pb_node *)m, 1);
+		protobuf_c_message_free_unpacked(m, NULL);
+	}
+	free(copy);
 	return 0;
 }

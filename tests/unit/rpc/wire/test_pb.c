@@ -80,6 +80,26 @@ static void test_field(void **state)
 	assert_int_equal(pb_get_field(&p, end, &number, &wire, &value, &bytes), -EBADMSG);
 }
 
+/* Unknown groups are passed over, as Google's parsers do. */
+static void test_an_unknown_group_is_passed_over(void **state)
+{
+	static const uint8_t group[] = {
+		0x10, 3, 0x53, 0x08, 1,    0x1b, 0x12, 2,   'a',  'b',  0x1c, 0x3d,
+		1,    2, 3,    4,    0x54, 0x0a, 1,    's', 0xa3, 0x06, 0xa4, 0x06,
+	};
+	struct pb_next_request r;
+	uint8_t deep[2 * PB_GROUP_DEPTH + 2];
+
+	assert_int_equal(pb_next_request_get((struct span){group, sizeof group}, &r), 0);
+	assert_true(r.count == 3 && span_eq(r.sequence, SPAN_LIT("s")));
+	memset(deep, 0x2b, PB_GROUP_DEPTH + 1);
+	memset(deep + PB_GROUP_DEPTH + 1, 0x2c, PB_GROUP_DEPTH + 1);
+	assert_int_equal(pb_next_request_get((struct span){deep + 1, sizeof deep - 2}, &r), 0);
+	assert_int_equal(pb_next_request_get((struct span){deep, sizeof deep}, &r), -EBADMSG);
+	for (size_t n = 3; n < 17; n++) /* cut within the group */
+		assert_int_equal(pb_next_request_get((struct span){group, n}, &r), -EBADMSG);
+}
+
 static void test_field_malformed(void **state)
 {
 	static const struct {
@@ -88,8 +108,12 @@ static void test_field_malformed(void **state)
 	} bad[] = {
 #define BAD(s) {s, sizeof(s) - 1}
 		BAD("\x00\x00"), /* field 0 */
+		BAD("\x0c"),     /* an end without a group, and groups that end wrongly */
 		BAD("\x0b"),
-		BAD("\x0c"), /* groups */
+		BAD("\x0b\x14"),
+		BAD("\x0b\x13\x0c\x14"),
+		BAD("\x0b\x08\x0c"),
+		BAD("\x0b\x12\x05\x01\x0c"),
 		BAD("\x0e\x00"),
 		BAD("\x0f\x00"), /* no such wire type */
 		BAD("\x08"),
@@ -484,6 +508,7 @@ int main(void)
 		cmocka_unit_test(test_varint_round_trip),
 		cmocka_unit_test(test_varint_overlong),
 		cmocka_unit_test(test_field),
+		cmocka_unit_test(test_an_unknown_group_is_passed_over),
 		cmocka_unit_test(test_field_malformed),
 		cmocka_unit_test(test_utf8_is_exact),
 		cmocka_unit_test(test_utf8_in_context),

@@ -38,13 +38,47 @@ static void test_well_formed(void **state)
 			 0); /* unknown */
 }
 
+/* protobuf-c refuses groups: they are made bytes in place, at the top and in messages, whatever their length. */
+static void test_groups_are_hidden_from_protobuf_c(void **state)
+{
+	for (unsigned fill = 0; fill < 300; fill++) {
+		uint8_t msg[700];
+		size_t n = 0, at;
+		struct pb_scan_limits limits = PB_SCAN_LIMITS;
+
+		memcpy(msg, "\x0a\x01x\xa3\x06", 5); /* name "x", and group 100 */
+		n = 5;
+		for (unsigned i = 0; i < fill; i++)
+			msg[n++] = i % 2 ? 0x01 : 0x08;
+		if (fill % 2)
+			msg[n++] = 0;
+		memcpy(msg + n, "\xa4\x06", 2);
+		n += 2;
+		memcpy(msg + n, "\x12\x09\x3b\x3c\x0a\x01y\x43\x08\x05\x44", 11); /* a child with two groups */
+		n += 11;
+		at = n;
+		memcpy(msg + at, "\x32\x01z", 3);
+		n += 3;
+		assert_int_equal(pb_scan((struct span){msg, n}, &pb_node_descriptor, &limits), PB_SCAN_E_GROUPS);
+		assert_null(protobuf_c_message_unpack(&pb_node_descriptor, NULL, n, msg));
+		pb_hide_groups(msg, n, &pb_node_descriptor, &limits);
+		assert_int_equal(pb_scan((struct span){msg, n}, &pb_node_descriptor, &limits), 0);
+		struct pb_node *m = (struct pb_node *)protobuf_c_message_unpack(&pb_node_descriptor, NULL, n, msg);
+		assert_non_null(m);
+		assert_string_equal(m->name, "x");
+		assert_string_equal(m->child->name, "y");
+		assert_string_equal(m->names[0], "z");
+		protobuf_c_message_free_unpacked(&m->base, NULL);
+	}
+}
+
 static void test_malformed(void **state)
 {
 	assert_int_equal(NODE("\x0a"), -EBADMSG);
 	assert_int_equal(NODE("\x0a\x04"
 			      "abc"),
 			 -EBADMSG);
-	assert_int_equal(NODE("\x0b\x0c"), -EBADMSG); /* a group */
+	assert_int_equal(NODE("\x0b\x14"), -EBADMSG); /* a group that ends as another */
 	assert_int_equal(NODE("\x12\x02\x0a\x01"
 			      "x"),
 			 -EBADMSG); /* reaches over the end of its message */
@@ -254,7 +288,7 @@ int main(void)
 		cmocka_unit_test(test_strings),     cmocka_unit_test(test_depth),
 		cmocka_unit_test(test_limits),      cmocka_unit_test(test_merges),
 		cmocka_unit_test(test_error_text),  cmocka_unit_test(test_against_protobuf_c),
-		cmocka_unit_test(test_garbage),
+		cmocka_unit_test(test_garbage),     cmocka_unit_test(test_groups_are_hidden_from_protobuf_c),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

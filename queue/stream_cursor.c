@@ -301,12 +301,23 @@ int cursor_fetch(struct stream_cursor *c)
 	return CURSOR_AGAIN;
 }
 
-/* The step is no longer there: the owner plans again from where the cursor really is. */
+/* Retention has dropped the step, or its front: the owner plans again from where the cursor really is. A MERGE is given whole, so it begins anew. Of a RANGE
+ * what was given is left out, also where retention has kept it. */
 static void step_gone(struct stream_cursor *c)
 {
 	const struct step *st = &c->plan->step[c->step];
 
-	c->h = st->before; /* what was given of it is gone, too: segments go oldest first */
+	if (st->kind == STEP_RANGE) {
+		if (c->step + 1 < c->plan->n)
+			c->h = st[1].before;
+		c->h.part_pos = c->step_pos ? c->step_pos : st->pos;
+		c->h.part_end = st->end;
+		c->h.part_offset = st->offset + c->step_frames;
+		c->h.part_frames = st->frames - c->step_frames;
+	} else {
+		c->h = st->before;
+	}
+	c->h.done = false;
 	c->step_pos = 0;
 	c->step_frames = 0;
 	c->plan->n = c->step = 0;
@@ -348,6 +359,7 @@ static void fetched_history(struct stream_cursor *c)
 	} else {
 		c->step_pos = f->next_pos;
 		c->step_frames += f->frames;
+		c->gone = 0;
 	}
 }
 
@@ -476,6 +488,7 @@ static int step_range_here(struct stream_cursor *c, const struct step *st, size_
 		n = cut((struct span){p, n}, max, &frames);
 	c->step_frames += frames;
 	c->step_pos = pos + n;
+	c->gone = 0;
 	if (c->step_pos == st->end)
 		step_done(c);
 	count_add(&c->vs->local->reads_memory, 1);

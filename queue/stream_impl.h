@@ -417,6 +417,9 @@ struct history {
 	struct stream_key from;                  /* what is below it has been planned */
 	uint64_t run_pos, run_offset;            /* the block that goes on with it; end_pos: none */
 	uint64_t first_offset;                   /* of the stream, when it was last planned */
+	/* The part of a RANGE that was planned before and has not been given yet: to be planned before all else. part_frames 0: none. */
+	uint64_t part_pos, part_end, part_offset;
+	uint32_t part_frames;
 	bool begun, done;
 };
 
@@ -428,11 +431,12 @@ struct step {
 	enum step_kind kind;
 	uint32_t late, lates;
 	uint64_t pos, end, where;
+	uint64_t offset;  /* RANGE: of the frame at pos */
 	uint32_t frames;  /* RANGE */
 	uint64_t max_seq; /* MERGE: running maximum at pos */
 	int64_t max_ts;
 	struct stream_key from, bound;
-	struct history before; /* to plan this step again */
+	struct history before; /* where the history stood before this step, and so after the one in front of it */
 };
 
 struct late_ref {

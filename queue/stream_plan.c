@@ -5,8 +5,9 @@
  * carries the step out (MERGE), so that no frame is looked at here. Going on costs one search in each sequence a call, nothing else is kept: the state is
  * the key below which everything has been planned, and the block to go on with.
  *
- * Invariant: a step's keys are below `history.from` after it, and at or above it before. A frame that is not late in block b has a key at or above the running
- * maximum before b and at or below the one after it; a late frame's key is below the running maximum of when it came.
+ * Invariants: a step's keys are below `history.from` after it, and at or above it before. A frame that is not late in block b has a key at or above the running
+ * maximum before b and at or below the one after it; a late frame's key is below the running maximum of when it came. No frame is planned again after it was
+ * given: a MERGE is given whole or not at all, and of a RANGE that retention has overtaken only the part that was not given is planned again (history.part_*).
  */
 #include "queue/stream_impl.h"
 
@@ -53,11 +54,25 @@ static void run_at(const struct stream_own *o, struct history *h, uint64_t numbe
 	}
 }
 
+/* Retention has dropped the front of what is left of a RANGE, or all of it. */
+static void part_trim(struct history *h, uint64_t first_pos, uint64_t first)
+{
+	if (h->part_frames == 0 || first <= h->part_offset)
+		return;
+	if (first - h->part_offset >= h->part_frames) {
+		h->part_frames = 0;
+		return;
+	}
+	h->part_frames -= (uint32_t)(first - h->part_offset);
+	h->part_offset = first;
+	h->part_pos = first_pos;
+}
+
 /* Begins, or finds out what retention has taken since the last time. */
 static void catch_up(const struct stream *s, struct history *h, struct plan *p)
 {
 	const struct stream_own *o = &s->own;
-	uint64_t first_pos, first;
+	uint64_t first_pos, first, next;
 
 	edge_get(&s->first, &first_pos, &first);
 	if (!h->begun) {
@@ -73,10 +88,13 @@ static void catch_up(const struct stream *s, struct history *h, struct plan *p)
 	}
 	if (first <= h->first_offset)
 		return;
-	/* The run's part that is gone is known; of the late frames it is known only that there may have been some. */
-	if (o->late.count > 0 || h->run_offset < first)
-		plan_gap(p, o->late.count > 0 ? h->first_offset : h->run_offset, first - 1, h);
+	/* Every frame in front of `next` has been given, the late ones too: their keys are at or below the running maximum there. Of the frames from `next` on
+	 * a few can have been given: late ones, and those of a block that more late frames fall into than one step holds. */
+	next = h->part_frames > 0 ? h->part_offset : h->run_offset;
+	if (next < first)
+		plan_gap(p, next, first - 1, h);
 	h->first_offset = first;
+	part_trim(h, first_pos, first);
 	if (h->run_offset < first)
 		run_at(o, h, o->index.begin);
 }
@@ -143,8 +161,28 @@ static void plan_range(struct planner *pl, const struct stream_block *b, uint64_
 		last->frames += frames;
 		return;
 	}
-	p->step[p->n++] = (struct step){
-		.kind = STEP_RANGE, .pos = b->pos, .end = end, .where = b->where, .frames = frames, .before = *pl->h};
+	p->step[p->n++] = (struct step){.kind = STEP_RANGE,
+					.pos = b->pos,
+					.end = end,
+					.where = b->where,
+					.offset = b->first_offset,
+					.frames = frames,
+					.before = *pl->h};
+}
+
+/* What was not given of a RANGE. Its frames stay a RANGE: late frames that came since do not belong to this history. */
+static void plan_part(const struct stream_own *o, struct history *h, struct plan *p)
+{
+	uint64_t number = index_find_pos(&o->index, h->part_pos);
+
+	p->step[p->n++] = (struct step){.kind = STEP_RANGE,
+					.pos = h->part_pos,
+					.end = h->part_end,
+					.where = index_at(&o->index, number)->where,
+					.offset = h->part_offset,
+					.frames = h->part_frames,
+					.before = *h};
+	h->part_frames = 0;
 }
 
 /* One block of the run, with the late frames that fall into it. */
@@ -155,7 +193,7 @@ static void plan_block(struct planner *pl, uint64_t number)
 	struct history *h = pl->h;
 	struct stream_key least = {b->max_seq, b->max_ts, b->pos}, bound;
 	struct step *st;
-	bool all;
+	bool all, late;
 
 	if (end > h->end_pos) {
 		end = h->end_pos;
@@ -163,11 +201,12 @@ static void plan_block(struct planner *pl, uint64_t number)
 	}
 	block_end_max(pl->o, number, &bound.seq_no, &bound.timestamp);
 	bound.pos = end - 1;
-	if (!b->has_run) {
+	late = pl->late != NULL && !key_below(&bound, &pl->late->key);
+	if (!b->has_run && !late) {
 		run_at(pl->o, h, number + 1);
 		return;
 	}
-	if (!b->has_late && !key_below(&least, &h->from) && (pl->late == NULL || key_below(&bound, &pl->late->key))) {
+	if (!b->has_late && !key_below(&least, &h->from) && !late) {
 		plan_range(pl, b, end, end_offset);
 		h->from = key_after(bound);
 		run_at(pl->o, h, number + 1);
@@ -175,7 +214,7 @@ static void plan_block(struct planner *pl, uint64_t number)
 	}
 	st = &pl->p->step[pl->p->n++];
 	*st = (struct step){.kind = STEP_MERGE,
-			    .pos = b->pos,
+			    .pos = b->has_run ? b->pos : end, /* else late frames alone */
 			    .end = end,
 			    .where = b->where,
 			    .max_seq = b->max_seq,
@@ -211,6 +250,8 @@ void history_plan(const struct stream *s, struct history *h, struct plan *ret)
 	ret->n = 0;
 	ret->lates = 0;
 	catch_up(s, h, ret);
+	if (h->part_frames > 0)
+		plan_part(pl.o, h, ret);
 	edge_get(&s->first, &pl.first_pos, &first);
 	pl.it = late_seek(&s->own.late, &h->from);
 	late_skip(&pl);

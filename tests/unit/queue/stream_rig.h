@@ -44,6 +44,8 @@ static struct rig {
 	uint32_t published, answered;
 	uint32_t *by_offset; /* frame number + 1 */
 	uint64_t top;        /* the highest offset known */
+	uint32_t
+		seen_max; /* a subscriber keeps note of offsets below this one; a test with many subscribers lowers it */
 	unsigned failures;
 	const char *why;
 } rig;
@@ -139,6 +141,7 @@ static inline void rig_init(uint64_t seed, unsigned shards)
 	sim_init(&rig.sim);
 	rig.disk = sim_disk(&rig.sim);
 	rig.seed = seed;
+	rig.seen_max = RIG_FRAMES_MAX;
 	rig.f = f ? f : calloc(RIG_FRAMES_MAX, sizeof *f);
 	rig.by_offset = by_offset ? by_offset : calloc(RIG_FRAMES_MAX, sizeof *by_offset);
 	memset(rig.by_offset, 0, RIG_FRAMES_MAX * sizeof *by_offset);
@@ -159,7 +162,7 @@ static inline void rig_init(uint64_t seed, unsigned shards)
 
 static inline void learn(uint32_t number, uint64_t offset)
 {
-	assert_in_range(offset, 1, RIG_FRAMES_MAX - 1);
+	assert_in_range(offset, 1, rig.seen_max - 1);
 	if (rig.by_offset[offset] != 0)
 		assert_int_equal(rig.by_offset[offset], number + 1);
 	rig.by_offset[offset] = number + 1;
@@ -221,8 +224,9 @@ struct sub {
 	uint64_t snapshot;              /* offset: history goes up to here */
 	uint64_t last_seq, last_offset; /* of what was given */
 	int64_t last_ts;
-	uint64_t given, gaps, gap_frames;
-	uint8_t *seen; /* by offset: 1 given, 2 in a gap */
+	uint64_t given, gaps;
+	uint8_t *seen;   /* by offset: 1 given, 2 in a gap */
+	uint8_t *gapped; /* by offset: named by a gap */
 };
 
 static inline void on_ready(void *ctx, void *user)
@@ -236,10 +240,15 @@ static const struct streams_view_ops rig_ops = {on_published, on_refused, on_rea
 static inline void sub_open(struct sub *s, unsigned view, const char *name, uint64_t start, uint64_t resume)
 {
 	struct stream_start st = {.stream = {(const uint8_t *)name, strlen(name)}, .seq_no = start, .offset = resume};
-	uint8_t *seen = s->seen ? s->seen : malloc(RIG_FRAMES_MAX);
+	uint8_t *seen = s->seen ? s->seen : malloc(2 * (size_t)rig.seen_max);
 
-	memset(seen, 0, RIG_FRAMES_MAX);
-	*s = (struct sub){.view = view, .start = start, .resume = resume, .ready = true, .seen = seen};
+	memset(seen, 0, 2 * (size_t)rig.seen_max);
+	*s = (struct sub){.view = view,
+			  .start = start,
+			  .resume = resume,
+			  .ready = true,
+			  .seen = seen,
+			  .gapped = seen + rig.seen_max};
 	assert_int_equal(stream_cursor_open(rig.view[view], &st, s, &s->cursor), STREAM_E_OK);
 }
 
@@ -259,7 +268,10 @@ static inline void sub_frame(struct sub *s, const struct frame *f)
 	assert_memory_equal(f->payload.p, want, f->payload.n);
 	assert_true(f->seq_no >= s->start);
 	assert_true(f->offset >= s->resume);
-	assert_int_not_equal(s->seen[f->offset], 1);
+	if (s->seen[f->offset] == 1)
+		fail_msg("offset %llu is given twice", (unsigned long long)f->offset);
+	if (s->seen[f->offset] == 2)
+		fail_msg("offset %llu is given after a gap has named it", (unsigned long long)f->offset);
 	s->seen[f->offset] = 1;
 	if (s->given++ > 0 && !s->caught_up && s->resume == 0) {
 		if (f->seq_no < s->last_seq || (f->seq_no == s->last_seq && f->timestamp < s->last_ts) ||
@@ -298,6 +310,40 @@ static inline void sub_slice(struct sub *s, struct stream_slice *sl)
 	stream_slice_put(rig.view[s->view], sl);
 }
 
+/* Whether some frame has come out of order; also when not all are known. */
+static inline bool some_are_late(void)
+{
+	const struct model_frame *max = NULL;
+
+	for (uint64_t o = 1; o <= rig.top; o++) {
+		const struct model_frame *f = &rig.f[rig.by_offset[o] - 1];
+
+		if (rig.by_offset[o] == 0)
+			return true;
+		if (max != NULL &&
+		    (f->seq_no < max->seq_no || (f->seq_no == max->seq_no && f->timestamp < max->timestamp)))
+			return true;
+		max = f;
+	}
+	return false;
+}
+
+/* A gap names an offset once, and none that was given before: but in a sorted history with late frames, where a frame may be given long before its neighbours. */
+static inline void sub_gap(struct sub *s, const struct stream_slice *sl)
+{
+	bool exact = s->resume != 0 || s->caught_up || !some_are_late();
+
+	for (uint64_t o = sl->gap_from; o <= sl->gap_to; o++) {
+		if (s->gapped[o] != 0)
+			fail_msg("offset %llu is named by two gaps", (unsigned long long)o);
+		s->gapped[o] = 1;
+		if (s->seen[o] == 1 && exact)
+			fail_msg("offset %llu is named by a gap after it was given", (unsigned long long)o);
+		if (s->seen[o] == 0)
+			s->seen[o] = 2;
+	}
+}
+
 /* Takes up to `slices` slices of at most `max` bytes. */
 static inline void sub_pull(struct sub *s, unsigned slices, size_t max)
 {
@@ -320,9 +366,7 @@ static inline void sub_pull(struct sub *s, unsigned slices, size_t max)
 		case CURSOR_GAP:
 			assert_true(sl.gap_from <= sl.gap_to);
 			s->gaps++;
-			for (uint64_t o = sl.gap_from; o <= sl.gap_to; o++)
-				if (s->seen[o] == 0)
-					s->seen[o] = 2;
+			sub_gap(s, &sl);
 			break;
 		case CURSOR_ENDED:
 			s->ended = true;

@@ -206,6 +206,43 @@ def test_certificates_are_read_again_on_sighup(daemon, authority, secure, stubs)
     assert secure(d).Next(stubs.pb.NextRequest()).first == 3
 
 
+@pytest.mark.parametrize("change", ["nothing", "server certificate", "configuration", "authority"])
+def test_a_reload_goes_on_asking_for_client_certificates(daemon, authority, secure, stubs, tmp_path, change):
+    """A reload that built its context without TLS_CLIENT_CA served clients without a certificate."""
+    cert, key = authority.issue("server")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(authority.cert.read_bytes())
+    other = Authority(tmp_path / "other", "another authority")
+    conf = tmp_path / "ordinal.conf"
+    conf.write_text("CONFIG_BODY_TIMEOUT_MS=5000\n")
+    d = daemon.prepare(SHARDS=2, TLS_CERT=cert, TLS_KEY=key, TLS_CLIENT_CA=trusted)
+    command = d.command()
+    d.command = lambda: [*command, "-c", str(conf)]
+    d.start()
+    alice, mallory = authority.issue("alice"), other.issue("mallory")
+    assert try_certificate(d, authority, None) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    for _ in range(2):
+        if change == "server certificate":
+            authority.issue("server")
+        elif change == "configuration":
+            conf.write_text("CONFIG_BODY_TIMEOUT_MS=6000\n")
+        elif change == "authority":
+            trusted.write_bytes(authority.cert.read_bytes() + other.cert.read_bytes())
+        before = len(d.log())
+        d.process.send_signal(signal.SIGHUP)
+        wait_until(lambda before=before: "certificates were read again" in d.log()[before:] and "Reloaded: " in d.log()[before:], "the reload")
+        for _ in range(4):  # of either shard
+            assert try_certificate(d, authority, None) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+            assert try_certificate(d, authority, mallory) == ("" if change == "authority" else "TLSV1_ALERT_UNKNOWN_CA")
+            assert try_certificate(d, authority, alice) == ""
+        with socket.create_connection((d.host, d.port), 30) as s:  # cleartext is refused as before
+            s.sendall(native.request(1, native.next_request("")))
+            try:
+                assert s.recv(1) == b""
+            except ConnectionResetError:
+                pass
+
+
 @pytest.mark.parametrize("break_it,word", [("missing", "No such file or directory"), ("no key", "TLS_KEY"), ("wrong key", "key values mismatch")])
 def test_files_that_do_not_fit_are_refused_at_start(daemon, authority, break_it, word):
     cert, key = authority.issue("server")

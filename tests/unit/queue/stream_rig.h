@@ -48,6 +48,7 @@ static struct rig {
 		seen_max; /* a subscriber keeps note of offsets below this one; a test with many subscribers lowers it */
 	unsigned failures;
 	const char *why;
+	bool disk_stalls; /* the journal's thread does not run */
 } rig;
 
 static inline uint64_t dice(void)
@@ -409,6 +410,8 @@ static inline bool rig_turn(void)
 			worked = streams_view_has_work(rig.view[at]) || worked;
 			streams_view_turn(rig.view[at], &rig_ops, NULL);
 		} else if (at == RIG_VIEWS) {
+			if (rig.disk_stalls)
+				continue;
 			journal_turn(rig.j, &w);
 			worked = worked || w;
 		} else if (at == RIG_VIEWS + 1) {

@@ -206,6 +206,52 @@ static void test_what_retention_drops_is_named(void **state)
 	live(FALLING, 100000, 1, 3, true);
 }
 
+/* The disk stalls while memory fills up: what is not durable yet stays in memory, and publishes are refused instead. A
+ * chunk that was evicted too early was lost to its subscribers, and to the journal, which had yet to write it. */
+static void test_a_stalled_disk_keeps_what_is_not_durable_in_memory(void **state)
+{
+	static struct sub live_sub, late_sub;
+
+	(void)state;
+	rig_init(7, 1);
+	rig_open();
+	sub_open(&live_sub, 0, "a", 0, 0);
+	assert_int_equal(publish(0, "a", 1, 1, 10), STREAM_E_OK);
+	rig_settle(&live_sub, 1);
+	assert_true(live_sub.caught_up);
+	for (unsigned round = 0; round < 3; round++) {
+		uint32_t answered = rig.answered, busy = 0, before = rig.published;
+		uint64_t given = live_sub.given;
+
+		rig.disk_stalls = true;
+		for (uint32_t i = 0; i < 3000; i++) {
+			busy += publish(0, "a", 2 + rig.published % 50, 1, 20000) == STREAM_E_BUSY;
+			rig_turn();
+			sub_pull(&live_sub, 10, 100000);
+		}
+		assert_true(busy > 0 && rig.published > before + 50);
+		assert_int_equal(rig.answered, answered);
+		assert_int_equal(live_sub.given, given); /* nothing is shown before it is durable */
+		rig.disk_stalls = false;
+		rig_settle(&live_sub, 1);
+		assert_int_equal(rig.top, rig.published);
+		sub_check(&live_sub, rig.top);
+	}
+	sub_close(&live_sub);
+	rig_turn();
+	rig_close(true);
+	rig_open();
+	sub_open(&late_sub, 0, "a", 0, 0);
+	rig_settle(&late_sub, 1);
+	sub_check(&late_sub, rig.top);
+	assert_int_equal(late_sub.gaps, 0);
+	sub_close(&late_sub);
+	rig_turn();
+	rig_close(true);
+	free(live_sub.seen);
+	free(late_sub.seen);
+}
+
 int main(void)
 {
 	log_set_level(LOG_LEVEL_ERROR);
@@ -217,6 +263,7 @@ int main(void)
 		cmocka_unit_test(test_falling_keys),
 		cmocka_unit_test(test_laggards),
 		cmocka_unit_test(test_what_retention_drops_is_named),
+		cmocka_unit_test(test_a_stalled_disk_keeps_what_is_not_durable_in_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,6 +29,7 @@
 #define LOCK_WAIT_NS (2 * NS_PER_S)
 #define GROUP_DEFAULT (1u << 20)
 #define IDLE_DEFAULT_MS 200u
+#define RETRY_DEFAULT_MS 1000u
 
 const char *journal_say(const struct jio *io)
 {
@@ -194,6 +195,9 @@ static int alloc_journal(const struct journal_opts *opts, struct journal **ret)
 		j->opts.group_max = GROUP_DEFAULT;
 	if (j->opts.idle_note_ms == 0)
 		j->opts.idle_note_ms = IDLE_DEFAULT_MS;
+	if (j->opts.retry_ms == 0)
+		j->opts.retry_ms = RETRY_DEFAULT_MS;
+	j->later_last = &j->later;
 	j->entries = malloc(JGROUP_RECORDS_MAX * sizeof *j->entries);
 	err = j->entries == NULL ? -ENOMEM : jfiles_init(&j->files, opts->files_max);
 	if (err == 0)
@@ -415,7 +419,13 @@ int journal_log_open(struct journal *j, const struct jlog_opts *opts, struct jlo
 	int err;
 
 	pthread_mutex_lock(&j->open_lock);
-	err = open_log(j, opts, ret, &io);
+	err = atomic_load_explicit(&j->failed, memory_order_acquire); /* pairs with journal_fail */
+	if (err != 0)
+		jio_fail(&io, err, opts->name, "not opened: the journal has failed");
+	else
+		err = open_log(j, opts, ret, &io);
+	if (io.sync_failed)
+		journal_fail(j, err, io.why);
 	pthread_mutex_unlock(&j->open_lock);
 	if (err != 0 && ret_why != NULL)
 		*ret_why = journal_say(&io);
@@ -487,6 +497,11 @@ bool journal_has_failed(const struct journal *j)
 	return atomic_load_explicit(&j->failed, memory_order_acquire) != 0; /* pairs with journal_fail */
 }
 
+enum journal_room journal_room(const struct journal *j)
+{
+	return (enum journal_room)atomic_load_explicit(&j->room, memory_order_relaxed);
+}
+
 const struct journal_stats *journal_stats(const struct journal *j)
 {
 	return &j->stats;
@@ -494,23 +509,89 @@ const struct journal_stats *journal_stats(const struct journal *j)
 
 /* ---- the thread ---- */
 
-int journal_fail(struct journal *j, int err)
+int journal_fail(struct journal *j, int err, const char *what)
 {
 	unsigned nports = atomic_load_explicit(&j->nports, memory_order_acquire);
+	int none = 0;
 
-	atomic_store_explicit(&j->failed, err, memory_order_release); /* pairs with journal_has_failed */
+	/* pairs with journal_has_failed */
+	if (!atomic_compare_exchange_strong_explicit(&j->failed, &none, err, memory_order_acq_rel,
+						     memory_order_relaxed))
+		return err;
 	if (j->opts.failed != NULL)
-		j->opts.failed(j->opts.ctx, err, j->io.why);
+		j->opts.failed(j->opts.ctx, err, what);
 	for (unsigned i = 0; i < nports; i++)
 		doorbell_ring(j->ports[i]->bell);
+	doorbell_ring(&j->bell);
+	return err;
+}
+
+static void set_room(struct journal *j, enum journal_room room, int err)
+{
+	if ((int)room == atomic_load_explicit(&j->room, memory_order_relaxed))
+		return;
+	atomic_store_explicit(&j->room, (int)room, memory_order_relaxed);
+	if (j->opts.room_changed != NULL)
+		j->opts.room_changed(j->opts.ctx, room, err, err != 0 ? j->io.why : "");
+}
+
+/* What is only done ahead of need waits a while, for this log and for those that wait already. */
+static void put_off(struct journal *j, struct jlog *log)
+{
+	j->later_ns = clock_mono_ns() + j->opts.retry_ms * NS_PER_MS;
+	if (log->in_later)
+		return;
+	log->in_later = true;
+	log->later_next = NULL;
+	*j->later_last = log;
+	j->later_last = &log->later_next;
+}
+
+/* Takes the log that has waited longest back among those that are looked after, when its time has come. */
+static void recall(struct journal *j)
+{
+	struct jlog *log = j->later;
+
+	if (log == NULL || clock_mono_ns() < j->later_ns)
+		return;
+	j->later = log->later_next;
+	if (j->later == NULL)
+		j->later_last = &j->later;
+	log->in_later = false;
+	if (log->in_work)
+		return;
+	log->in_work = true;
+	log->work_next = j->work;
+	j->work = log;
+}
+
+/* Looks after one log. 0 or -errno with j->io.why set. */
+static int look_after(struct journal *j, bool *ret_worked)
+{
+	struct jlog *log = j->work;
+	bool worked = false;
+	int err;
+
+	j->work = log->work_next;
+	log->in_work = false;
+	err = jlog_maintain(log, &j->io, &worked);
+	if (err != 0 && jio_is_shortage(&j->io, err)) {
+		put_off(j, log);
+		set_room(j, JOURNAL_ROOM_TIGHT, err);
+		err = 0;
+	}
+	if (worked) {
+		log->in_work = true;
+		log->work_next = j->work;
+		j->work = log;
+	}
+	*ret_worked = *ret_worked || worked || j->work != NULL;
 	return err;
 }
 
 int journal_turn(struct journal *j, bool *ret_worked)
 {
-	int err = atomic_load_explicit(&j->failed, memory_order_relaxed);
-	bool worked = false;
-	struct jlog *log;
+	int err = atomic_load_explicit(&j->failed, memory_order_acquire);
 
 	*ret_worked = false;
 	if (err != 0)
@@ -519,22 +600,16 @@ int journal_turn(struct journal *j, bool *ret_worked)
 		*ret_worked = true;
 		err = journal_commit(j);
 		if (err != 0)
-			return journal_fail(j, err);
+			return journal_fail(j, err, j->io.why);
 	}
-	log = j->work;
-	if (log == NULL)
-		return 0;
-	j->work = log->work_next;
-	log->in_work = false;
-	err = jlog_maintain(log, &j->io, &worked);
-	if (err != 0)
-		return journal_fail(j, err);
-	if (worked) {
-		log->in_work = true;
-		log->work_next = j->work;
-		j->work = log;
+	recall(j);
+	if (j->work != NULL) {
+		err = look_after(j, ret_worked);
+		if (err != 0)
+			return journal_fail(j, err, j->io.why);
 	}
-	*ret_worked = *ret_worked || worked || j->work != NULL;
+	if (j->work == NULL && j->later == NULL && j->note_retry_ns == 0)
+		set_room(j, JOURNAL_ROOM_AMPLE, 0);
 	return 0;
 }
 
@@ -544,11 +619,17 @@ int journal_note_idle(struct journal *j)
 		struct jlog *log = j->unnoted;
 		int err = jlog_note(log, &j->io);
 
+		if (err != 0 && jio_is_shortage(&j->io, err)) {
+			j->note_retry_ns = clock_mono_ns() + j->opts.retry_ms * NS_PER_MS;
+			set_room(j, JOURNAL_ROOM_TIGHT, err);
+			return 0;
+		}
 		if (err != 0)
-			return journal_fail(j, err);
+			return journal_fail(j, err, j->io.why);
 		j->unnoted = log->unnoted_next;
 		log->in_unnoted = false;
 	}
+	j->note_retry_ns = 0;
 	return 0;
 }
 
@@ -562,17 +643,31 @@ static bool has_requests(const struct journal *j)
 	return false;
 }
 
+/* How long there is nothing to do but what the bell brings. */
+static uint64_t rest_ns(const struct journal *j, bool noting)
+{
+	uint64_t now = clock_mono_ns(), due = UINT64_MAX;
+
+	if (noting)
+		due = now + j->opts.idle_note_ms * NS_PER_MS;
+	if (noting && j->note_retry_ns > due)
+		due = j->note_retry_ns;
+	if (j->later != NULL && j->later_ns < due)
+		due = j->later_ns;
+	return due == UINT64_MAX ? due : due > now ? due - now : 0;
+}
+
 /* Sleeps until there is something to do. 0 or -errno after journal_fail. */
 static int rest(struct journal *j)
 {
 	bool noting = j->unnoted != NULL && j->opts.idle_note_ms != UINT32_MAX;
 
 	doorbell_arm(&j->bell);
-	if (has_requests(j) || atomic_load_explicit(&j->stop, memory_order_acquire)) {
+	if (has_requests(j) || atomic_load_explicit(&j->stop, memory_order_acquire) || journal_has_failed(j)) {
 		doorbell_disarm(&j->bell);
 		return 0;
 	}
-	if (!doorbell_wait(&j->bell, noting ? j->opts.idle_note_ms * NS_PER_MS : UINT64_MAX) && noting)
+	if (!doorbell_wait(&j->bell, rest_ns(j, noting)) && noting && clock_mono_ns() >= j->note_retry_ns)
 		return journal_note_idle(j);
 	return 0;
 }
@@ -637,13 +732,13 @@ static int finish(struct journal *j)
 	for (struct jlog *log = j->opened; log != NULL && err == 0; log = log->opened_next) {
 		err = jlog_end(log, &j->io);
 		if (err != 0)
-			return journal_fail(j, err);
+			return journal_fail(j, err, j->io.why);
 	}
 	if (err != 0)
 		return err;
 	j->super.flags = JF_SUPER_CLEAN;
 	err = super_write(j, &j->io);
-	return err != 0 ? journal_fail(j, err) : 0;
+	return err != 0 ? journal_fail(j, err, j->io.why) : 0;
 }
 
 int journal_close(struct journal *j)

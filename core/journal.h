@@ -6,9 +6,10 @@
  * and the ports' bells are rung.
  *
  * Invariants: a mark is published only after every record of its log up to it is written in full and synced, together
- * with the directory entry and size of its file. An error or a short write on the way ends the journal: no mark is
- * published any more, the sync is never retried, and opts.failed is called once. Recovery cuts an unfinished tail after
- * the last durable record and refuses damage before it.
+ * with the directory entry and size of its file. An error on the way, and a failed sync of any thread, end the journal:
+ * no mark is published any more, the sync is never retried, and opts.failed is called once. What is only done ahead of
+ * need (filling, the next segment, notes, files to be dropped) may want room, and is tried again later. Recovery cuts an
+ * unfinished tail after the last durable record and refuses damage before it.
  * Source: journal.md beside this file (formats, recovery, what is assumed of a disk); fsyncgate (PostgreSQL wiki,
  * "Fsync Errors").
  */
@@ -39,12 +40,20 @@ struct jlog;
 /* How a group is made durable. AUTO measures for at most 50 ms what this disk does fastest. */
 enum journal_method { JOURNAL_AUTO, JOURNAL_FDATASYNC, JOURNAL_DSYNC, JOURNAL_DIRECT };
 
+/* Whether the journal gets the room, descriptors and memory that it wants. */
+enum journal_room {
+	JOURNAL_ROOM_AMPLE,
+	JOURNAL_ROOM_TIGHT, /* something that is only done ahead of need could not be done, and is tried again later */
+};
+
 struct journal_opts {
 	const char *dir;    /* created (0700) if missing; locked against a second daemon */
 	uint32_t group_max; /* bytes of one group, about; 0: 1 MiB */
-	/* Journal thread, once: what failed ("fdatasync /var/lib/ordinal/x/0000000000000001: No space left on
-	 * device"). May be NULL. */
+	/* Once, by the thread that met the failure (the journal's or an opener's): what failed ("fdatasync
+	 * /var/lib/ordinal/x/0000000000000001: No space left on device"). May be NULL. */
 	void (*failed)(void *ctx, int err, const char *what);
+	/* Journal thread, when the room becomes another: what could not be done, 0 and "" for AMPLE. May be NULL. */
+	void (*room_changed)(void *ctx, enum journal_room room, int err, const char *what);
 	void *ctx;
 	enum journal_method method;
 	/* After so long without work the thread notes on disk (with no sync) how far each log is durable, so that
@@ -54,6 +63,8 @@ struct journal_opts {
 	/* Descriptors for files that are kept open, for all logs together: the files that were used last. At least 6; 0: 256. Besides, each thread that
 	 * calls here needs JOURNAL_FILES_MORE for moments. */
 	uint32_t files_max;
+	/* So long after it could not be done, what is only done ahead of need is tried again. 0: 1,000 ms. */
+	uint32_t retry_ms;
 	/* NULL, or JOURNAL_ID_BYTES: the journal that has to be there; none is created then. */
 	const uint8_t *expected;
 	const struct journal_disk *disk; /* NULL: the file system; tests give a simulated one (core/journal_disk.h) */
@@ -195,8 +206,10 @@ int jlog_parse(struct jlog *log, uint64_t where, struct span bytes, struct jreco
 #define JLOG_HEADER 48u
 int jlog_parse_header(struct jlog *log, uint64_t where, struct span bytes, struct jrecord *ret, size_t *ret_size);
 
-/* True once a write or a sync has failed. Any thread; acquire. */
+/* True once a write that an acknowledgement needs has failed, or any sync of any thread. Any thread; acquire. */
 bool journal_has_failed(const struct journal *j);
+/* Any thread. */
+enum journal_room journal_room(const struct journal *j);
 
 /* Stops: all that was appended becomes durable first (unless failed), each log's end is noted, the lock is let go.
  * 0, or the -errno of the failure. Main thread, after all port owners have stopped appending. Also frees, logs and

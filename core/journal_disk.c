@@ -1,7 +1,8 @@
 /* The real file system under the journal, and the wrappers that say in words what failed.
  *
- * Nothing here retries: a failed sync has already let the kernel forget what it could not write. Any thread; the table
- * itself never changes after journal_disk_open.
+ * No sync is tried again: a failed sync has already let the kernel forget what it could not write. The rest of a short
+ * write is written once, because that call says why the first one stopped. Any thread; the table itself never changes
+ * after journal_disk_open.
  */
 #include "core/journal_disk.h"
 
@@ -22,6 +23,7 @@
 #include <unistd.h>
 
 #define LOCK_PAUSE_NS (20 * NS_PER_MS)
+#define DIRECT_UNIT 4096u /* of offsets and sizes of direct writes: JF_BLOCK */
 
 struct real {
 	int dir;
@@ -88,12 +90,13 @@ static int real_sync(void *ctx, int fd)
 	return fdatasync(fd) == 0 ? 0 : -errno;
 }
 
-static int real_sync_dir(void *ctx, const char *path)
+static int real_sync_dir(void *ctx, const char *path, bool *ret_tried)
 {
 	struct real *r = ctx;
 	int fd = openat(r->dir, at_or_dot(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int err;
 
+	*ret_tried = fd >= 0;
 	if (fd < 0)
 		return -errno;
 	err = fsync(fd) == 0 ? 0 : -errno;
@@ -120,6 +123,13 @@ static int real_unlink(void *ctx, const char *path)
 	struct real *r = ctx;
 
 	return unlinkat(r->dir, path, 0) == 0 ? 0 : -errno;
+}
+
+static int real_rmdir(void *ctx, const char *path)
+{
+	struct real *r = ctx;
+
+	return unlinkat(r->dir, path, AT_REMOVEDIR) == 0 ? 0 : -errno;
 }
 
 static int real_list(void *ctx, const char *path, void (*each)(void *arg, const char *name, bool is_dir), void *arg)
@@ -179,14 +189,16 @@ static int real_random(void *ctx, void *p, size_t n)
 	return got == (ssize_t)n ? 0 : got < 0 ? -errno : -EIO;
 }
 
-/* Makes one directory of a path and makes its name durable in its parent. */
-static int make_dir(const char *path, mode_t mode)
+/* Makes one directory of a path, and makes its name durable in its parent; with `last` also where it was there already,
+ * because an earlier start may have failed between the two. */
+static int make_dir(const char *path, mode_t mode, bool last)
 {
 	char parent[PATH_MAX];
 	const char *slash = strrchr(path, '/');
+	bool made = mkdir(path, mode) == 0;
 	int fd, err;
 
-	if (mkdir(path, mode) != 0)
+	if (!made && (errno != EEXIST || !last))
 		return errno == EEXIST ? 0 : -errno;
 	if (slash == NULL)
 		snprintf(parent, sizeof parent, ".");
@@ -194,7 +206,7 @@ static int make_dir(const char *path, mode_t mode)
 		snprintf(parent, sizeof parent, "%.*s", slash == path ? 1 : (int)(slash - path), path);
 	fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
-		return -errno;
+		return made ? -errno : 0; /* somebody else's directory, made by somebody else */
 	err = fsync(fd) == 0 ? 0 : -errno;
 	close(fd);
 	return err;
@@ -215,12 +227,12 @@ static int make_path(const char *dir)
 		if (path[i] != '/' || path[i - 1] == '/')
 			continue;
 		path[i] = '\0';
-		err = make_dir(path, 0755);
+		err = make_dir(path, 0755, false);
 		if (err != 0)
 			return err;
 		path[i] = '/';
 	}
-	return make_dir(path, 0700);
+	return make_dir(path, 0700, true);
 }
 
 int journal_disk_open(const char *dir, struct journal_disk *ret)
@@ -254,6 +266,7 @@ int journal_disk_open(const char *dir, struct journal_disk *ret)
 		.mkdir = real_mkdir,
 		.rename = real_rename,
 		.unlink = real_unlink,
+		.rmdir = real_rmdir,
 		.list = real_list,
 		.random = real_random,
 		.lock = real_lock,
@@ -281,6 +294,7 @@ static int failed(struct jio *io, int err, const char *what, const char *path)
 {
 	snprintf(io->why, sizeof io->why, "%s %s%s%s: %s", what, io->d->root, *path != '\0' ? "/" : "", path,
 		 error_text(err));
+	io->cut_short = false;
 	return err;
 }
 
@@ -293,7 +307,15 @@ int jio_fail(struct jio *io, int err, const char *path, const char *fmt, ...)
 	vsnprintf(text, sizeof text, fmt, ap);
 	va_end(ap);
 	snprintf(io->why, sizeof io->why, "%s%s%s: %s", io->d->root, *path != '\0' ? "/" : "", path, text);
+	io->cut_short = false;
 	return err;
+}
+
+bool jio_is_shortage(const struct jio *io, int err)
+{
+	if (io->sync_failed)
+		return false;
+	return io->cut_short || err == -ENOSPC || err == -EDQUOT || err == -EMFILE || err == -ENFILE || err == -ENOMEM;
 }
 
 int jio_open(struct jio *io, const char *path, unsigned flags)
@@ -320,13 +342,24 @@ int64_t jio_size(struct jio *io, int fd, const char *path)
 int jio_write(struct jio *io, int fd, const char *path, const void *p, size_t n, uint64_t offset, unsigned flags)
 {
 	ssize_t put = io->d->pwrite(io->d->ctx, fd, p, n, offset, flags);
+	size_t have;
 
 	if (put == (ssize_t)n)
 		return 0;
 	if (put < 0)
 		return failed(io, (int)put, "write", path);
-	return jio_fail(io, -EIO, path, "short write: %zd of %zu bytes at byte %llu", put, n,
-			(unsigned long long)offset);
+	have = (size_t)put;
+	if (((offset | n) & (DIRECT_UNIT - 1)) == 0)
+		have &= ~(size_t)(DIRECT_UNIT - 1); /* a direct write goes on at a block's edge */
+	put = io->d->pwrite(io->d->ctx, fd, (const char *)p + have, n - have, offset + have, flags);
+	if (put == (ssize_t)(n - have))
+		return 0;
+	if (put < 0)
+		return failed(io, (int)put, "write", path);
+	have += (size_t)put;
+	jio_fail(io, -EIO, path, "short write: %zu of %zu bytes at byte %llu", have, n, (unsigned long long)offset);
+	io->cut_short = true;
+	return -EIO;
 }
 
 ssize_t jio_read(struct jio *io, int fd, const char *path, void *p, size_t n, uint64_t offset)
@@ -358,19 +391,20 @@ int jio_sync(struct jio *io, int fd, const char *path)
 
 int jio_sync_dir(struct jio *io, const char *path)
 {
-	int err = io->d->sync_dir(io->d->ctx, path);
+	bool tried = false;
+	int err = io->d->sync_dir(io->d->ctx, path, &tried);
 
-	if (err != 0) {
-		io->sync_failed = true;
-		return failed(io, err, "fsync", path);
-	}
-	return 0;
+	if (err == 0)
+		return 0;
+	io->sync_failed = io->sync_failed || tried;
+	return failed(io, err, tried ? "fsync" : "open", path);
 }
 
-int jio_mkdir(struct jio *io, const char *path)
+int jio_mkdir(struct jio *io, const char *path, bool *ret_made)
 {
 	int err = io->d->mkdir(io->d->ctx, path);
 
+	*ret_made = err == 0;
 	return err == 0 || err == -EEXIST ? 0 : failed(io, err, "mkdir", path);
 }
 
@@ -386,6 +420,13 @@ int jio_unlink(struct jio *io, const char *path)
 	int err = io->d->unlink(io->d->ctx, path);
 
 	return err == 0 || err == -ENOENT ? 0 : failed(io, err, "unlink", path);
+}
+
+int jio_rmdir(struct jio *io, const char *path)
+{
+	int err = io->d->rmdir(io->d->ctx, path);
+
+	return err == 0 ? 0 : failed(io, err, "rmdir", path);
 }
 
 int jio_list(struct jio *io, const char *path, void (*each)(void *arg, const char *name, bool is_dir), void *arg)

@@ -29,11 +29,13 @@ struct journal_disk {
 	int64_t (*size)(void *ctx, int fd);
 	ssize_t (*pread)(void *ctx, int fd, void *p, size_t n, uint64_t offset);
 	ssize_t (*pwrite)(void *ctx, int fd, const void *p, size_t n, uint64_t offset, unsigned flags);
-	int (*sync)(void *ctx, int fd);               /* the file's bytes and size are durable; not its name */
-	int (*sync_dir)(void *ctx, const char *path); /* the names in it are durable */
-	int (*mkdir)(void *ctx, const char *path);    /* -EEXIST when it is there */
+	int (*sync)(void *ctx, int fd); /* the file's bytes and size are durable; not its name */
+	/* The names in it are durable. *ret_tried: the sync itself was tried (the directory could be opened). */
+	int (*sync_dir)(void *ctx, const char *path, bool *ret_tried);
+	int (*mkdir)(void *ctx, const char *path); /* -EEXIST when it is there */
 	int (*rename)(void *ctx, const char *from, const char *to);
 	int (*unlink)(void *ctx, const char *path);
+	int (*rmdir)(void *ctx, const char *path);
 	/* Calls `each` for every name but "." and "..", in any order. */
 	int (*list)(void *ctx, const char *path, void (*each)(void *arg, const char *name, bool is_dir), void *arg);
 	/* n bytes that nobody can guess: a new journal's id. */
@@ -50,6 +52,7 @@ void journal_disk_close(struct journal_disk *d);
 struct jio {
 	const struct journal_disk *d;
 	bool sync_failed; /* the failure was a sync's: what was written before it may be gone, whatever reads show */
+	bool cut_short;   /* the failure was a write that took fewer bytes than it was given, without an error */
 	char why[640];    /* "fdatasync /var/lib/ordinal/x/0000000000000001: No space left on device" */
 };
 
@@ -57,16 +60,21 @@ struct jio {
 int jio_open(struct jio *io, const char *path, unsigned flags); /* a handle */
 void jio_close(struct jio *io, int *fd);                        /* harmless with *fd < 0; sets it to -1 */
 int64_t jio_size(struct jio *io, int fd, const char *path);
-/* All n bytes or an error: a short write is -EIO. */
+/* All n bytes or an error. Where a write takes fewer bytes, the rest is written once more, which says why; a second short
+ * write is -EIO. */
 int jio_write(struct jio *io, int fd, const char *path, const void *p, size_t n, uint64_t offset, unsigned flags);
 /* Up to n bytes, fewer only at the end of the file. */
 ssize_t jio_read(struct jio *io, int fd, const char *path, void *p, size_t n, uint64_t offset);
 int jio_sync(struct jio *io, int fd, const char *path);
 int jio_sync_dir(struct jio *io, const char *path);
-int jio_mkdir(struct jio *io, const char *path); /* 0 as well when it is there */
+int jio_mkdir(struct jio *io, const char *path, bool *ret_made); /* 0 as well when it is there */
 int jio_rename(struct jio *io, const char *from, const char *to);
 int jio_unlink(struct jio *io, const char *path); /* 0 as well when it is not there */
+int jio_rmdir(struct jio *io, const char *path);
 int jio_list(struct jio *io, const char *path, void (*each)(void *arg, const char *name, bool is_dir), void *arg);
+/* Whether the failure `err` is a want of room, descriptors or memory, which may pass: it was no sync's, and nothing was
+ * written wrongly. */
+bool jio_is_shortage(const struct jio *io, int err);
 /* Sets io->why to "ROOT/PATH: ..." and returns err. */
 int jio_fail(struct jio *io, int err, const char *path, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 

@@ -108,13 +108,11 @@ int jfiles_open(struct journal *j, struct jio *io, const char *path, unsigned fl
 
 int jfiles_sync_dir(struct journal *j, struct jio *io, const char *path)
 {
-	bool before = io->sync_failed;
 	int err;
 
 	do {
-		io->sync_failed = before;
 		err = jio_sync_dir(io, path);
-	} while (err != 0 && make_room(j, io, &err));
+	} while (err != 0 && !io->sync_failed && make_room(j, io, &err));
 	return err;
 }
 

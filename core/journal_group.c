@@ -98,8 +98,10 @@ static int write_durably(struct journal *j, struct jlog *log, int fd, const char
 	uint64_t begin = clock_mono_ns();
 	int err = jio_write(&j->io, fd, path, j->buf->p, n, j->buf_at, flags);
 
-	if (err != 0)
+	if (err != 0) {
+		j->io.sync_failed = true; /* it may have been the sync within */
 		return err;
+	}
 	log->synced_seq = log->seq;
 	journal_count(&j->stats.syncs, 1);
 	hist_add(&j->stats.sync_ns, clock_mono_ns() - begin, 1);
@@ -307,6 +309,10 @@ int journal_commit(struct journal *j)
 		if (err != 0)
 			return err;
 	}
+	err = atomic_load_explicit(&j->failed,
+				   memory_order_acquire); /* a sync of an opener's: pairs with journal_fail */
+	if (err != 0)
+		return err;
 	for (log = j->group; log != NULL; log = log->group_next)
 		publish(j, log);
 	j->group = NULL;

@@ -112,8 +112,11 @@ struct jlog {
 	uint64_t first_live;          /* segment number */
 	uint64_t dropped;             /* segments below this one are dropped as files, too; follows first_live */
 	bool next_ready;              /* number + 1 is there, with its header, synced with its name */
-	bool ahead_blocked;           /* no space to fill ahead: do it when it is needed, and fail then */
 	bool note_unsynced;           /* a note was written, and the file not synced since */
+	bool next_named;              /* number + 1 is there with its header; its name is not synced yet */
+	uint64_t retiring;            /* segment that is dropped, and whose file is still there; 0: none */
+	bool retiring_held;           /* somebody reads that file */
+	bool try_now;                 /* in_later, yet there may be room now */
 	bool spares_unsynced;         /* renames to spare names that the directory's sync has not covered */
 	uint64_t spares[JLOG_SPARES]; /* numbers of the spare files in the folder, each once */
 	unsigned nspares;
@@ -122,7 +125,8 @@ struct jlog {
 	struct jlog *group_next;   /* list of the logs in this group */
 	struct jlog *work_next;    /* list of the logs that may need looking after */
 	struct jlog *unnoted_next; /* list of the logs that are durable beyond their note */
-	bool in_group, in_work, in_unnoted;
+	struct jlog *later_next;   /* list of the logs whose work ahead of need wanted room */
+	bool in_group, in_work, in_unnoted, in_later;
 
 	pthread_mutex_t lock;
 	struct jseg **segs; /* oldest first, numbers without gaps; the last one is active */
@@ -155,6 +159,7 @@ struct journal {
 	struct jfiles files;
 
 	atomic_int failed; /* 0 or -errno; release by journal_fail */
+	atomic_int room;   /* enum journal_room; the journal thread's */
 	atomic_bool stop;
 	struct doorbell bell; /* the journal thread sleeps on it */
 	pthread_t thread;
@@ -166,7 +171,10 @@ struct journal {
 	uint32_t nentries;
 	struct jlog *group;
 	struct jlog *work, *unnoted;
-	struct jbuf *buf; /* what is written next */
+	struct jlog *later, **later_last;
+	uint64_t later_ns;      /* the first of `later` waits until then */
+	uint64_t note_retry_ns; /* notes wait until then; 0: none has failed */
+	struct jbuf *buf;       /* what is written next */
 	size_t buf_len;
 	size_t buf_fresh; /* bytes of it that are not on disk yet */
 	uint32_t buf_at;  /* place of buf[0] in the file */
@@ -181,7 +189,8 @@ struct journal {
 int journal_turn(struct journal *j, bool *ret_worked);
 /* Notes how far each log that needs it is durable. 0 or -errno after journal_fail. As journal_turn. */
 int journal_note_idle(struct journal *j);
-int journal_fail(struct journal *j, int err);
+/* The first failure counts: tells opts.failed and everybody who waits. Any thread; returns err. */
+int journal_fail(struct journal *j, int err, const char *what);
 /* Raises the journal's epoch above `seen`, durably. Under open_lock. */
 int journal_raise_epoch(struct journal *j, struct jio *io, uint32_t seen);
 /* The calling thread's sentence for `ret_why`. */

@@ -2,9 +2,9 @@
  * O_DSYNC.
  *
  * A scratch file is filled and synced, then each way gets PER_METHOD_NS of small writes to it, one after another as a
- * journal writes them. A way that gives an error (a file system without O_DIRECT, a kernel without RWF_DSYNC) is out;
- * another must beat fdatasync by a twentieth to be taken. A disk on which a single sync takes longer than that is not
- * measured further: there it makes no difference.
+ * journal writes them. A way that is not there (a file system without O_DIRECT, a kernel without RWF_DSYNC) is out; any
+ * other error of it is the disk's, and refuses the start. Another way must beat fdatasync by a twentieth to be taken. A
+ * disk on which a single sync takes longer than that is not measured further: there it makes no difference.
  *
  * Runs in the main thread, in journal_open.
  */
@@ -92,12 +92,14 @@ int journal_probe(struct jio *io, enum journal_method *ret)
 	if (best < PER_METHOD_NS) {
 		best -= best / 20;
 		for (enum journal_method m = JOURNAL_DSYNC; m <= JOURNAL_DIRECT; m++) {
-			if (measure(io, m, block, &ns) != 0 || ns >= best)
+			err = measure(io, m, block, &ns);
+			if (err != 0 && err != -EINVAL && err != -EOPNOTSUPP && err != -ENOSYS)
+				return err;
+			if (err != 0 || ns >= best)
 				continue;
 			best = ns;
 			*ret = m;
 		}
 	}
-	io->sync_failed = false; /* of a way that does not work here */
 	return jio_unlink(io, PROBE_FILE);
 }

@@ -23,6 +23,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -566,16 +567,11 @@ static int note_first(struct scan *s)
 	return log->noted_seq == log->synced_seq ? 0 : jlog_put_note(log, s->io, s->fd);
 }
 
-int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
+static int open_found(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
 {
 	struct scan s = {.log = log, .io = io, .opts = opts, .fd = -1};
-	int err = jio_mkdir(io, log->name);
+	int err = recover(&s);
 
-	if (err == 0)
-		err = jio_sync_dir(io, "");
-	if (err != 0)
-		return err;
-	err = recover(&s);
 	if (err == 0)
 		err = note_first(&s);
 	jio_close(io, &s.fd);
@@ -583,5 +579,41 @@ int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
 	free(s.segs);
 	free(s.files.v);
 	free(s.spares.v);
+	return err;
+}
+
+/* Removes what is there of a log that could not be made. Nothing has been acknowledged of it. */
+static void unmake(const struct jlog *log, struct jio *io)
+{
+	struct jio own = {.d = io->d};
+	size_t n = strlen(io->why);
+	char path[JPATH_MAX];
+	int err;
+
+	jlog_segment_path(log, 1, path);
+	err = jio_unlink(&own, path);
+	jlog_spare_path(log, 1, path);
+	if (err == 0)
+		err = jio_unlink(&own, path);
+	if (err == 0)
+		err = jio_rmdir(&own, log->name);
+	if (err == 0)
+		err = jio_sync_dir(&own, "");
+	io->sync_failed = own.sync_failed;
+	if (err != 0)
+		snprintf(io->why + n, sizeof io->why - n, "; and then %s", own.why);
+}
+
+int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
+{
+	bool made = false;
+	int err = jio_mkdir(io, log->name, &made);
+
+	if (err == 0)
+		err = jio_sync_dir(io, "");
+	if (err == 0)
+		err = open_found(log, io, opts);
+	if (err != 0 && made && !io->sync_failed)
+		unmake(log, io);
 	return err;
 }

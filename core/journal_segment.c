@@ -127,7 +127,8 @@ static int open_spare(struct jlog *log, struct jio *io, uint64_t number, char pa
 	return fd;
 }
 
-int jlog_prepare(struct jlog *log, struct jio *io, uint64_t number)
+/* Gives a filled file with a synced header the name of segment `number`. */
+static int name_segment(struct jlog *log, struct jio *io, uint64_t number)
 {
 	char path[JPATH_MAX], spare[JPATH_MAX];
 	bool recycled;
@@ -150,13 +151,22 @@ int jlog_prepare(struct jlog *log, struct jio *io, uint64_t number)
 	if (err != 0)
 		return err;
 	log->nspares--;
-	err = jfiles_sync_dir(log->j, io, log->name);
-	if (err != 0)
-		return err;
 	log->next_filled = (uint32_t)size & ~(JF_BLOCK - 1);
+	log->next_named = true;
 	journal_count(&log->j->stats.prepared, 1);
 	journal_count(&log->j->stats.recycled, recycled);
 	return 0;
+}
+
+int jlog_prepare(struct jlog *log, struct jio *io, uint64_t number)
+{
+	int err = log->next_named ? 0 : name_segment(log, io, number);
+
+	if (err == 0)
+		err = jfiles_sync_dir(log->j, io, log->name);
+	if (err == 0)
+		log->next_named = false;
+	return err;
 }
 
 int jlog_roll(struct jlog *log, struct jio *io)
@@ -171,7 +181,7 @@ int jlog_roll(struct jlog *log, struct jio *io)
 		return err;
 	jfiles_close_log(log, io);
 	log->next_ready = false;
-	log->ahead_blocked = false;
+	log->try_now = true;
 	log->note_unsynced = false;
 	log->number++;
 	log->tail = JF_HEADER;
@@ -207,6 +217,8 @@ int jlog_retire(struct jlog *log, struct jio *io, uint64_t number, bool recycle)
 		return jio_unlink(io, path);
 	jlog_spare_path(log, number, spare);
 	err = jio_rename(io, path, spare);
+	if (err == -ENOENT)
+		return 0; /* somebody has removed the file by hand */
 	if (err != 0)
 		return err;
 	log->spares[log->nspares++] = number;
@@ -280,42 +292,44 @@ int jlog_end(struct jlog *log, struct jio *io)
 	return err;
 }
 
-/* Space that is only wanted ahead of need may be missing: whoever needs it will ask again, before anything is
- * acknowledged. */
-static int ahead(struct jlog *log, const struct jio *io, int err)
+/* Takes the oldest trimmed segment out of the log. Its file goes next. */
+static int drop_oldest(struct jlog *log, struct jio *io)
 {
-	if ((err != -ENOSPC && err != -EDQUOT) || io->sync_failed)
+	int err = jlog_sync(log, io); /* JLOG_WRITE: invariant 3 */
+
+	if (err != 0)
 		return err;
-	log->ahead_blocked = true;
+	if (!jlog_seg_drop(log, log->first_live, &log->retiring, &log->retiring_held)) {
+		log->dropped = log->first_live;
+		return 0;
+	}
+	log->try_now = true;
+	journal_count(&log->j->stats.segments, -1);
 	return 0;
 }
 
 int jlog_maintain(struct jlog *log, struct jio *io, bool *ret_worked)
 {
 	uint32_t step = clamp(log->filled, JLOG_FILL_MIN, JLOG_FILL_MAX);
-	uint64_t number;
-	bool held;
-	int err;
+	bool waits = log->in_later && !log->try_now;
+	int err = 0;
 
 	*ret_worked = true;
-	if (log->dropped < log->first_live) {
-		err = jlog_sync(log, io); /* JLOG_WRITE: invariant 3 */
-		if (err != 0)
-			return err;
-		if (jlog_seg_drop(log, log->first_live, &number, &held)) {
-			log->ahead_blocked = false;
-			journal_count(&log->j->stats.segments, -1);
-			return jlog_retire(log, io, number, !held);
-		}
-		log->dropped = log->first_live;
-	}
-	if (!log->ahead_blocked && log->filled < log->segment_bytes && log->filled < log->tail + step / 2)
-		return ahead(log, io, jlog_fill_to(log, io, log->filled + 1));
-	if (!log->ahead_blocked && !log->next_ready && log->tail > log->segment_bytes / 2) {
+	if (log->retiring == 0 && log->dropped < log->first_live)
+		return drop_oldest(log, io);
+	log->try_now = false;
+	if (!waits && log->retiring != 0) {
+		err = jlog_retire(log, io, log->retiring, !log->retiring_held);
+		if (err == 0)
+			log->retiring = 0;
+	} else if (!waits && log->filled < log->segment_bytes && log->filled < log->tail + step / 2) {
+		err = jlog_fill_to(log, io, log->filled + 1);
+	} else if (!waits && !log->next_ready && log->tail > log->segment_bytes / 2) {
 		err = jlog_prepare(log, io, log->number + 1);
 		log->next_ready = err == 0;
-		return ahead(log, io, err);
+	} else {
+		*ret_worked = false;
 	}
-	*ret_worked = false;
-	return 0;
+	*ret_worked = *ret_worked && err == 0;
+	return err;
 }

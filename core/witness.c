@@ -109,7 +109,7 @@ static void id_text(const uint8_t *id, char *ret)
 		snprintf(ret + 2 * i, 3, "%02x", id[i]);
 }
 
-static int sync_parent(const char *path)
+static int sync_parent(const char *path, bool *ret_sync_failed)
 {
 	char dir[PATH_MAX];
 	const char *slash = strrchr(path, '/');
@@ -120,12 +120,14 @@ static int sync_parent(const char *path)
 	if (fd < 0)
 		return -errno;
 	int rc = fsync(fd) ? -errno : 0;
+	*ret_sync_failed = rc != 0;
 	close(fd);
 	return rc;
 }
 
-int witness_write(const struct witness *w)
+int witness_write(const struct witness *w, bool *ret_sync_failed)
 {
+	*ret_sync_failed = false;
 	char text[LINE + 1], fresh[PATH_MAX + 8];
 	memcpy(text, INTRO, sizeof INTRO);
 	id_text(w->id, text + sizeof INTRO - 1);
@@ -135,13 +137,21 @@ int witness_write(const struct witness *w)
 	if (fd < 0)
 		return -errno;
 	ssize_t n = write(fd, text, LINE);
-	int rc = n < 0 ? -errno : n != LINE ? -ENOSPC : fsync(fd) ? -errno : 0;
+	int rc = n < 0 ? -errno : n != LINE ? -ENOSPC : 0;
+	if (rc == 0 && fsync(fd)) {
+		rc = -errno;
+		*ret_sync_failed = true;
+	}
 	close(fd);
 	if (rc == 0 && rename(fresh, w->path))
 		rc = -errno;
 	if (rc)
 		unlink(fresh);
-	return rc ? rc : sync_parent(w->path);
+	if (rc == 0)
+		rc = sync_parent(w->path, ret_sync_failed);
+	if (*ret_sync_failed)
+		unlink(w->path); /* the next start writes it again */
+	return rc;
 }
 
 const char *witness_refusal(const struct witness *w, const char *data_dir, const char *found)

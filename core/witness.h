@@ -20,8 +20,8 @@ struct witness {
  * neither is data_dir, nor lies in it, nor has it inside; none without such a directory. A file that is not there yet knows nothing. 0; -EBADMSG: it
  * holds something else; other -errno of reading. `*ret_why` is then a sentence for people, valid until the next call of this module. */
 int witness_read(const char *path, const char *data_dir, struct witness *ret, const char **ret_why);
-/* Writes it, synced. 0, or -errno. */
-int witness_write(const struct witness *w);
+/* Writes it, synced. 0, or -errno; *ret_sync_failed: a sync failed, so that nobody knows what the disk holds. */
+int witness_write(const struct witness *w, bool *ret_sync_failed);
 /* The sentence for a data directory that holds another journal than the witness knows, or none: `found` is journal_open's. */
 const char *witness_refusal(const struct witness *w, const char *data_dir, const char *found);
 

@@ -38,7 +38,7 @@ static void create(struct streams *ss, struct creation *c)
 	}
 	if (err != 0) {
 		log_error("stream \"%.*s\" cannot be created: %s", (int)c->name_len, c->name, why);
-		c->error = STREAM_E_OPEN;
+		c->error = journal_has_failed(ss->journal) ? STREAM_E_FAILED : STREAM_E_OPEN;
 		return;
 	}
 	c->stream = s;

@@ -203,6 +203,25 @@ static void journal_failed(void *ctx, int err, const char *what)
 	wake_main(d->fail_fd);
 }
 
+#define ROOM_LINES_NS (60 * NS_PER_S) /* between two lines about room that comes and goes */
+
+/* Journal thread. */
+static void journal_room_changed(void *ctx, enum journal_room room, int err, const char *what)
+{
+	struct daemon *d = ctx;
+	uint64_t now = clock_mono_ns();
+	if (room == JOURNAL_ROOM_AMPLE) {
+		if (d->room_said)
+			log_info("the journal has room again");
+		d->room_said = false;
+	} else if (!d->room_said && (d->room_line_ns == 0 || now - d->room_line_ns >= ROOM_LINES_NS)) {
+		log_warn("the journal cannot prepare room ahead of need: %s; it is tried again every second%s", what,
+			 err == -ENOSPC || err == -EDQUOT ? "; make room on the disk of DATA_DIR" : "");
+		d->room_said = true;
+		d->room_line_ns = now;
+	}
+}
+
 /* Making. */
 
 /* Shard threads. */
@@ -517,6 +536,7 @@ static int open_journal(struct daemon *d, const char **ret_why)
 	struct journal_opts jo = {.dir = c->data_dir,
 				  .group_max = (uint32_t)c->journal_group_max,
 				  .failed = journal_failed,
+				  .room_changed = journal_room_changed,
 				  .ctx = d,
 				  .expected = w.knows ? w.id : NULL};
 	rc = journal_open(&jo, &d->journal, ret_why);
@@ -529,7 +549,14 @@ static int open_journal(struct daemon *d, const char **ret_why)
 	if (rc || w.knows || !w.path[0])
 		return rc;
 	memcpy(w.id, journal_id(d->journal), sizeof w.id);
-	rc = witness_write(&w);
+	bool sync_failed;
+	rc = witness_write(&w, &sync_failed);
+	if (rc && sync_failed) {
+		snprintf(why, sizeof why, "cannot sync %.500s (DATA_WITNESS): %s%s", w.path, strerror(-rc),
+			 disk_advice(-EIO));
+		*ret_why = why;
+		return rc;
+	}
 	if (rc)
 		log_warn(
 			"cannot write %s (DATA_WITNESS): %s; a data directory whose disk is not mounted will look like a first start",

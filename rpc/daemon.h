@@ -42,6 +42,8 @@ struct daemon {
 	int fail_fd;               /* an eventfd: written when the journal has failed */
 	int ended_fd; /* an eventfd: written when a shard has ended, after a drain or by a failure of its ring */
 	char fail_text[512];
+	bool room_said;        /* journal thread: the log says that room is wanting */
+	uint64_t room_line_ns; /* journal thread: when it last said so */
 	pthread_mutex_t tls_lock;
 	struct tls_context *tls; /* under tls_lock; NULL: cleartext only */
 	struct access_source access;

@@ -36,6 +36,7 @@ struct rig {
 	uint32_t max_len;
 	bool one_file;     /* of the logs, one (with O_DIRECT: of two descriptors) is open at a time */
 	unsigned failures; /* calls of opts.failed */
+	unsigned rooms;    /* calls of opts.room_changed */
 	char why[700];     /* of the last failure */
 	uint64_t seed;
 };
@@ -83,6 +84,14 @@ static inline void rig_failed(void *ctx, int err, const char *what)
 	snprintf(r->why, sizeof r->why, "%d: %s", err, what);
 }
 
+static inline void rig_room_changed(void *ctx, enum journal_room room, int err, const char *what)
+{
+	struct rig *r = ctx;
+
+	CHECK((room == JOURNAL_ROOM_AMPLE) == (err == 0) && (err == 0) == (*what == '\0'));
+	r->rooms++;
+}
+
 static inline void rig_init(struct rig *r, struct sim *sim, enum journal_method method)
 {
 	memset(r, 0, sizeof *r);
@@ -94,6 +103,7 @@ static inline void rig_init(struct rig *r, struct sim *sim, enum journal_method 
 		.dir = "sim",
 		.group_max = 8192,
 		.failed = rig_failed,
+		.room_changed = rig_room_changed,
 		.ctx = r,
 		.method = method,
 		.disk = &r->disk,

@@ -74,13 +74,15 @@ struct sim {
 	} fds[SIM_FDS];
 	bool locked;
 
-	uint64_t ops;     /* done so far */
-	uint64_t plug_at; /* the plug is pulled at this operation; UINT64_MAX: never */
-	uint64_t fail_at; /* this operation fails; UINT64_MAX: none */
-	int fail_err;     /* -EIO, -ENOSPC; 0: a short write (other operations: -EIO) */
-	bool no_space;    /* every write beyond a file's size fails */
-	bool dead;        /* the plug is out */
-	bool failed;      /* fail_at has happened */
+	uint64_t ops;       /* done so far */
+	uint64_t plug_at;   /* the plug is pulled at this operation; UINT64_MAX: never */
+	uint64_t fail_at;   /* this operation fails; UINT64_MAX: none */
+	uint64_t fail_more; /* so many operations after it fail likewise */
+	int fail_err;       /* -EIO, -ENOSPC; 0: a short write (other operations: -EIO) */
+	bool no_space;      /* every write beyond a file's size fails */
+	uint64_t refused;   /* writes that failed for no_space */
+	bool dead;          /* the plug is out */
+	bool failed;        /* fail_at has happened */
 	enum sim_op fail_op;
 	uint64_t after_fail; /* operations that change something, since then */
 	bool refuse_direct;  /* as tmpfs */
@@ -181,8 +183,8 @@ static inline int sim_step(struct sim *s, enum sim_op op)
 		s->dead = true;
 		return -EIO;
 	}
-	s->after_fail += s->failed && op != SIM_OP_OTHER && op != SIM_OP_READ;
-	if (n != s->fail_at)
+	s->after_fail += s->failed && n - s->fail_at > s->fail_more && op != SIM_OP_OTHER && op != SIM_OP_READ;
+	if (n < s->fail_at || n - s->fail_at > s->fail_more)
 		return 0;
 	s->failed = true;
 	s->fail_op = op;
@@ -309,15 +311,17 @@ static inline ssize_t sim_pwrite(void *ctx, int fd, const void *p, size_t n, uin
 		CHECK(n % 4096 == 0 && at % 4096 == 0 && (uintptr_t)p % 4096 == 0);
 	if (err < 0 && !plugged)
 		return err;
-	if (!plugged && s->no_space && at + n > f->now_n)
+	if (!plugged && s->no_space && at + n > f->now_n) {
+		s->refused++;
 		return -ENOSPC;
+	}
 	if (err == 1)
 		n = n / 2;
 	if (s->lie_cut && n == 48 && ((const uint8_t *)p)[44] == 0)
 		return (ssize_t)n;
 	sim_put(&f->now, &f->now_n, &f->now_cap, at, p, n);
-	if (durable && !plugged && err == 0 && !s->lie_dsync) {
-		/* as the kernel: this range is synced, and nothing else of the file */
+	if (durable && !plugged && !s->lie_dsync) {
+		/* as the kernel: what was written is synced, and nothing else of the file */
 		sim_put(&f->safe, &f->safe_n, &f->safe_cap, at, p, n);
 		return (ssize_t)n;
 	}
@@ -365,12 +369,13 @@ static inline bool sim_is_in(const char *path, const char *dir)
 	return strchr(rest, '/') == NULL;
 }
 
-static inline int sim_sync_dir(void *ctx, const char *path)
+static inline int sim_sync_dir(void *ctx, const char *path, bool *ret_tried)
 {
 	struct sim *s = ctx;
 	int err = sim_step(s, SIM_OP_SYNC_DIR);
 	int left = 0;
 
+	*ret_tried = err != -EMFILE && err != -ENFILE;
 	if (err < 0 || s->lie_sync_dir)
 		return err;
 	for (int i = 0; i < s->nchanges; i++) {
@@ -421,6 +426,23 @@ static inline int sim_unlink(void *ctx, const char *path)
 	if (e == NULL)
 		return -ENOENT;
 	sim_change(s, path, "", e->file);
+	return 0;
+}
+
+static inline int sim_rmdir(void *ctx, const char *path)
+{
+	struct sim *s = ctx;
+	struct sim_name *e = sim_find(&s->now, path);
+	int err = sim_step(s, SIM_OP_NAME);
+
+	if (err < 0)
+		return err;
+	if (e == NULL)
+		return -ENOENT;
+	for (int i = 0; i < s->now.n; i++)
+		if (sim_is_in(s->now.v[i].path, path))
+			return -ENOTEMPTY;
+	sim_change(s, path, "", SIM_DIR);
 	return 0;
 }
 
@@ -475,6 +497,7 @@ static inline struct journal_disk sim_disk(struct sim *s)
 		.mkdir = sim_mkdir,
 		.rename = sim_rename,
 		.unlink = sim_unlink,
+		.rmdir = sim_rmdir,
 		.list = sim_list,
 		.random = sim_random_bytes,
 		.lock = sim_lock,

@@ -276,6 +276,7 @@ static void test_synchronous_opens_and_writes(void **state)
 	char dir[300];
 	struct journal_disk d;
 	uint8_t record[PATTERN_N + 8];
+	bool tried;
 
 	snprintf(dir, sizeof dir, "%s/%u", base, dirs++);
 	assert_int_equal(journal_disk_open(dir, &d), 0);
@@ -292,7 +293,10 @@ static void test_synchronous_opens_and_writes(void **state)
 	assert_int_equal(d.rename(d.ctx, "file", "other"), 0);
 	assert_int_equal(d.pwrite(d.ctx, fd, record, sizeof record, 0, JD_DSYNC), sizeof record);
 	assert_false(record_is_durable(1)); /* its file may still have no name */
-	assert_int_equal(d.sync_dir(d.ctx, ""), 0);
+	assert_int_equal(d.sync_dir(d.ctx, "", &tried), 0);
+	assert_true(tried);
+	assert_int_equal(d.sync_dir(d.ctx, "none", &tried), -ENOENT);
+	assert_false(tried);
 	assert_true(record_is_durable(1));
 	store_le64(record + PATTERN_N, 2);
 	assert_int_equal(d.pwrite(d.ctx, fd, record, sizeof record, 0, 0), sizeof record);

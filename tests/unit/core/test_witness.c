@@ -15,11 +15,24 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static char base[64];
 static struct witness w;
 static const char *why;
+static bool sync_failed;
+static unsigned syncs_to_failure; /* 0: none fails */
+
+/* In place of the C library's. */
+int fsync(int fd)
+{
+	if (syncs_to_failure > 0 && --syncs_to_failure == 0) {
+		errno = EIO;
+		return -1;
+	}
+	return (int)syscall(SYS_fsync, fd);
+}
 
 static int setup(void **state)
 {
@@ -57,7 +70,7 @@ static void test_what_was_written_is_read(void **state)
 		w.id[i] = (uint8_t)(0xf8 + 3 * i);
 	for (unsigned times = 0; times < 2; times++) {
 		struct witness again;
-		assert_int_equal(witness_write(&w), 0);
+		assert_int_equal(witness_write(&w, &sync_failed), 0);
 		assert_int_equal(witness_read(in_base("journal"), "/data", &again, &why), 0);
 		assert_true(again.knows);
 		assert_memory_equal(again.id, w.id, sizeof w.id);
@@ -127,7 +140,8 @@ static void test_what_cannot_be_is_an_error(void **state)
 	assert_int_equal(witness_read(in_base("dir"), "/d", &w, &why), -EISDIR);
 	assert_non_null(strstr(why, "DATA_WITNESS"));
 	assert_int_equal(witness_read(in_base("none/journal"), "/d", &w, &why), 0);
-	assert_int_equal(witness_write(&w), -ENOENT);
+	assert_int_equal(witness_write(&w, &sync_failed), -ENOENT);
+	assert_false(sync_failed);
 	char *longest = malloc(PATH_MAX + 1);
 	assert_non_null(longest);
 	memset(longest, 'x', PATH_MAX);
@@ -138,6 +152,24 @@ static void test_what_cannot_be_is_an_error(void **state)
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* Of the file, and of the directory's entry: what the disk holds is not known then, so the start is refused, and the next
+ * one writes a new file. */
+static void test_a_failed_sync_of_a_witness_is_told(void **state)
+{
+	for (unsigned n = 1; n <= 2; n++) {
+		unlink(in_base("journal"));
+		assert_int_equal(witness_read(in_base("journal"), "/data", &w, &why), 0);
+		syncs_to_failure = n;
+		assert_int_equal(witness_write(&w, &sync_failed), -EIO);
+		assert_true(sync_failed);
+		assert_int_equal(syncs_to_failure, 0);
+		assert_int_equal(access(in_base("journal"), F_OK), -1);
+		assert_int_equal(access(in_base("journal.new"), F_OK), -1);
+		assert_int_equal(witness_write(&w, &sync_failed), 0);
+		assert_false(sync_failed);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -145,6 +177,7 @@ int main(void)
 		T(test_anything_else_is_refused),
 		T(test_where_auto_looks),
 		T(test_what_cannot_be_is_an_error),
+		T(test_a_failed_sync_of_a_witness_is_told),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

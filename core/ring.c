@@ -247,7 +247,7 @@ static struct io_uring_sqe *sqe(struct ring *r)
 void ring_accept(struct ring *r, int fd, uint64_t tag)
 {
 	struct io_uring_sqe *s = sqe(r);
-	io_uring_prep_multishot_accept(s, fd, NULL, NULL, SOCK_CLOEXEC);
+	io_uring_prep_accept(s, fd, NULL, NULL, SOCK_CLOEXEC);
 	s->user_data = tag;
 }
 

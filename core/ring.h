@@ -71,7 +71,7 @@ const char *ring_features(const struct ring *r);
 
 /* Operations. Each takes one submission slot; the queue is submitted by itself when full. Memory named by an operation must stay until its
  * (last) completion. They never fail: errors come as events. */
-/* multishot; res is the new fd, close-on-exec */
+/* res is the new fd, close-on-exec */
 void ring_accept(struct ring *r, int fd, uint64_t tag);
 /* multishot, into provided buffers; -ENOBUFS ends it */
 void ring_recv(struct ring *r, int fd, uint64_t tag);

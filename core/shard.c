@@ -48,21 +48,47 @@ void shard_add_hook(struct shard *s, const struct shard_hook *h)
 
 /* Accepting. */
 
+/* Of all shards, those that are on their way to one included. */
+static uint32_t conns_of_all(const struct shard *s)
+{
+	uint32_t total = 0;
+	for (unsigned i = 0; i < mesh_shards(s->mesh); i++) {
+		const struct shard *o = mesh_shard(s->mesh, i);
+		total += atomic_load_explicit(&o->conn_count, memory_order_relaxed) +
+			 atomic_load_explicit(&o->conns_coming, memory_order_relaxed);
+	}
+	return total;
+}
+
+/* New connections wait in the kernel's queue meanwhile. */
+static void accept_later(struct shard *s, const char *why)
+{
+	count_add(&s->stats.accept_errors, 1);
+	if (timer_is_armed(&s->accept_timer) || s->draining)
+		return;
+	log_warn(
+		"accept: %s; new connections wait, trying again every 100 ms (raise LimitNOFILE= or lower CONNECTIONS_MAX)",
+		why);
+	wheel_add(&s->wheel, &s->accept_timer, s->now_ns + ACCEPT_RETRY_NS);
+}
+
+/* One operation accepts one socket. An operation that goes on by itself (multishot) would take descriptors for as many clients as come while the shard is
+ * busy with others, those of the journal too. */
 static void accept_arm(struct shard *s, unsigned i)
 {
-	ring_accept(s->ring, s->listeners[i], ring_tag(i, 0, SHARD_OP_ACCEPT));
-	s->accepts_armed |= UINT64_C(1) << i;
+	if (conns_of_all(s) >= s->opts->conns_room) {
+		accept_later(s, "as many connections are open as there are descriptors for");
+		return;
+	}
+	for (; s->accepts[i] < s->opts->accepts; s->accepts[i]++, s->accepts_armed++)
+		ring_accept(s->ring, s->listeners[i], ring_tag(i, 0, SHARD_OP_ACCEPT));
 }
 
 static void on_accept_timer(struct timer *t, void *ctx)
 {
 	struct shard *s = ctx;
-	if (s->draining)
-		return;
-	for (unsigned i = 0; i < s->listener_count; i++) {
-		if (!(s->accepts_armed & UINT64_C(1) << i))
-			accept_arm(s, i);
-	}
+	for (unsigned i = 0; i < s->listener_count && !s->draining; i++)
+		accept_arm(s, i);
 }
 
 void shard_refuse(struct shard *s, int fd)
@@ -117,8 +143,8 @@ void shard_adopt(struct shard *s, int fd)
 static void on_accept(struct shard *s, const struct ring_event *ev)
 {
 	unsigned i = ring_tag_slot(ev->tag);
-	if (!(ev->flags & RING_EV_MORE))
-		s->accepts_armed &= ~(UINT64_C(1) << i);
+	s->accepts[i]--;
+	s->accepts_armed--;
 	if (ev->res >= 0) {
 		if (s->draining && s->opts->listeners_kept)
 			conn_open(s, ev->res); /* the others may have ended */
@@ -127,15 +153,10 @@ static void on_accept(struct shard *s, const struct ring_event *ev)
 		else
 			place(s, ev->res);
 	} else if (ev->res != -ECANCELED) {
-		count_add(&s->stats.accept_errors, 1);
-		if (!timer_is_armed(&s->accept_timer) && !s->draining) {
-			log_warn("accept: %s; new connections wait, trying again every 100 ms%s", strerror(-ev->res),
-				 ev->res == -EMFILE ? " (raise LimitNOFILE= or lower CONNECTIONS_MAX)" : "");
-			wheel_add(&s->wheel, &s->accept_timer, s->now_ns + ACCEPT_RETRY_NS);
-		}
+		accept_later(s, strerror(-ev->res));
 		return;
 	}
-	if (!(ev->flags & RING_EV_MORE) && !s->draining && !(s->accepts_armed & UINT64_C(1) << i))
+	if (!s->draining && !timer_is_armed(&s->accept_timer))
 		accept_arm(s, i);
 }
 

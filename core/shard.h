@@ -27,9 +27,13 @@ struct shard;
 struct shard_opts {
 	uint32_t ring_entries, cq_entries;
 	uint32_t recv_bufs, recv_buf_size;
-	uint32_t conns_max;                   /* of all shards together */
-	uint32_t conn_queue_max;              /* bytes; output of one connection */
-	uint32_t tls_renewals_max;            /* of a connection, in 10 s: tls_is_calm */
+	uint32_t conns_max; /* of all shards together */
+	/* Where so many are open, of all shards together, there are no descriptors for more: new ones wait in the kernel's queue. UINT32_MAX: there
+	 * are enough for conns_max. */
+	uint32_t conns_room;
+	uint32_t accepts;          /* under way at a time on each listener: so many more may come than conns_room */
+	uint32_t conn_queue_max;   /* bytes; output of one connection */
+	uint32_t tls_renewals_max; /* of a connection, in 10 s: tls_is_calm */
 	uint64_t stall_ns, idle_ns, drain_ns; /* idle 0: never */
 	uint64_t spin_ns;                     /* busy wait before sleeping */
 	uint64_t turn_ns; /* of a turn, after which long input is put off to a later one; 0: never */
@@ -100,8 +104,9 @@ struct shard {
 	bool bell_armed;    /* a read of it is in flight */
 	int listeners[SHARD_LISTENERS_MAX];
 	unsigned listener_count;
-	uint64_t accepts_armed;    /* by listener, a bit each */
-	struct timer accept_timer; /* waits out a lack of descriptors */
+	uint8_t accepts[SHARD_LISTENERS_MAX]; /* that are under way, of each listener... */
+	uint32_t accepts_armed;               /* ...and of all */
+	struct timer accept_timer;            /* waits out a lack of descriptors */
 	uint64_t drain_deadline_ns;
 	bool draining;
 	bool hurried;

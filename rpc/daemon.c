@@ -12,6 +12,7 @@
 #include "core/witness.h"
 #include "rpc/handover.h"
 #include "rpc/session.h"
+#include "rpc/statsock.h"
 #include "rpc/svc_bench.h"
 #include "rpc/svc_feed.h"
 #include "rpc/svc_health.h"
@@ -25,7 +26,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 static char why[1024];
@@ -243,6 +243,8 @@ static void set_options(struct daemon *d, struct daemon_options *o)
 		.recv_bufs = (uint32_t)c->recv_buffers,
 		.recv_buf_size = (uint32_t)c->recv_buffer_size,
 		.conns_max = (uint32_t)c->connections_max,
+		.conns_room = d->fds.connections < (uint32_t)c->connections_max ? d->fds.connections : UINT32_MAX,
+		.accepts = d->fds.accepts,
 		.conn_queue_max = (uint32_t)c->conn_queue_max,
 		.tls_renewals_max = (uint32_t)c->tls_renewals_max,
 		.stall_ns = ms_or_never(c->stall_timeout_ms),
@@ -475,18 +477,50 @@ int daemon_check(const struct config *c, const char **ret_why)
 	return rc;
 }
 
-/* Connections need descriptors: as many as the hard limit gives. */
-static void raise_descriptor_limit(const struct config *c)
+enum {
+	FDS_TO_COME = 16,   /* the data directory and its lock, doorbells of threads, events of the main thread */
+	FDS_OF_A_SHARD = 2, /* its ring and its doorbell; listening sockets are counted apart */
+};
+
+static unsigned listeners_to_be(const struct daemon *d)
 {
-	struct rlimit r;
-	if (getrlimit(RLIMIT_NOFILE, &r))
-		return;
-	r.rlim_cur = r.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &r);
-	if (r.rlim_max < (rlim_t)c->connections_max + 256)
+	return d->listener.given > d->topo.shards ? d->listener.given : d->topo.shards;
+}
+
+/* Before the journal is opened, which must know how many files it may have open. */
+static int plan_descriptors(struct daemon *d, const char **ret_why)
+{
+	const struct config *c = &d->cfg;
+	uint64_t limit;
+	int rc = fd_raise_limit(&limit);
+	if (rc)
+		return rc;
+	struct fd_needs n = {
+		.limit = limit,
+		.open = fd_count_open(limit) + FDS_TO_COME + (unsigned)c->handler_threads +
+			FDS_OF_A_SHARD * d->topo.shards + listeners_to_be(d) - d->listener.given,
+		.listeners = listeners_to_be(d),
+		.stats_clients = *c->stats_socket ? (unsigned)c->stats_clients_max + STATSOCK_SPARE : 0,
+		.connections = (unsigned)c->connections_max,
+	};
+	return fd_plan_make(&n, &d->fds, ret_why);
+}
+
+/* Everything is open but the shards' own. */
+static int correct_descriptors(struct daemon *d, const char **ret_why)
+{
+	const struct config *c = &d->cfg;
+	unsigned open = fd_count_open(d->fds.limit) + FDS_OF_A_SHARD * d->topo.shards;
+	int rc = fd_plan_correct(&d->fds, open, (unsigned)c->connections_max, ret_why);
+	if (rc)
+		return rc;
+	if (d->fds.connections < (unsigned)c->connections_max)
 		log_warn(
-			"the limit of open files, %lu, has no room for CONNECTIONS_MAX=%ld connections: raise LimitNOFILE= (ulimit -n)",
-			(unsigned long)r.rlim_max, (long)c->connections_max);
+			"the limit of open files is %llu, and %u of them are for other things than connections: there can be %u connections, and not CONNECTIONS_MAX=%ld; "
+			"raise LimitNOFILE= (ulimit -Hn)",
+			(unsigned long long)d->fds.limit, d->fds.reserved, d->fds.connections,
+			(long)c->connections_max);
+	return new_options(d);
 }
 
 static int make_feed(struct daemon *d, const char **ret_why)
@@ -535,6 +569,7 @@ static int open_journal(struct daemon *d, const char **ret_why)
 		return rc;
 	struct journal_opts jo = {.dir = c->data_dir,
 				  .group_max = (uint32_t)c->journal_group_max,
+				  .files_max = d->fds.journal_files,
 				  .failed = journal_failed,
 				  .room_changed = journal_room_changed,
 				  .ctx = d,
@@ -598,6 +633,9 @@ static int make_shards(struct daemon *d, const char **ret_why)
 		return rc;
 	memcpy(d->bound, l->bound, sizeof d->bound);
 	handover_keep(l);
+	rc = correct_descriptors(d, ret_why);
+	if (rc)
+		return rc;
 	const struct shard_opts *opts = &atomic_load(&d->options)->shard;
 	for (unsigned i = 0; i < n; i++) {
 		rc = shard_init(&d->shards[i], i, d->topo.shard[i].cpu, d->topo.shard[i].node, opts, d->mesh);
@@ -691,8 +729,9 @@ static int make(struct daemon *d, const char **ret_why)
 		rc = daemon_load_access(d, ret_why);
 	if (rc)
 		return rc;
-	raise_descriptor_limit(c);
 	rc = handover_take(c->listen, &d->listener, ret_why);
+	if (rc == 0)
+		rc = plan_descriptors(d, ret_why);
 	if (rc == 0)
 		rc = new_options(d);
 	if (rc)

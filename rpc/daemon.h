@@ -4,6 +4,7 @@
 #define ORDINAL_RPC_DAEMON_H
 
 #include "core/config.h"
+#include "core/fd_plan.h"
 #include "core/journal.h"
 #include "core/listener.h"
 #include "core/shard.h"
@@ -24,6 +25,7 @@ struct daemon_options {
 struct daemon {
 	struct config cfg;
 	struct topo topo;
+	struct fd_plan fds;
 	_Atomic(struct daemon_options *) options;
 	_Atomic(const struct daemon_options *) options_of[SHARD_MAX]; /* those that each shard goes by; written by it */
 	struct listener listener;                                     /* the descriptors are the shards' */

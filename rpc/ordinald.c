@@ -267,6 +267,8 @@ static int start(struct supervisor *s, struct config *cfg, const char **ret_why)
 			daemon_stop(&s->d);
 		} else {
 			refusals_report(s->report);
+			if (s->stats)
+				statsock_bound(s->stats, s->d.fds.stats_clients);
 			feed_join_report(s->d.feed, s->report);
 			report_join_pages(s->report, s->d.pages);
 		}

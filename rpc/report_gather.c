@@ -211,6 +211,7 @@ static void read_journal(struct report *r, struct report_data *d)
 	to->segments = count_get(&from->segments);
 	to->prepared = count_get(&from->prepared);
 	to->recycled = count_get(&from->recycled);
+	to->files_closed = count_get(&from->files_closed);
 	hist_merge(&to->sync_ns, &from->sync_ns);
 	hist_merge(&to->group_records, &from->group_records);
 	to->method = from->method ? from->method : "";

@@ -123,8 +123,20 @@ static void put_journal(const struct report_data *d, struct json *j)
 	json_u64(j, "segments", s->segments);
 	json_u64(j, "segments_prepared", s->prepared);
 	json_u64(j, "segments_recycled", s->recycled);
+	json_u64(j, "files_closed", s->files_closed);
 	put_hist(j, "sync_us", &s->sync_ns, 1e3);
 	put_hist(j, "group_records", &s->group_records, 1);
+	json_close(j, '}');
+}
+
+static void put_descriptors(const struct fd_plan *f, struct json *j)
+{
+	json_open(j, "descriptors", '{');
+	json_u64(j, "limit", f->limit);
+	json_u64(j, "reserved", f->reserved);
+	json_u64(j, "journal_files_max", f->journal_files);
+	json_u64(j, "stats_clients_max", f->stats_clients);
+	json_u64(j, "connections_max", f->connections);
 	json_close(j, '}');
 }
 
@@ -190,6 +202,7 @@ void report_json(const struct report_data *d, struct text *to)
 	put_topology(d, &j);
 	if (d->has_journal)
 		put_journal(d, &j);
+	put_descriptors(&r->d->fds, &j);
 	json_open(&j, "log", '{');
 	json_u64(&j, "lines_written", d->log_written);
 	json_u64(&j, "lines_dropped", d->log_dropped);

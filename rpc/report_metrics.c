@@ -188,6 +188,16 @@ static void put_shards(const struct report_data *d, struct text *t)
 			    conn_reason_name((enum conn_reason)i), d->sum.core.ended[i]);
 }
 
+static void put_descriptors(const struct fd_plan *f, struct text *t)
+{
+	one_u64(t, "ordinal_connections_max", "gauge",
+		"Connections that there can be: CONNECTIONS_MAX, or what the limit of open files leaves for them.",
+		f->connections);
+	one_u64(t, "ordinal_descriptors_limit", "gauge", "The limit of open files.", f->limit);
+	one_u64(t, "ordinal_descriptors_reserved", "gauge", "Of them, those kept for other things than connections.",
+		f->reserved);
+}
+
 static void put_journal(const struct report_data *d, struct text *t)
 {
 	const struct journal_stats *s = &d->journal;
@@ -203,6 +213,8 @@ static void put_journal(const struct report_data *d, struct text *t)
 	one_u64(t, "ordinal_journal_segments_prepared_total", "counter", "Segment files made ready.", s->prepared);
 	one_u64(t, "ordinal_journal_segments_recycled_total", "counter", "Segment files made ready out of used ones.",
 		s->recycled);
+	one_u64(t, "ordinal_journal_files_closed_total", "counter",
+		"Files of logs that were closed because others had to be opened.", s->files_closed);
 	report_metric_head(t, "ordinal_journal_sync_seconds", "histogram", "How long a sync took.");
 	put_hist(t, "ordinal_journal_sync_seconds", "", &s->sync_ns, LATENCY_FIRST_BIT, LATENCY_LAST_BIT, 1e9);
 	report_metric_head(t, "ordinal_journal_group_records", "histogram", "Records in a group.");
@@ -216,6 +228,7 @@ void report_metrics(const struct report_data *d, struct text *to)
 	put_calls(d, to);
 	put_sequences(d, to);
 	put_shards(d, to);
+	put_descriptors(&r->d->fds, to);
 	if (d->has_journal)
 		put_journal(d, to);
 	for (unsigned i = 0; i < r->sections; i++) {

@@ -127,6 +127,7 @@ static void put_ids(const struct report_data *d, struct text *t)
 static void put_connections(const struct report_data *d, struct text *t)
 {
 	const struct report_shard *s = &d->sum;
+	const struct fd_plan *f = &d->report->d->fds;
 	bool any = false;
 	heading(t, "Connections");
 	text_printf(t,
@@ -148,6 +149,10 @@ static void put_connections(const struct report_data *d, struct text *t)
 	text_printf(t, "  received %s, sent %s; held now: output %s, messages in parts %s\n",
 		    report_bytes(s->core.bytes_in).s, report_bytes(s->core.bytes_out).s, report_bytes(s->output).s,
 		    report_bytes(s->assembly).s);
+	text_printf(
+		t,
+		"  at most %u; open files %llu at most, of which %u are kept for other things (the journal's files: %u)\n",
+		f->connections, (ull)f->limit, f->reserved, f->journal_files);
 }
 
 static void put_shards(const struct report_data *d, struct text *t)
@@ -180,9 +185,9 @@ static void put_journal(const struct report_data *d, struct text *t)
 	const struct journal_stats *s = &d->journal;
 	const struct hist *h = &s->sync_ns, *g = &s->group_records;
 	heading(t, d->journal_failed ? "Journal: IT HAS FAILED; nothing more is acknowledged" : "Journal");
-	text_printf(t, "  %s: %s syncs, %s groups, %s records, %s; %llu segments\n", s->method,
-		    report_count(s->syncs).s, report_count(s->groups).s, report_count(s->records).s,
-		    report_bytes(s->bytes).s, (ull)s->segments);
+	text_printf(t, "  %s: %s syncs, %s groups, %s records, %s; %llu segments; %s files closed for others\n",
+		    s->method, report_count(s->syncs).s, report_count(s->groups).s, report_count(s->records).s,
+		    report_bytes(s->bytes).s, (ull)s->segments, report_count(s->files_closed).s);
 	text_printf(t, "  a sync took p50 %s, p90 %s, p99 %s, p99.9 %s, max %s\n", quantile(h, 0.5).s,
 		    quantile(h, 0.9).s, quantile(h, 0.99).s, quantile(h, 0.999).s, quantile(h, 1).s);
 	text_printf(t, "  records in a group: mean %.1f, p50 %llu, p99 %llu, max %llu\n", hist_mean(g),

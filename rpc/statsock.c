@@ -31,7 +31,6 @@ enum {
 	EVENTS = 64,
 	TURN_REQUESTS = 8, /* of one client, pipelined, before others have their turn */
 	BACKLOG = 64,
-	SPARE_PLACES = 16,
 	LOCK_TRIES = 100, /* 10 ms each */
 };
 #define LINGER_NS NS_PER_S
@@ -180,7 +179,7 @@ int statsock_open(const struct statsock_opts *opts, struct statsock **ret, const
 		return fail(rc, opts->path, NULL);
 	s->opts = *opts;
 	s->listen_fd = -1;
-	s->places = opts->conns_max + SPARE_PLACES;
+	s->places = opts->conns_max + STATSOCK_SPARE;
 	s->peer = calloc(s->places, sizeof *s->peer);
 	s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (!s->peer || s->epoll_fd < 0)
@@ -225,6 +224,16 @@ void statsock_close(struct statsock *s)
 		close(s->epoll_fd);
 	free(s->peer);
 	free(s);
+}
+
+void statsock_bound(struct statsock *s, unsigned descriptors)
+{
+	CHECK(s->peers == 0 && descriptors > 0);
+	if (descriptors >= s->places)
+		return;
+	s->places = descriptors;
+	if (s->opts.conns_max > descriptors - descriptors / 4)
+		s->opts.conns_max = descriptors - descriptors / 4;
 }
 
 /* Answers. */

@@ -9,6 +9,8 @@
 
 #include <stdint.h>
 
+#define STATSOCK_SPARE 16 /* places for clients that are told that there are too many */
+
 struct statsock;
 
 /* Answers for a path ("/stats", without the query): writes the body, may set the content type (text/plain; charset=utf-8 unless set), and returns the
@@ -28,6 +30,8 @@ struct statsock_opts {
 int statsock_open(const struct statsock_opts *opts, struct statsock **ret, const char **ret_why);
 /* Closes everything, and removes the socket's file if it is still ours. NULL is allowed. */
 void statsock_close(struct statsock *s);
+/* Of clients, those that are told that there are too many included, no more than this many have a connection at once: before the first turn. */
+void statsock_bound(struct statsock *s, unsigned descriptors);
 
 /* Readable when statsock_turn has something to do; so it has at statsock_next_ns (monotonic; UINT64_MAX: never). */
 int statsock_fd(const struct statsock *s);

@@ -103,6 +103,7 @@ void call_end(struct call *c, enum grpc_status status)
 {
 	struct rpc_shard *r = c->rpc;
 	DCHECK(c->live);
+	CHECK((unsigned)status < GRPC_STATUS_COUNT); /* call_finish sees to it */
 	c->live = false;
 	count_add(&r->calls, -1);
 	if (timer_is_armed(&c->timer))
@@ -206,6 +207,16 @@ const char *call_note_full(struct rpc_shard *r, const struct conn *c, const stru
 				: "no memory for another call";
 	call_note_refusal(r, c, full ? REFUSAL_CALLS : REFUSAL_MEMORY, text);
 	return text;
+}
+
+void call_bound_answer(enum grpc_status *status, struct span *text)
+{
+	*status = grpc_status_of((unsigned)*status);
+	if (text->n <= CALL_TEXT_MAX)
+		return;
+	text->n = CALL_TEXT_MAX;
+	while (text->n > CALL_TEXT_MAX - 4 && (text->p[text->n] & 0xc0) == 0x80) /* not within a character */
+		text->n--;
 }
 
 void call_note_answer(struct call *c, enum grpc_status status, struct span text)

@@ -25,6 +25,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define CALL_TEXT_MAX 1024 /* bytes of the text that ends a call */
+
 /* What a session does for its calls. */
 struct call_ops {
 	/* The whole answer of a unary call: one message, status OK. */
@@ -36,7 +38,7 @@ struct call_ops {
 	 * next call goes on exactly there. release is called exactly once, now or later, whatever was taken. Less than s->n: wait for
 	 * `writable`. */
 	size_t (*send_framed)(struct call *c, const struct conn_slice *s);
-	/* The end; text is for people (may be empty). */
+	/* The end; text is for people (may be empty), CALL_TEXT_MAX bytes at most. */
 	void (*finish)(struct call *c, enum grpc_status status, struct span text);
 	/* Stop and go on delivering request messages (back-pressure of the service's). Native framing stops the whole connection, and what
 	 * one receive had brought is still delivered; so services take messages after a pause, too. */
@@ -171,6 +173,8 @@ void call_count_end(struct rpc_shard *r, const struct conn *c);
 void call_note_end(struct rpc_shard *r, const struct conn *c);
 /* There is no room for another call: `calls` is at CALLS_MAX, or there is no memory. Returns the sentence for the client. */
 const char *call_note_full(struct rpc_shard *r, const struct conn *c, const struct slab *calls);
+/* What call_finish lets through of a status and a text. */
+void call_bound_answer(enum grpc_status *status, struct span *text);
 /* An answer of a service's that refuses. */
 void call_note_answer(struct call *c, enum grpc_status status, struct span text);
 /* The principal of a connection by its client certificate. */
@@ -218,8 +222,12 @@ static inline size_t call_send_framed(struct call *c, const struct conn_slice *s
 {
 	return c->ops->send_framed(c, s);
 }
+/* A service may give any status and any text, for example those of another server: what is beyond gRPC's codes becomes UNKNOWN, and a text is cut at
+ * CALL_TEXT_MAX bytes. */
 static inline void call_finish(struct call *c, enum grpc_status status, struct span text)
 {
+	if (__builtin_expect((unsigned)status >= GRPC_STATUS_COUNT || text.n > CALL_TEXT_MAX, 0))
+		call_bound_answer(&status, &text);
 	if (__builtin_expect(status == GRPC_RESOURCE_EXHAUSTED || status == GRPC_INVALID_ARGUMENT, 0))
 		call_note_answer(c, status, text);
 	c->ops->finish(c, status, text);

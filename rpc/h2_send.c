@@ -168,7 +168,7 @@ static bool put_block(struct h2_stream *st, const struct block *b, uint8_t flags
 void h2_put_trailers(struct h2_stream *st, enum grpc_status status, struct span text)
 {
 	struct block b;
-	char number[4], message[1536];
+	char number[12], message[1536];
 	block_init(&b, st->session);
 	if (!st->headers_sent)
 		block_begin(&b, st);

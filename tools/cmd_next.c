@@ -136,10 +136,17 @@ static bool pieces_refuse(struct pieces *p, uint32_t count)
 	return count > 1;
 }
 
+/* Whether these are at most `piece` IDs, none of them 0, above `last`, and within 64 bits. */
+static bool is_answer(const struct pb_next_reply *r, uint32_t piece, uint64_t last)
+{
+	return r->count > 0 && r->count <= piece && r->first > last && r->first <= UINT64_MAX - (r->count - 1);
+}
+
 static int run(const struct next *n, struct sync_channel *s)
 {
 	uint8_t request[SEQUENCE_MAX + 2 * PB_VARINT_MAX];
 	bool first = true;
+	uint64_t last = 0;
 	struct pieces pieces = {.now = PIECE_MAX, .refused = UINT64_MAX};
 	for (uint64_t left = n->count; left > 0;) {
 		struct sync_reply reply;
@@ -154,10 +161,12 @@ static int run(const struct next *n, struct sync_channel *s)
 				printf("]}\n");
 			return print_failure(n, r, &reply);
 		}
-		if (pb_next_reply_get(reply.message, &ids) || ids.count == 0 || ids.count > piece) {
-			fprintf(stderr, "ordinal: the server's answer is no NextReply for %" PRIu32 " IDs\n", piece);
+		if (pb_next_reply_get(reply.message, &ids) || !is_answer(&ids, piece, last)) {
+			fprintf(stderr, "ordinal: the server's answer is no NextReply for %" PRIu32 " IDs that rise\n",
+				piece);
 			return TOOL_FAILED;
 		}
+		last = ids.first + ids.count - 1;
 		pieces_grant(&pieces, piece);
 		print_range(n, &ids, first);
 		left -= ids.count;

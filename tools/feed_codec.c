@@ -81,8 +81,22 @@ int feed_publish_reply_get(struct span msg, struct feed_publish_reply *ret)
 		else if (number == 4)
 			r.duplicate = v != 0;
 	}
+	if (r.offset == 0 || r.offset > FEED_OFFSET_MAX)
+		return -EBADMSG;
 	*ret = r;
 	return 0;
+}
+
+static bool offsets_are_possible(const struct feed_frame *f)
+{
+	switch (f->mark) {
+	case FEED_MARK_NONE:
+		return f->offset > 0 && f->offset <= FEED_OFFSET_MAX;
+	case FEED_MARK_GAP:
+		return f->gap_from > 0 && f->gap_from <= f->gap_to && f->gap_to <= FEED_OFFSET_MAX;
+	default: /* a stream without a frame has offset 0 there */
+		return f->offset <= FEED_OFFSET_MAX;
+	}
 }
 
 static void frame_number(struct feed_frame *f, uint32_t number, uint64_t v)
@@ -132,6 +146,8 @@ int feed_frame_get(struct span msg, struct feed_frame *ret)
 		else if (wire == WIRE_BYTES && number == 8)
 			f.publisher = bytes;
 	}
+	if (!offsets_are_possible(&f))
+		return -EBADMSG;
 	*ret = f;
 	return 0;
 }

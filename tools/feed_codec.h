@@ -17,6 +17,9 @@ const char *feed_durability_name(unsigned durability);
 /* "CAUGHT_UP" and so on; "NONE"; "UNKNOWN". */
 const char *feed_mark_name(unsigned mark);
 
+/* No stream has an offset above this one: what a server says beyond it is no frame and no answer, so sums of offsets cannot overflow. */
+#define FEED_OFFSET_MAX (UINT64_C(1) << 62)
+
 struct feed_publish {
 	struct span stream, payload, publisher;
 	uint64_t seq_no, publisher_seq;
@@ -33,7 +36,7 @@ struct feed_publish_reply {
 	uint32_t durability;
 	bool duplicate;
 };
-/* 0, or -EBADMSG: no PublishReply. */
+/* 0, or -EBADMSG: no PublishReply, or one without an offset, or with an impossible one. */
 int feed_publish_reply_get(struct span msg, struct feed_publish_reply *ret);
 
 struct feed_subscribe {
@@ -55,7 +58,7 @@ struct feed_frame {
 	uint32_t mark; /* enum feed_mark, or a later version's */
 	uint64_t gap_from, gap_to;
 };
-/* 0, or -EBADMSG: no Frame. */
+/* 0, or -EBADMSG: no Frame, or one with an offset that is impossible where it stands. */
 int feed_frame_get(struct span msg, struct feed_frame *ret);
 
 enum feed_crc { FEED_CRC_OK, FEED_CRC_NONE /* the frame has none at its end */, FEED_CRC_WRONG };
@@ -156,7 +159,7 @@ static inline bool feed_lean_get(const uint8_t *p, size_t n, struct feed_lean *r
 	p++;
 	if (unlikely(!feed_varint(&p, &ret->offset)))
 		return false;
-	return p == end && *end == FEED_TAG_CRC;
+	return p == end && *end == FEED_TAG_CRC && likely(ret->offset - 1 < FEED_OFFSET_MAX);
 }
 
 #endif

@@ -241,9 +241,7 @@ static int on_field(void *ctx, struct span name, struct span value)
 {
 	struct head *h = ctx;
 	if (span_eq(name, SPAN_LIT("grpc-status"))) {
-		h->status = 0;
-		for (size_t i = 0; i < value.n && i < 4; i++)
-			h->status = h->status * 10 + (unsigned)(value.p[i] - '0');
+		h->status = grpc_status_get(value);
 		h->has_status = true;
 	} else if (span_eq(name, SPAN_LIT("grpc-message"))) {
 		size_t n = grpc_percent_decode(h->text, sizeof h->text - 1, value);

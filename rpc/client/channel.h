@@ -59,7 +59,7 @@ void channel_close(struct channel *ch);
 
 /* How a call ended. */
 struct channel_status {
-	unsigned code;    /* enum grpc_status; may be beyond it if the server made one up */
+	unsigned code;    /* enum grpc_status; UNKNOWN for a code that is none of gRPC's */
 	struct span text; /* UTF-8 by convention, but the server's bytes; may be empty */
 	bool unprocessed; /* the server is known not to have looked at the call: safe to try again elsewhere */
 };

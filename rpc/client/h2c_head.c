@@ -171,8 +171,7 @@ static int on_field(void *opaque, struct span name, struct span value)
 		int32_t v = small_number(value);
 		c->head->http = v < 0 ? 0 : (uint16_t)v;
 	} else if (span_eq(name, SPAN_LIT("grpc-status"))) {
-		int32_t v = small_number(value);
-		c->head->status = v < 0 ? GRPC_UNKNOWN : v;
+		c->head->status = (int32_t)grpc_status_get(value);
 	} else if (span_eq(name, SPAN_LIT("content-type"))) {
 		c->head->is_grpc = value.n >= grpc_type.n && memcmp(value.p, grpc_type.p, grpc_type.n) == 0;
 	} else if (span_eq(name, SPAN_LIT("grpc-message"))) {

@@ -114,7 +114,7 @@ static int on_end(struct channel *ch, const struct native_header *h, struct span
 	if (call->state == CALL_ZOMBIE)
 		channel_release(ch, h->call);
 	else
-		channel_finish(ch, h->call, true, &(struct channel_status){h->code, body, false});
+		channel_finish(ch, h->call, true, &(struct channel_status){grpc_status_of(h->code), body, false});
 	return 0;
 }
 

@@ -1,4 +1,4 @@
-/* gRPC's small text formats: status names, the grpc-timeout header, and the percent-encoding of grpc-message. Pure; any thread.
+/* gRPC's small text formats: status codes and names, the grpc-timeout header, and the percent-encoding of grpc-message. Pure; any thread.
  *
  * Reading is as strict as the protocol description for timeouts, and lenient for messages (a wrong escape is text), as it asks for. */
 #include "rpc/wire/grpc.h"
@@ -17,6 +17,23 @@ static const char *const status_names[GRPC_STATUS_COUNT] = {
 const char *grpc_status_name(unsigned status)
 {
 	return status < GRPC_STATUS_COUNT ? status_names[status] : "UNKNOWN";
+}
+
+#define STATUS_DIGITS 2 /* of the largest code; leading zeros are none of gRPC's */
+
+enum grpc_status grpc_status_get(struct span text)
+{
+	unsigned v = 0;
+
+	if (text.n == 0 || text.n > STATUS_DIGITS)
+		return GRPC_UNKNOWN;
+	for (size_t i = 0; i < text.n; i++) {
+		unsigned digit = (unsigned)text.p[i] - '0';
+		if (digit > 9)
+			return GRPC_UNKNOWN;
+		v = v * 10 + digit;
+	}
+	return grpc_status_of(v);
 }
 
 #define TIMEOUT_DIGITS 8

@@ -31,6 +31,14 @@ enum grpc_status {
 /* "OK", "CANCELLED", …; "UNKNOWN" for numbers out of range. */
 const char *grpc_status_name(unsigned status);
 
+/* A grpc-status as it was received. Whatever is not one of gRPC's codes (99999, -1, "abc", nothing) is GRPC_UNKNOWN, as gRPC's own clients take it. */
+enum grpc_status grpc_status_get(struct span text);
+/* The same for a code that came as a number. */
+static inline enum grpc_status grpc_status_of(uint64_t code)
+{
+	return code < GRPC_STATUS_COUNT ? (enum grpc_status)code : GRPC_UNKNOWN;
+}
+
 /* "1H", "20S", "100m", "5u", "7n": 1 to 8 digits and a unit. 0 and nanoseconds (saturating), or -EINVAL. */
 int grpc_timeout_get(struct span text, uint64_t *ret_ns);
 /* Writes the shortest exact-enough form (rounded up, never to 0 unless ns is 0); returns its length, at most 10. */

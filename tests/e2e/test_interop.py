@@ -215,6 +215,27 @@ def test_status_code_and_message(stub, t):
     assert (e.value.code(), e.value.details()) == (grpc.StatusCode.UNKNOWN, "test status message")
 
 
+@pytest.mark.parametrize("code", [17, 99, 1000, 99999, 2**31 - 1, -1, -(2**31)])
+def test_a_status_code_that_is_none_is_unknown(stub, t, code):
+    """D6: one of these ended the server. Its text arrives."""
+    status = t.pb.EchoStatus(code=code, message="made up")
+    for call in (lambda: stub.UnaryCall(t.pb.SimpleRequest(response_status=status)),
+                 lambda: list(stub.StreamingOutputCall(t.pb.StreamingOutputCallRequest(response_status=status))),
+                 lambda: list(stub.FullDuplexCall(iter([t.pb.StreamingOutputCallRequest(response_status=status)])))):
+        with pytest.raises(grpc.RpcError) as e:
+            call()
+        assert (e.value.code(), e.value.details()) == (grpc.StatusCode.UNKNOWN, "made up")
+
+
+def test_a_long_status_message_is_cut(stub, t):
+    """Between characters."""
+    with pytest.raises(grpc.RpcError) as e:
+        stub.UnaryCall(t.pb.SimpleRequest(response_status=t.pb.EchoStatus(code=2, message="a" + "☺" * 100_000)))
+    assert e.value.code() == grpc.StatusCode.UNKNOWN
+    text = e.value.details()
+    assert 100 < len(text) <= 1024 and text == "a" + "☺" * (len(text) - 1)
+
+
 def test_special_status_message(stub, t):
     message = "\t\ntest with whitespace\r\nand Unicode BMP ☺ and non-BMP 😈\t\n"
     with pytest.raises(grpc.RpcError) as e:

@@ -7,7 +7,9 @@ import random
 import subprocess
 import sys
 import threading
+from concurrent import futures
 
+import grpc
 import pytest
 
 import appliance
@@ -461,3 +463,31 @@ def test_a_gap_is_told(stock, stock_client, caplog):
     kinds[0] = None
     assert history(stock_client) == []
     assert "offsets 3 to 5 are gone" in caplog.text
+
+
+@pytest.mark.parametrize("frame", [{"offset": 2**64 - 1}, {"offset": 0}, {"mark": "MARK_GAP", "gap_from": 1, "gap_to": 2**64 - 1},
+                                   {"mark": "MARK_GAP", "gap_from": 5, "gap_to": 4}, {"mark": "MARK_CAUGHT_UP", "offset": 2**64 - 1}])
+def test_an_offset_that_cannot_be_is_an_error(stock, stock_client, frame):
+    """D6: what a server says is bounded where it comes in."""
+    stock.add(1, b"payload")
+    stock.spoil = lambda *_: stock.encode(stock.pb.Frame(payload=b"impossible", **frame))
+    with pytest.raises(ordinal.Error, match="impossible offset"):
+        history(stock_client)
+
+
+@pytest.mark.parametrize("first,count", [(0, 3), (1, 0), (1, 4), (1, 2**32 - 1), (2**64 - 2, 3)])
+def test_ids_that_cannot_be_are_an_error(stubs, first, count):
+    """A count of 0 was asked for again without end, one of 2^32 - 1 became a list of so many."""
+    def answer(request, context):
+        return stubs.pb.NextReply(first=first, count=count)
+
+    handler = grpc.unary_unary_rpc_method_handler(answer, stubs.pb.NextRequest.FromString, stubs.pb.NextReply.SerializeToString)
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("ordinal.v1.Ids", {"Next": handler})])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with ordinal.Client(f"127.0.0.1:{port}") as c, pytest.raises(ordinal.Error, match="no 3 IDs that rise"):
+            c.next("s", 3)
+    finally:
+        server.stop(None).wait()

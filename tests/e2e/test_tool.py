@@ -310,6 +310,7 @@ def stock(stubs):
             self.lock = threading.Lock()
             self.next = 1
             self.repeat = self.swap = False
+            self.say = None  # instead: (first, count)
 
         def Next(self, request, context):
             if request.sequence == "bad":
@@ -322,6 +323,8 @@ def stock(stubs):
                     first = 50
                 elif self.swap and first % 100 == 0:
                     first = 1_000_000 - first
+            if self.say:
+                first, count = self.say
             return stubs.pb.NextReply(first=first, count=count)
 
         def Take(self, requests, context):
@@ -367,6 +370,24 @@ def test_the_check_finds_disorder(stock):
     assert report["check"]["repeated"] == 0
     assert report["check"]["disordered"] > 0
     assert not report["check"]["ok"]
+
+
+@pytest.mark.parametrize("first,count", [(0, 3), (1, 0), (1, 4), (1, 2**32 - 1), (2**64 - 2, 3), (2**64 - 1, 2)])
+def test_ids_that_cannot_be_are_not_printed(stock, first, count):
+    """D6: what a server says is bounded where it comes in."""
+    stock.ids.say = first, count
+    done = tool("next", "--server", stock.address, "--protocol", "grpc", "--count", 3, check=False)
+    assert done.returncode == 1
+    assert "no NextReply for 3 IDs that rise" in done.stderr
+    assert done.stdout == ""
+
+
+def test_ids_that_do_not_rise_are_not_printed(stock):
+    stock.ids.say = 7, 2
+    done = tool("next", "--server", stock.address, "--protocol", "grpc", "--count", 4, check=False)
+    assert done.returncode == 1
+    assert "IDs that rise" in done.stderr
+    assert lines(done) == [7, 8]
 
 
 def test_the_wrong_protocol_is_named(stock):

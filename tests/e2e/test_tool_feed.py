@@ -321,6 +321,19 @@ def test_a_damaged_frame_is_never_printed(stock):
     assert "offset 3 is damaged" in done.stderr
 
 
+@pytest.mark.parametrize("frame", [{"offset": 2**64 - 1}, {"offset": 2**62 + 1}, {"offset": 0},
+                                   {"mark": "MARK_GAP", "gap_from": 1, "gap_to": 2**64 - 1}, {"mark": "MARK_GAP", "gap_from": 5, "gap_to": 4},
+                                   {"mark": "MARK_CAUGHT_UP", "offset": 2**64 - 1}, {"mark": "MARK_GOING_AWAY", "offset": 2**63}])
+def test_an_offset_that_cannot_be_ends_the_subscription(stock, frame):
+    """D6: what a server says is bounded where it comes in."""
+    stock.add(1, b"payload")
+    stock.spoil = lambda *_: stock.encode(stock.pb.Frame(payload=b"impossible", **frame))
+    done = tool("subscribe", "--server", stock.address, "--stream", "s", "--protocol", "grpc", check=False)
+    assert done.returncode == 1
+    assert "no Frame" in done.stderr
+    assert done.stdout == ""
+
+
 def test_a_repeated_frame_is_the_servers_fault(stock):
     for i in range(5):
         stock.add(i, b"payload")

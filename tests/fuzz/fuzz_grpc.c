@@ -1,6 +1,6 @@
-/* gRPC's text formats, and gzip: the bytes as a timeout, as a number of nanoseconds, as a message to encode and as one to decode.
+/* gRPC's text formats, and gzip: the bytes as a status, as a timeout, as a number of nanoseconds, as a message to encode and as one to decode.
  *
- * Holds: a timeout that is accepted and written again is no shorter, and at most 1 / 27,000 longer; encoding yields printable ASCII that
+ * Holds: a status is one of gRPC's; a timeout that is accepted and written again is no shorter, and at most 1 / 27,000 longer; encoding yields printable ASCII that
  * decodes to the same bytes; no capacity is overrun; a cut message is a beginning of the whole; what is deflated
  * inflates to itself, and never to more than is allowed. */
 #include "rpc/wire/grpc.h"
@@ -121,6 +121,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		fuzz_timeout(ns);
 	if (size >= 8)
 		fuzz_timeout(load_le64(data));
+	CHECK(grpc_status_get((struct span){data, size}) < GRPC_STATUS_COUNT);
 	fuzz_message((struct span){data, size});
 	fuzz_gzip((struct span){data, size});
 	return 0;

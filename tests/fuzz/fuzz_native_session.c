@@ -76,6 +76,7 @@ static void rig_check_output(void)
 		CHECK(h.kind == NATIVE_MESSAGE || h.kind == NATIVE_END || h.kind == NATIVE_PONG ||
 		      h.kind == NATIVE_GOAWAY);
 		CHECK(!(h.flags & NATIVE_F_EMPTY) && h.arg == 0 && (h.kind == NATIVE_END || h.code == 0));
+		CHECK(h.kind != NATIVE_END || (h.code < GRPC_STATUS_COUNT && h.len <= CALL_TEXT_MAX));
 		bool ends = h.kind == NATIVE_END || (h.kind == NATIVE_MESSAGE && (h.flags & NATIVE_F_LAST));
 		if (nat.raw || h.call >= CALLS || h.kind == NATIVE_PONG || h.kind == NATIVE_GOAWAY)
 			continue;

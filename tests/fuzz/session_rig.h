@@ -418,7 +418,11 @@ static void rig_act(struct call *c, uint8_t what)
 	switch (what & 7) {
 	case 0:
 		rig_forget(c);
-		call_finish(c, what & 8 ? GRPC_OK : GRPC_NOT_FOUND, what & 16 ? SPAN_LIT("because") : (struct span){0});
+		call_finish(c,
+			    what & 8    ? GRPC_OK
+			    : what & 32 ? (enum grpc_status)(UINT32_MAX - what) /* what another server may have said */
+					: GRPC_NOT_FOUND,
+			    what & 16 ? (struct span){bytes, what & 64 ? sizeof bytes : 7} : (struct span){0});
 		break;
 	case 1:
 		if (c->svc.word[4]) {

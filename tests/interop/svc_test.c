@@ -247,7 +247,8 @@ static void on_input_end(struct call *c)
 	Grpc__Testing__StreamingInputCallResponse reply = GRPC__TESTING__STREAMING_INPUT_CALL_RESPONSE__INIT;
 	if (!stream_of(c))
 		return;
-	reply.aggregated_payload_size = (int32_t)stream_of(c)->received;
+	uint64_t received = stream_of(c)->received;
+	reply.aggregated_payload_size = received < INT32_MAX ? (int32_t)received : INT32_MAX;
 	stream_free(c);
 	typed_reply(c, &reply.base);
 }

@@ -30,6 +30,11 @@ static uint64_t rnd_number(void)
 	return rnd(5) ? v >> rnd(64) : 0;
 }
 
+static uint64_t rnd_offset(void)
+{
+	return rnd_number() % FEED_OFFSET_MAX + 1;
+}
+
 static void test_publish_requests(void **ctx)
 {
 	uint8_t out[1024];
@@ -75,7 +80,7 @@ static void test_publish_replies(void **ctx)
 	for (int i = 0; i < 1000; i++) {
 		Ordinal__V1__PublishReply m = ORDINAL__V1__PUBLISH_REPLY__INIT;
 		struct feed_publish_reply r;
-		m.offset = rnd_number();
+		m.offset = rnd_offset();
 		m.timestamp = (int64_t)rnd_number();
 		m.durability = rnd(3);
 		m.duplicate = rnd(2);
@@ -97,7 +102,7 @@ static void test_frames(void **ctx)
 	for (int i = 0; i < 20000; i++) {
 		struct frame f = {.seq_no = rnd_number(),
 				  .timestamp = (int64_t)rnd_number(),
-				  .offset = rnd_number(),
+				  .offset = rnd_offset(),
 				  .payload = {(const uint8_t *)"0123456789012345678901234567890123456789", rnd(41)},
 				  .publisher = {(const uint8_t *)"somebody", rnd(4) ? 0 : rnd(9)}};
 		if (f.publisher.n)
@@ -105,8 +110,8 @@ static void test_frames(void **ctx)
 		if (rnd(10) == 0)
 			f.mark = (enum frame_mark)rnd(4);
 		if (f.mark == FRAME_GAP) {
-			f.gap_from = rnd_number();
-			f.gap_to = rnd_number();
+			f.gap_to = rnd_offset();
+			f.gap_from = f.gap_to - rnd_number() % f.gap_to;
 		}
 		size_t size = frame_put(out, &f);
 		assert_true(size <= 512);
@@ -164,6 +169,46 @@ static void test_any_bytes(void **ctx)
 	}
 }
 
+static int frame_of(enum frame_mark mark, uint64_t offset, uint64_t gap_from, uint64_t gap_to)
+{
+	static uint8_t out[128 + FEED_SLACK];
+	struct frame f = {.mark = mark,
+			  .offset = offset,
+			  .gap_from = gap_from,
+			  .gap_to = gap_to,
+			  .payload = {(const uint8_t *)"x", mark ? 0 : 1}};
+	size_t size = frame_put(out, &f);
+	struct feed_frame g;
+	struct feed_lean l;
+	int r = feed_frame_get((struct span){out + FEED_PREFIX, size - FEED_PREFIX}, &g);
+	if (r)
+		assert_false(feed_lean_get(out + FEED_PREFIX, size - FEED_PREFIX, &l));
+	return r;
+}
+
+/* D6: sums of offsets wrapped around when a server named the largest ones. */
+static void test_offsets_that_no_stream_has(void **ctx)
+{
+	uint8_t out[64];
+	struct feed_publish_reply r;
+	static const uint64_t impossible[] = {0, FEED_OFFSET_MAX + 1, UINT64_C(1) << 63, UINT64_MAX - 1, UINT64_MAX};
+	for (unsigned i = 0; i < ARRAY_SIZE(impossible); i++) {
+		uint64_t v = impossible[i];
+		Ordinal__V1__PublishReply m = ORDINAL__V1__PUBLISH_REPLY__INIT;
+		m.offset = v;
+		size_t n = ordinal__v1__publish_reply__pack(&m, out);
+		assert_int_equal(feed_publish_reply_get((struct span){out, n}, &r), -EBADMSG);
+		assert_int_equal(frame_of(FRAME_NONE, v, 0, 0), -EBADMSG);
+		assert_int_equal(frame_of(FRAME_GAP, 0, v, FEED_OFFSET_MAX), -EBADMSG);
+		assert_int_equal(frame_of(FRAME_GAP, 0, 1, v), -EBADMSG);
+		assert_int_equal(frame_of(FRAME_CAUGHT_UP, v, 0, 0), v ? -EBADMSG : 0);
+		assert_int_equal(frame_of(FRAME_GOING_AWAY, v, 0, 0), v ? -EBADMSG : 0);
+	}
+	assert_int_equal(frame_of(FRAME_GAP, 0, 6, 5), -EBADMSG);
+	assert_int_equal(frame_of(FRAME_GAP, 0, 1, FEED_OFFSET_MAX), 0);
+	assert_int_equal(frame_of(FRAME_NONE, FEED_OFFSET_MAX, 0, 0), 0);
+}
+
 static void test_names(void **ctx)
 {
 	assert_string_equal(feed_durability_name(FEED_FSYNC), "fsync");
@@ -176,9 +221,13 @@ static void test_names(void **ctx)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_publish_requests), cmocka_unit_test(test_subscribe_requests),
-		cmocka_unit_test(test_publish_replies),  cmocka_unit_test(test_frames),
-		cmocka_unit_test(test_any_bytes),        cmocka_unit_test(test_names),
+		cmocka_unit_test(test_publish_requests),
+		cmocka_unit_test(test_subscribe_requests),
+		cmocka_unit_test(test_publish_replies),
+		cmocka_unit_test(test_frames),
+		cmocka_unit_test(test_any_bytes),
+		cmocka_unit_test(test_names),
+		cmocka_unit_test(test_offsets_that_no_stream_has),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -20,6 +20,8 @@ log = logging.getLogger("ordinal")
 _SLOW = {"wait": 0, "drop": 1, "disconnect": 2}
 _STATS_FORMATS = {"text": 0, "json": 1, "prometheus": 2}
 _DURABILITY = {0: "fsync", 1: "write", 2: "memory"}
+_ID_MAX = 2**64
+_OFFSET_MAX = 2**62  # no stream has more
 _PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 2.0
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", -1),
@@ -168,6 +170,8 @@ class Client:
                 if not pieces.refuse(piece):
                     raise
                 continue
+            if not 1 <= reply.count <= piece or not (ids[-1] if ids else 0) < reply.first <= _ID_MAX - reply.count:
+                raise _errors.Error(f"the server's answer is no {piece} IDs that rise: first {reply.first}, count {reply.count}")
             pieces.grant(piece)
             ids.extend(range(reply.first, reply.first + reply.count))
         return ids[0] if count is None else ids
@@ -282,7 +286,15 @@ class Client:
 
 
 def _published(reply):
+    if not 1 <= reply.offset <= _OFFSET_MAX:
+        raise _errors.Error(f"the server's answer has an impossible offset: {reply.offset}")
     return Published(reply.offset, reply.timestamp, _DURABILITY.get(reply.durability, "unknown"), reply.duplicate)
+
+
+def _is_possible(frame):
+    if frame.mark == pb.MARK_GAP:
+        return 1 <= frame.gap_from <= frame.gap_to <= _OFFSET_MAX
+    return (1 if frame.mark == pb.MARK_NONE else 0) <= frame.offset <= _OFFSET_MAX
 
 
 class Subscription:
@@ -361,7 +373,10 @@ class Subscription:
     def _parse(self, message):
         if self._client.verify and not _crc.is_whole(message):
             raise _errors.Damaged("a frame's CRC does not match its bytes")
-        return pb.Frame.FromString(message)
+        frame = pb.Frame.FromString(message)
+        if not _is_possible(frame):
+            raise _errors.Error(f"the server sent a frame with an impossible offset: {str(frame)[:200]}")
+        return frame
 
     def _is_end(self, frame):
         """Takes in a mark. True: nothing more is wanted."""

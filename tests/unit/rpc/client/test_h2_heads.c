@@ -220,6 +220,26 @@ static void test_a_block_without_end_closes_the_connection(void **state)
 	end(&s);
 }
 
+static void test_a_grpc_status_that_is_none_is_unknown(void **state)
+{
+	static const char *const made_up[] = {"99999", "9999", "17", "-1", "abc", ""};
+	struct server s;
+
+	ready(&s, 100);
+	for (unsigned i = 0; i < ARRAY_SIZE(made_up); i++) {
+		const char *const trailers[] = {"grpc-status", made_up[i], "grpc-message", "made up", NULL};
+		struct seen c = {0};
+		harness_call(&s.h, METHOD_IDS_NEXT, SPAN_LIT(""), 0, 0, &c);
+		uint32_t stream = expect_request(&s, "/ordinal.v1.Ids/Next");
+		put_head(&s, stream, 0, head_ok);
+		put_head(&s, stream, H2_F_END_STREAM, trailers);
+		harness_until(&s.h, &c.done, 1);
+		assert_int_equal(c.code, GRPC_UNKNOWN);
+		assert_string_equal(c.text, "made up");
+	}
+	end(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -231,6 +251,7 @@ int main(void)
 		cmocka_unit_test(test_a_path_of_ones_own_is_sent_in_full),
 		cmocka_unit_test(test_a_block_that_unfolds_closes_the_connection),
 		cmocka_unit_test(test_a_block_without_end_closes_the_connection),
+		cmocka_unit_test(test_a_grpc_status_that_is_none_is_unknown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -138,6 +138,23 @@ static void test_end_carries_status_and_text(void **state)
 	harness_end(&h);
 }
 
+static void test_an_end_with_a_code_that_is_none_is_unknown(void **state)
+{
+	static const uint16_t codes[] = {GRPC_STATUS_COUNT, 99, 34463 /* 99999 in 16 bits */, UINT16_MAX};
+	struct harness h;
+
+	begin(&h, 4);
+	for (unsigned i = 0; i < ARRAY_SIZE(codes); i++) {
+		struct seen s = {0};
+		harness_call(&h, METHOD_IDS_NEXT, SPAN_LIT(""), 0, 0, &s);
+		answer(&h, NATIVE_END, codes[i], expect(&h, NATIVE_REQUEST, NULL, 0).call, "made up", 7);
+		harness_until(&h, &s.done, 1);
+		assert_int_equal(s.code, GRPC_UNKNOWN);
+		assert_string_equal(s.text, "made up");
+	}
+	harness_end(&h);
+}
+
 /* The answer to a call that was given up must not reach the next call. */
 static void test_a_cancelled_call_keeps_its_number_until_the_server_ends_it(void **state)
 {
@@ -435,6 +452,7 @@ int main(void)
 		cmocka_unit_test(test_answers_find_their_calls_in_any_order),
 		cmocka_unit_test(test_units_may_be_cut_anywhere),
 		cmocka_unit_test(test_end_carries_status_and_text),
+		cmocka_unit_test(test_an_end_with_a_code_that_is_none_is_unknown),
 		cmocka_unit_test(test_a_cancelled_call_keeps_its_number_until_the_server_ends_it),
 		cmocka_unit_test(test_a_deadline_ends_the_call_and_tells_the_server),
 		cmocka_unit_test(test_goaway_lets_calls_in_flight_finish),

@@ -22,6 +22,26 @@ static void test_status_names(void **state)
 	assert_string_equal(grpc_status_name(UINT32_MAX), "UNKNOWN");
 }
 
+/* D6: a server's grpc-status of 99999 became a number that nobody had bounded. */
+static void test_a_status_that_is_none_is_unknown(void **state)
+{
+	static const char *const bad[] = {"",   "17", "99",  "99999", "4294967296", "-1", "+1",
+					  " 1", "1 ", "abc", "0x1",   "1.0",        "000"};
+	char text[12];
+	for (unsigned i = 0; i < GRPC_STATUS_COUNT; i++) {
+		size_t n = (size_t)snprintf(text, sizeof text, "%u", i);
+		assert_int_equal(grpc_status_get((struct span){(uint8_t *)text, n}), i);
+		assert_int_equal(grpc_status_of(i), i);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		uint8_t *copy = exact_copy(bad[i], strlen(bad[i]));
+		assert_int_equal(grpc_status_get((struct span){copy, strlen(bad[i])}), GRPC_UNKNOWN);
+		free(copy);
+	}
+	assert_int_equal(grpc_status_of(GRPC_STATUS_COUNT), GRPC_UNKNOWN);
+	assert_int_equal(grpc_status_of(UINT64_MAX), GRPC_UNKNOWN);
+}
+
 static void test_timeout_get(void **state)
 {
 	static const struct {
@@ -186,9 +206,13 @@ static void test_percent_round_trip(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_status_names),       cmocka_unit_test(test_timeout_get),
-		cmocka_unit_test(test_timeout_put),        cmocka_unit_test(test_timeout_round_trip),
-		cmocka_unit_test(test_percent_encode),     cmocka_unit_test(test_percent_decode),
+		cmocka_unit_test(test_a_status_that_is_none_is_unknown),
+		cmocka_unit_test(test_status_names),
+		cmocka_unit_test(test_timeout_get),
+		cmocka_unit_test(test_timeout_put),
+		cmocka_unit_test(test_timeout_round_trip),
+		cmocka_unit_test(test_percent_encode),
+		cmocka_unit_test(test_percent_decode),
 		cmocka_unit_test(test_percent_round_trip),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
 #include "core/base/check.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 
 struct place {
@@ -22,9 +23,11 @@ struct view {
 
 enum { COLUMN = 32 }; /* of a CPU with its threads */
 
+/* A CPU, a core or a node; -1: none, or no such number. */
 static int number(const struct jread *j, const struct jread_node *of, const char *key)
 {
-	return (int)jread_number(j, of, key);
+	double v = jread_number(j, of, key);
+	return v >= 0 && v <= INT_MAX ? (int)v : -1;
 }
 
 static int read_cpus(struct view *v, const struct jread_node *cpus)

@@ -62,6 +62,9 @@ static void test_what_is_unknown_is_said_or_left_out(void **state)
 				  "  core 7    CPU 7    shard/0\n"
 				  "not pinned: none\n");
 	free(text);
+	text = drawing("{\"cpus_allowed\":1,\"cpus\":[{\"cpu\":1e300,\"core\":-1e300,\"node\":-7}],\"threads\":[]}");
+	assert_non_null(strstr(text, "node unknown\n  core -1   CPU -1   -\n"));
+	free(text);
 	text = drawing("{}");
 	assert_non_null(strstr(text, "0 in use"));
 	free(text);

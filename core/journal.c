@@ -41,7 +41,7 @@ const char *journal_say(const struct jio *io)
 
 /* ---- superblock ---- */
 
-static int super_write(struct journal *j, struct jio *io)
+int journal_write_super(struct journal *j, struct jio *io)
 {
 	uint8_t sector[JF_SECTOR];
 	int fd = jio_open(io, SUPER_FILE, 0);
@@ -65,7 +65,7 @@ int journal_raise_epoch(struct journal *j, struct jio *io, uint32_t seen)
 	if (seen >= j->super.epoch)
 		j->super.epoch = seen + 1;
 	j->super.flags = 0;
-	return super_write(j, io);
+	return journal_write_super(j, io);
 }
 
 static int super_create(struct journal *j, struct jio *io)
@@ -120,7 +120,7 @@ static int super_read(struct journal *j, struct jio *io)
 	return 0;
 }
 
-static bool name_is_valid(const char *name)
+bool jlog_name_is_valid(const char *name)
 {
 	size_t n = strlen(name);
 
@@ -133,7 +133,7 @@ static bool name_is_valid(const char *name)
 }
 
 struct root {
-	bool has_super, has_logs;
+	bool has_super, has_manifest, has_removed, has_logs;
 };
 
 static void see_root(void *arg, const char *name, bool is_dir)
@@ -142,7 +142,11 @@ static void see_root(void *arg, const char *name, bool is_dir)
 
 	if (strcmp(name, SUPER_FILE) == 0)
 		r->has_super = true;
-	else if (is_dir && name_is_valid(name))
+	else if (strcmp(name, ".manifest") == 0)
+		r->has_manifest = true;
+	else if (strcmp(name, ".removed") == 0)
+		r->has_removed = is_dir;
+	else if (is_dir && jlog_name_is_valid(name))
 		r->has_logs = true;
 }
 
@@ -156,6 +160,19 @@ static int super_unexpected(const struct journal *j, struct jio *io, bool found)
 	return -ESTALE;
 }
 
+/* There is no superblock: that of a new journal, or one is lost. */
+static int super_missing(struct journal *j, struct jio *io, const struct root *root)
+{
+	if (root->has_logs || root->has_manifest)
+		return jio_fail(io, -EBADMSG, SUPER_FILE, "damaged at byte 0: the file is missing, yet there %s",
+				root->has_logs ? "are logs" : "is a manifest of logs");
+	if (j->opts.expected != NULL)
+		return super_unexpected(j, io, false);
+	if (j->opts.mode != JOURNAL_SERVE)
+		return jio_fail(io, -ENOENT, SUPER_FILE, "there is no journal here");
+	return super_create(j, io);
+}
+
 static int super_open(struct journal *j, struct jio *io)
 {
 	struct root root = {0};
@@ -163,19 +180,17 @@ static int super_open(struct journal *j, struct jio *io)
 
 	if (err != 0)
 		return err;
-	if (root.has_super)
-		err = super_read(j, io);
-	else if (root.has_logs)
-		err = jio_fail(io, -EBADMSG, SUPER_FILE, "damaged at byte 0: the file is missing, yet there are logs");
-	else if (j->opts.expected != NULL)
-		err = super_unexpected(j, io, false);
-	else
-		err = super_create(j, io);
+	err = root.has_super ? super_read(j, io) : super_missing(j, io, &root);
 	if (err == 0 && j->opts.expected != NULL && memcmp(j->opts.expected, j->super.id, sizeof j->super.id) != 0)
 		err = super_unexpected(j, io, true);
 	if (err != 0)
 		return err;
 	j->was_clean = j->super.flags & JF_SUPER_CLEAN;
+	err = manifest_open(j, io);
+	if (err != 0 || j->opts.mode == JOURNAL_CHECK)
+		return err;
+	if (root.has_removed)
+		journal_sweep_removed(j);
 	return journal_raise_epoch(j, io, j->super.epoch);
 }
 
@@ -223,6 +238,7 @@ static void free_journal(struct journal *j)
 		spsc_done(&j->ports[i]->q);
 		free(j->ports[i]);
 	}
+	manifest_done(j);
 	if (j->lock_fd >= 0)
 		j->disk.close(j->disk.ctx, j->lock_fd);
 	if (j->own_disk.ctx != NULL)
@@ -244,7 +260,7 @@ static int open_disk(struct journal *j, struct jio *io)
 		j->disk = *j->opts.disk;
 		return 0;
 	}
-	err = journal_disk_open(j->opts.dir, &j->own_disk);
+	err = journal_disk_open(j->opts.dir, j->opts.mode == JOURNAL_SERVE, &j->own_disk);
 	if (err != 0)
 		snprintf(io->why, sizeof io->why, "cannot open the directory %s: %s", j->opts.dir,
 			 strerrordesc_np(-err));
@@ -253,22 +269,32 @@ static int open_disk(struct journal *j, struct jio *io)
 	return err;
 }
 
+static int take_lock(struct journal *j, struct jio *io)
+{
+	bool shared = j->opts.mode == JOURNAL_CHECK;
+	int fd = j->disk.lock(j->disk.ctx, LOCK_FILE, LOCK_WAIT_NS, shared);
+
+	if (fd == -EBUSY)
+		return jio_fail(io, -EBUSY, LOCK_FILE, "another process has this data directory");
+	if (fd < 0 && !(fd == -ENOENT && shared)) /* nothing is made only to look at what is there */
+		return jio_fail(io, fd, LOCK_FILE, "cannot lock: %s", strerrordesc_np(-fd));
+	j->lock_fd = fd;
+	return 0;
+}
+
 static int open_journal(struct journal *j, struct jio *io)
 {
 	int err = open_disk(j, io);
 
 	if (err != 0)
 		return err;
-	j->lock_fd = j->disk.lock(j->disk.ctx, LOCK_FILE, LOCK_WAIT_NS);
-	if (j->lock_fd == -EBUSY)
-		return jio_fail(io, -EBUSY, LOCK_FILE, "another process has this data directory");
-	if (j->lock_fd < 0)
-		return jio_fail(io, j->lock_fd, LOCK_FILE, "cannot lock: %s", strerrordesc_np(-j->lock_fd));
-	err = super_open(j, io);
+	err = take_lock(j, io);
+	if (err == 0)
+		err = super_open(j, io);
 	if (err != 0)
 		return err;
 	j->method = j->opts.method;
-	if (j->method == JOURNAL_AUTO)
+	if (j->method == JOURNAL_AUTO && j->opts.mode == JOURNAL_SERVE)
 		err = journal_probe(io, &j->method);
 	j->stats.method = journal_method_name(j->method);
 	return err;
@@ -317,7 +343,7 @@ static void see_log(void *arg, const char *name, bool is_dir)
 {
 	struct walk *w = arg;
 
-	if (w->err == 0 && is_dir && name_is_valid(name))
+	if (w->err == 0 && is_dir && jlog_name_is_valid(name))
 		w->err = w->each(w->ctx, name);
 }
 
@@ -327,6 +353,17 @@ int journal_each_log(struct journal *j, int (*each)(void *ctx, const char *name)
 	int err = j->disk.list(j->disk.ctx, "", see_log, &w);
 
 	return err != 0 ? err : w.err;
+}
+
+int journal_each_missing(struct journal *j, int (*each)(void *ctx, const char *name), void *ctx)
+{
+	struct jio io = {.d = &j->disk};
+	int err;
+
+	pthread_mutex_lock(&j->open_lock);
+	err = manifest_each_missing(j, &io, each, ctx);
+	pthread_mutex_unlock(&j->open_lock);
+	return err;
 }
 
 /* ---- logs and ports ---- */
@@ -355,6 +392,7 @@ static struct jlog *alloc_log(struct journal *j, const struct jlog_opts *opts)
 	log->segment_bytes = (opts->segment_bytes + JF_BLOCK - 1) & ~(JF_BLOCK - 1);
 	log->epoch = j->super.epoch;
 	log->salt = jf_salt(j->super.id, opts->name);
+	log->must_exist = manifest_has(j, opts->name, &log->birth);
 	memcpy(log->name, opts->name, strlen(opts->name) + 1);
 	pthread_mutex_init(&log->lock, NULL);
 	return log;
@@ -389,7 +427,7 @@ static int open_log(struct journal *j, const struct jlog_opts *opts, struct jlog
 	struct jlog *log;
 	int err;
 
-	if (!name_is_valid(opts->name))
+	if (!jlog_name_is_valid(opts->name))
 		return jio_fail(io, -EINVAL, "", "not a name for a log: \"%.64s\"", opts->name);
 	if (opts->segment_bytes < JOURNAL_SEGMENT_MIN || opts->segment_bytes > JOURNAL_SEGMENT_MAX)
 		return jio_fail(io, -EINVAL, opts->name, "segments of %u bytes: not within %u to %u",
@@ -737,7 +775,7 @@ static int finish(struct journal *j)
 	if (err != 0)
 		return err;
 	j->super.flags = JF_SUPER_CLEAN;
-	err = super_write(j, &j->io);
+	err = journal_write_super(j, &j->io);
 	return err != 0 ? journal_fail(j, err, j->io.why) : 0;
 }
 
@@ -750,7 +788,7 @@ int journal_close(struct journal *j)
 		doorbell_ring(&j->bell);
 		pthread_join(j->thread, NULL);
 	}
-	err = finish(j);
+	err = j->opts.mode != JOURNAL_CHECK ? finish(j) : 0;
 	while (j->opened != NULL) {
 		struct jlog *log = j->opened;
 

@@ -46,6 +46,10 @@ enum journal_room {
 	JOURNAL_ROOM_TIGHT, /* something that is only done ahead of need could not be done, and is tried again later */
 };
 
+/* SERVE: what the daemon does. REPAIR: for tools that work on a journal while no daemon runs; none is created. CHECK: to
+ * look at it; nothing is written, and logs can be opened and read, but not appended to. */
+enum journal_mode { JOURNAL_SERVE, JOURNAL_REPAIR, JOURNAL_CHECK };
+
 struct journal_opts {
 	const char *dir;    /* created (0700) if missing; locked against a second daemon */
 	uint32_t group_max; /* bytes of one group, about; 0: 1 MiB */
@@ -67,12 +71,18 @@ struct journal_opts {
 	uint32_t retry_ms;
 	/* NULL, or JOURNAL_ID_BYTES: the journal that has to be there; none is created then. */
 	const uint8_t *expected;
+	enum journal_mode mode;
+	/* NULL, or the name of the log that every data directory has had before its others. A directory from before
+	 * there were manifests that has other logs has lost this one if it is not there. */
+	const char *first_log;
+	bool new_manifest;               /* JOURNAL_REPAIR: the manifest is made anew from the logs that are there */
 	const struct journal_disk *disk; /* NULL: the file system; tests give a simulated one (core/journal_disk.h) */
 };
 
 /* Opens the directory, takes its lock (with a bounded retry of 2 s: a killed process may hold it a moment longer),
- * reads the superblock. 0; -EBUSY another process has it; -EBADMSG damaged or of a newer format; -ESTALE: not the
- * expected one, and the why is "no journal" or "journal ID"; other -errno.
+ * reads the superblock and the manifest. 0; -EBUSY another process has it; -EBADMSG damaged or of a newer format;
+ * -ESTALE: not the expected one, and the why is "no journal" or "journal ID"; -ENOENT: there is no journal (REPAIR and
+ * CHECK); other -errno.
  * `*ret_why` (if not NULL) is set to a sentence for people, valid until the calling thread's next call of this
  * module, for any failure of this and of journal_log_open. Main thread. */
 int journal_open(const struct journal_opts *opts, struct journal **ret, const char **ret_why);
@@ -84,6 +94,9 @@ bool journal_was_clean(const struct journal *j);
 /* Calls `each` for every log in the directory, opened or not, in any order. Non-zero stops the walk with that value.
  * Any thread. */
 int journal_each_log(struct journal *j, int (*each)(void *ctx, const char *name), void *ctx);
+/* The same for every log that the manifest names and that has no folder any more: nobody but an operator may take one
+ * away, so whoever opens all logs looks here first. `each` must not call the journal. Any thread. */
+int journal_each_missing(struct journal *j, int (*each)(void *ctx, const char *name), void *ctx);
 
 struct jrecord {
 	uint32_t type;       /* the appender's */
@@ -111,10 +124,20 @@ struct jlog_opts {
 };
 
 /* Opens or creates a log, replaying what it holds. -EBADMSG: damage before the last durable record; the why names
- * file and byte offset. -EEXIST: it is open already. Any thread, at any time between journal_open and journal_close
+ * file and byte offset, and nothing was changed. -ENOENT: the manifest says that the log must be there, and its folder
+ * or all of its segments are gone; the why names the folder. -EEXIST: it is open already. Any thread, at any time between journal_open and journal_close
  * (openers take turns under a lock that nobody else takes); it reads and syncs files, so not a shard's. The caller
  * hands the log to its one appending thread. */
 int journal_log_open(struct journal *j, const struct jlog_opts *opts, struct jlog **ret, const char **ret_why);
+
+/* Takes a log out of the journal that is not open; its files are unlinked. One that has no folder any more is forgotten:
+ * that is how an operator accepts its loss. When it returns 0 the log is gone for good, and its name may be used for
+ * a new one; a crash before leaves it gone, or whole. 0; -EBUSY it is open; other -errno. Any thread. */
+int journal_log_remove(struct journal *j, const char *name, const char **ret_why);
+/* The same, but its folder is kept: it is renamed to DIR/.quarantine/NAME-STAMP, whose path is written to ret_path ("":
+ * there was no folder). Put back under its name, it is a log again. */
+int journal_log_set_aside(struct journal *j, const char *name, const char *stamp, char *ret_path, size_t cap,
+			  const char **ret_why);
 
 /* A way in for one appending thread. `bell` is rung (if its owner sleeps) whenever a mark of a log that this port
  * appended to since the last ring has been published, and when the journal has failed. At least `depth` requests

@@ -153,7 +153,7 @@ static int real_list(void *ctx, const char *path, void (*each)(void *arg, const 
 
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
 			continue;
-		if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		if (fstatat(dirfd(d), e->d_name, &st, 0) == 0) /* a log's folder may be a link to another disk */
 			each(arg, e->d_name, S_ISDIR(st.st_mode));
 	}
 	err = -errno;
@@ -161,14 +161,14 @@ static int real_list(void *ctx, const char *path, void (*each)(void *arg, const 
 	return err;
 }
 
-static int real_lock(void *ctx, const char *path, uint64_t timeout_ns)
+static int real_lock(void *ctx, const char *path, uint64_t timeout_ns, bool shared)
 {
 	uint64_t end = clock_mono_ns() + timeout_ns;
-	int fd = real_open(ctx, path, JD_CREATE);
+	int fd = real_open(ctx, path, shared ? JD_READ : JD_CREATE);
 
 	if (fd < 0)
 		return fd;
-	while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+	while (flock(fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
 		struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
 		int err = -errno;
 
@@ -235,11 +235,11 @@ static int make_path(const char *dir)
 	return make_dir(path, 0700, true);
 }
 
-int journal_disk_open(const char *dir, struct journal_disk *ret)
+int journal_disk_open(const char *dir, bool make, struct journal_disk *ret)
 {
 	size_t n = strlen(dir) + 1;
 	struct real *r;
-	int err = make_path(dir);
+	int err = make ? make_path(dir) : 0;
 
 	if (err != 0)
 		return err;

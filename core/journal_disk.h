@@ -35,17 +35,18 @@ struct journal_disk {
 	int (*mkdir)(void *ctx, const char *path); /* -EEXIST when it is there */
 	int (*rename)(void *ctx, const char *from, const char *to);
 	int (*unlink)(void *ctx, const char *path);
-	int (*rmdir)(void *ctx, const char *path);
+	int (*rmdir)(void *ctx, const char *path); /* an empty directory */
 	/* Calls `each` for every name but "." and "..", in any order. */
 	int (*list)(void *ctx, const char *path, void (*each)(void *arg, const char *name, bool is_dir), void *arg);
 	/* n bytes that nobody can guess: a new journal's id. */
 	int (*random)(void *ctx, void *p, size_t n);
-	/* Takes an exclusive lock that ends with the process, trying for timeout_ns. A handle to close, or -EBUSY. */
-	int (*lock)(void *ctx, const char *path, uint64_t timeout_ns);
+	/* Takes a lock that ends with the process, trying for timeout_ns: exclusive, in a file that is made if it is missing;
+	 * or shared, in one that is there. A handle to close, or -EBUSY. */
+	int (*lock)(void *ctx, const char *path, uint64_t timeout_ns, bool shared);
 };
 
-/* The real one. Makes the directory (0700; missing parents 0755) and makes its name durable. Main thread. */
-int journal_disk_open(const char *dir, struct journal_disk *ret);
+/* The real one. `make`: makes the directory (0700; missing parents 0755) and makes its name durable. Main thread. */
+int journal_disk_open(const char *dir, bool make, struct journal_disk *ret);
 void journal_disk_close(struct journal_disk *d);
 
 /* A caller's view of a disk that remembers in words what failed. One thread's at a time. */

@@ -12,10 +12,12 @@
 
 #define RECORD_MAGIC 0x524au /* "JR" */
 #define CRC_AT (JF_SECTOR - 4)
+#define SEGMENT_ID_AT 32u
 
 static const uint8_t segment_magic[8] = "ORDJSEG1";
 static const uint8_t note_magic[8] = "ORDJNOTE";
 static const uint8_t super_magic[8] = "ORDJRNL1";
+static const uint8_t manifest_magic[8] = "ORDJMANI";
 
 uint32_t jf_salt(const uint8_t id[JF_ID_BYTES], const char *name)
 {
@@ -102,6 +104,7 @@ void jf_segment_encode(uint8_t *p, const struct jf_segment *seg, uint32_t salt)
 	store_le32(p + 12, seg->bytes);
 	store_le64(p + 16, seg->number);
 	store_le32(p + 24, seg->epoch);
+	memcpy(p + SEGMENT_ID_AT, seg->id, JF_ID_BYTES);
 	store_le32(p + CRC_AT, crc32c(salt, p, CRC_AT));
 }
 
@@ -116,7 +119,17 @@ int jf_segment_decode(const uint8_t *p, uint32_t salt, struct jf_segment *ret)
 		.number = load_le64(p + 16),
 		.epoch = load_le32(p + 24),
 	};
+	memcpy(ret->id, p + SEGMENT_ID_AT, JF_ID_BYTES);
 	return 0;
+}
+
+bool jf_segment_is_of(const uint8_t *p, const uint8_t id[JF_ID_BYTES], const char *name, const uint8_t **ret_id)
+{
+	static const uint8_t none[JF_ID_BYTES];
+	const uint8_t *of = memcmp(p + SEGMENT_ID_AT, none, sizeof none) != 0 ? p + SEGMENT_ID_AT : id;
+
+	*ret_id = of;
+	return sector_is_good(p, segment_magic, jf_salt(of, name));
 }
 
 void jf_note_encode(uint8_t *p, const struct jf_note *note, uint32_t salt)
@@ -143,11 +156,13 @@ bool jf_note_decode(const uint8_t *p, uint32_t salt, struct jf_note *ret)
 void jf_super_encode(uint8_t *p, const struct jf_super *super)
 {
 	sector_begin(p, super_magic);
-	store_le32(p + 8, JF_VERSION);
+	store_le32(p + 8, super->manifest != 0 ? JF_SUPER_VERSION : 1);
 	store_le32(p + 12, super->flags);
 	store_le64(p + 16, super->generation);
 	store_le32(p + 24, super->epoch);
 	memcpy(p + 32, super->id, JF_ID_BYTES);
+	store_le64(p + 48, super->manifest);
+	store_le64(p + 56, super->manifest != 0 ? super->entries : 0);
 	store_le32(p + CRC_AT, crc32c(0, p, CRC_AT));
 }
 
@@ -155,13 +170,36 @@ int jf_super_decode(const uint8_t *p, struct jf_super *ret)
 {
 	if (!sector_is_good(p, super_magic, 0))
 		return -EBADMSG;
-	if (load_le32(p + 8) > JF_VERSION)
+	if (load_le32(p + 8) > JF_SUPER_VERSION)
 		return -ENOTSUP;
 	*ret = (struct jf_super){
 		.flags = load_le32(p + 12),
 		.generation = load_le64(p + 16),
 		.epoch = load_le32(p + 24),
+		.manifest = load_le64(p + 48),
+		.entries = load_le64(p + 56),
 	};
+	memcpy(ret->id, p + 32, JF_ID_BYTES);
+	return 0;
+}
+
+void jf_manifest_encode(uint8_t *p, const struct jf_manifest *m)
+{
+	sector_begin(p, manifest_magic);
+	store_le32(p + 8, JF_VERSION);
+	store_le64(p + 16, m->generation);
+	store_le64(p + 24, m->entries);
+	memcpy(p + 32, m->id, JF_ID_BYTES);
+	store_le32(p + CRC_AT, crc32c(0, p, CRC_AT));
+}
+
+int jf_manifest_decode(const uint8_t *p, struct jf_manifest *ret)
+{
+	if (!sector_is_good(p, manifest_magic, 0))
+		return -EBADMSG;
+	if (load_le32(p + 8) > JF_VERSION)
+		return -ENOTSUP;
+	*ret = (struct jf_manifest){.generation = load_le64(p + 16), .entries = load_le64(p + 24)};
 	memcpy(ret->id, p + 32, JF_ID_BYTES);
 	return 0;
 }

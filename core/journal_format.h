@@ -3,12 +3,17 @@
  *
  * All numbers little-endian. A segment file is one header block, then records, each beginning at a multiple of 8:
  *
- *   segment 0 magic "ORDJSEG1" | 8 version u32 | 12 bytes u32 | 16 number u64 | 24 epoch u32 | 508 crc u32
+ *   segment 0 magic "ORDJSEG1" | 8 version u32 | 12 bytes u32 | 16 number u64 | 24 epoch u32 | 28 zero
+ *          32 id 16 bytes (zeros in older files) | 508 crc u32
  *   note  512 magic "ORDJNOTE" | +8 number u64 | +16 seq u64 | +24 epoch u32 | +508 crc u32  (a sector of its own)
  *   record  0 header crc u32 | 4 crc u32 | 8 payload bytes u32 | 12 type u32 | 16 mark u64 | 24 seq u64
  *          32 durable u64 | 40 epoch u32 | 44 magic u16 | 46 kind u8 | 47 zero | 48 payload, zeros to a multiple of 8
  *   super   0 magic "ORDJRNL1" | 8 version u32 | 12 flags u32 | 16 generation u64 | 24 epoch u32 | 28 zero
- *          32 id 16 bytes | 508 crc u32;  slot 0 at byte 0, slot 1 at byte 4096
+ *          32 id 16 bytes | 48 manifest u64 | 56 entries u64 | 508 crc u32;  slot 0 at byte 0, slot 1 at byte 4096
+ *   manifest  0 magic "ORDJMANI" | 8 version u32 | 16 generation u64 | 24 entries u64 | 32 id 16 bytes | 508 crc u32
+ *          512 records, as in a segment whose number is the generation; payload: birth u32, name
+ *
+ * A superblock of version 1 has zeros for `manifest` and `entries`: its journal was made before there were manifests.
  *
  * `crc` covers the header from byte 8 and the payload, `header crc` the header from byte 4. Both begin from a salt made
  * of the journal's random id, the log's name, and the record's own place (segment number and offset). So a record is
@@ -80,12 +85,16 @@ struct jf_segment {
 	uint64_t number;
 	uint32_t bytes;
 	uint32_t epoch;
+	uint8_t id[JF_ID_BYTES]; /* the journal's, so that people can be told whose a stray file is */
 };
 
 /* Fills JF_HEADER bytes; the note is left empty. */
 void jf_segment_encode(uint8_t *p, const struct jf_segment *seg, uint32_t salt);
 /* 0; -EBADMSG not a header of this log; -ENOTSUP of a newer format. Reads JF_SECTOR bytes. */
 int jf_segment_decode(const uint8_t *p, uint32_t salt, struct jf_segment *ret);
+/* Whether it is a header of the log called `name` in the journal that the header names, or in `id` if it names none.
+ * *ret_id: that journal. */
+bool jf_segment_is_of(const uint8_t *p, const uint8_t id[JF_ID_BYTES], const char *name, const uint8_t **ret_id);
 
 struct jf_note {
 	uint64_t number; /* of the segment that it is in */
@@ -97,6 +106,7 @@ struct jf_note {
 void jf_note_encode(uint8_t *p, const struct jf_note *note, uint32_t salt);
 bool jf_note_decode(const uint8_t *p, uint32_t salt, struct jf_note *ret);
 
+#define JF_SUPER_VERSION 2u
 #define JF_SUPER_CLEAN 1u
 
 struct jf_super {
@@ -104,11 +114,26 @@ struct jf_super {
 	uint32_t flags;
 	uint32_t epoch; /* raised by every opening */
 	uint8_t id[JF_ID_BYTES];
+	/* Generation of the manifest, and how many records it had when this was written. 0: there is no manifest. */
+	uint64_t manifest, entries;
 };
 
-/* JF_SECTOR bytes. */
+/* JF_SECTOR bytes. The version is 2, or 1 when there is no manifest. */
 void jf_super_encode(uint8_t *p, const struct jf_super *super);
 /* 0, -EBADMSG or -ENOTSUP, as jf_segment_decode. */
 int jf_super_decode(const uint8_t *p, struct jf_super *ret);
+
+struct jf_manifest {
+	uint64_t generation; /* rises with each file that takes the place of the one before */
+	uint64_t entries;    /* records that were synced together with the header */
+	uint8_t id[JF_ID_BYTES];
+};
+
+enum jf_manifest_type { JF_MANIFEST_ADD = 1, JF_MANIFEST_REMOVE = 2 };
+
+/* JF_SECTOR bytes. */
+void jf_manifest_encode(uint8_t *p, const struct jf_manifest *m);
+/* 0, -EBADMSG or -ENOTSUP, as jf_segment_decode. The caller compares the id. */
+int jf_manifest_decode(const uint8_t *p, struct jf_manifest *ret);
 
 #endif

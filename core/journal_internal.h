@@ -7,6 +7,7 @@
  *   journal_files.c    which of them are open
  *   journal_recover.c  opening a log: scan, tell a torn tail from damage, cut
  *   journal_read.c     readers' side
+ *   journal_manifest.c which logs must be there;  journal_remove.c  taking one out
  *   journal_probe.c    which way to durability is fastest here
  *   journal_format.c   bytes;  journal_disk.c  the file system
  */
@@ -90,6 +91,8 @@ struct jlog {
 	struct journal *j;
 	char name[JLOG_NAME_MAX + 1];
 	uint32_t salt, segment_bytes, epoch;
+	bool must_exist; /* the manifest names it */
+	uint32_t birth;  /* no segment of it has a lower epoch */
 	enum jlog_durability durability;
 	bool direct; /* groups go through dfd */
 
@@ -141,8 +144,18 @@ struct jbuf {
 	uint8_t *p; /* aligned to JF_BLOCK */
 };
 
+/* Which logs must be there; see journal_manifest.c. Under journal.open_lock. */
+struct jmanifest {
+	void *root; /* a search tree of the entries, by name */
+	uint64_t count;
+	int failed; /* 0, or the error after which nothing is written into it any more */
+	uint64_t generation, records;
+	size_t tail, filled; /* bytes: of header and records; of the file */
+};
+
 struct journal {
 	struct journal_opts opts;
+	struct jmanifest manifest;
 	struct journal_disk disk, own_disk;
 	int lock_fd;
 	enum journal_method method;
@@ -193,6 +206,9 @@ int journal_note_idle(struct journal *j);
 int journal_fail(struct journal *j, int err, const char *what);
 /* Raises the journal's epoch above `seen`, durably. Under open_lock. */
 int journal_raise_epoch(struct journal *j, struct jio *io, uint32_t seen);
+/* Writes the superblock as it is in memory, synced. As journal_raise_epoch. */
+int journal_write_super(struct journal *j, struct jio *io);
+bool jlog_name_is_valid(const char *name);
 /* The calling thread's sentence for `ret_why`. */
 const char *journal_say(const struct jio *io);
 
@@ -266,9 +282,31 @@ void jlog_seg_free_all(struct jlog *log);
 
 /* ---- journal_recover.c ---- */
 
-/* Fills in a new log from its directory (made if missing), replaying. log->j, name, salt, segment_bytes, durability,
- * epoch are set. 0, what replay returned, or -errno with io->why set. Under open_lock. */
+/* Fills in a new log from its directory, replaying; makes it and enters it in the manifest if it is new. log->j, name,
+ * salt, segment_bytes, durability, epoch, must_exist, birth are set. 0, what replay returned, or -errno with io->why set. Under open_lock. */
 int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts);
+
+/* Whether it is the name of a segment's file: its number, not 0, as 16 hexadecimal digits. */
+bool jlog_parse_number(const char *name, uint64_t *ret);
+
+/* ---- journal_manifest.c: under open_lock; 0 or -errno with io->why set ---- */
+
+/* Reads it, or makes one for a directory that has none. The superblock has been read; it is written afterwards. */
+int manifest_open(struct journal *j, struct jio *io);
+void manifest_done(struct journal *j);
+/* Whether the log is in it, with its birth. */
+bool manifest_has(const struct journal *j, const char *name, uint32_t *ret_birth);
+/* Durable when they return 0. Nothing is done for a log that is in it already, or is not in it. */
+int manifest_add(struct journal *j, struct jio *io, const char *name, uint32_t birth);
+int manifest_remove(struct journal *j, struct jio *io, const char *name);
+/* Every entry; those whose folder is not there. Non-zero from `each` ends the walk with that value. */
+int manifest_each(struct journal *j, int (*each)(void *ctx, const char *name), void *ctx);
+int manifest_each_missing(struct journal *j, struct jio *io, int (*each)(void *ctx, const char *name), void *ctx);
+
+/* ---- journal_remove.c ---- */
+
+/* Unlinks what is left of logs that were removed. */
+void journal_sweep_removed(struct journal *j);
 
 /* ---- journal_probe.c ---- */
 

@@ -64,7 +64,7 @@ struct scan {
 	uint32_t cut; /* headers zeroed in it */
 };
 
-static bool parse_hex16(const char *s, uint64_t *ret)
+bool jlog_parse_number(const char *s, uint64_t *ret)
 {
 	uint64_t v = 0;
 
@@ -105,9 +105,9 @@ static void see_name(void *arg, const char *name, bool is_dir)
 
 	if (is_dir)
 		return;
-	if (parse_hex16(name, &v))
+	if (jlog_parse_number(name, &v))
 		add_number(&s->files, v);
-	else if (strncmp(name, "spare-", 6) == 0 && parse_hex16(name + 6, &v))
+	else if (strncmp(name, "spare-", 6) == 0 && jlog_parse_number(name + 6, &v))
 		add_number(&s->spares, v);
 }
 
@@ -187,9 +187,42 @@ static int damaged(struct scan *s, uint32_t index, uint32_t at, const char *what
 	return jio_fail(s->io, -EBADMSG, s->path, "damaged at byte %u: %s", at, what);
 }
 
+struct search {
+	const struct journal *j;
+	const uint8_t *header;
+	char name[JLOG_NAME_MAX + 1];
+	bool foreign;
+};
+
+static int is_its_header(void *ctx, const char *name)
+{
+	struct search *s = ctx;
+	const uint8_t *id;
+
+	if (!jf_segment_is_of(s->header, s->j->super.id, name, &id))
+		return 0;
+	memcpy(s->name, name, strlen(name) + 1);
+	s->foreign = memcmp(id, s->j->super.id, JF_ID_BYTES) != 0;
+	return 1;
+}
+
+/* A header that is not this log's: whose it is, where that can be told. */
+static int strange_header(struct scan *s, uint32_t index, const uint8_t *p)
+{
+	struct search find = {.j = s->log->j, .header = p};
+	char what[JLOG_NAME_MAX + 96];
+
+	if (is_its_header(&find, s->log->name) == 0 && manifest_each(s->log->j, is_its_header, &find) == 0)
+		return damaged(s, index, 0, "the segment's header is not valid for this log in this data directory");
+	snprintf(what, sizeof what, "the file is a segment of the log \"%s\"%s", find.name,
+		 find.foreign ? " of another data directory" : "");
+	return damaged(s, index, 0, what);
+}
+
 /* Opens a segment of the run, checks its header, and heeds its note. */
 static int open_segment(struct scan *s, uint32_t index)
 {
+	unsigned how = s->log->j->opts.mode == JOURNAL_CHECK ? JD_READ : 0;
 	struct jf_segment seg;
 	struct jf_note note;
 	const uint8_t *p;
@@ -198,7 +231,7 @@ static int open_segment(struct scan *s, uint32_t index)
 
 	jio_close(s->io, &s->fd);
 	jlog_segment_path(s->log, s->segs[index].number, s->path);
-	s->fd = jio_open(s->io, s->path, 0);
+	s->fd = jio_open(s->io, s->path, how);
 	if (s->fd < 0)
 		return s->fd;
 	size = jio_size(s->io, s->fd, s->path);
@@ -216,9 +249,13 @@ static int open_segment(struct scan *s, uint32_t index)
 	if (err == -ENOTSUP)
 		return jio_fail(s->io, -EBADMSG, s->path, "damaged at byte 0: written by a newer version");
 	if (err != 0)
-		return damaged(s, index, 0, "the segment's header is not valid");
+		return strange_header(s, index, p);
 	if (seg.number != s->segs[index].number)
 		return damaged(s, index, 0, "the segment has another segment's header");
+	if (s->log->must_exist && seg.epoch < s->log->birth)
+		return damaged(s, index, 0, "the file is from an earlier log of this name");
+	if (!s->log->must_exist && index == 0)
+		s->log->birth = seg.epoch;
 	if (seg.epoch > s->epoch_max)
 		s->epoch_max = seg.epoch;
 	s->note = jf_note_decode(p + JF_NOTE_AT, s->log->salt, &note) && note.number == seg.number ? note.seq : 0;
@@ -502,6 +539,7 @@ static int make_first(struct scan *s)
 	int err;
 
 	log->number = 1;
+	log->birth = log->epoch;
 	log->tail = JF_HEADER;
 	log->first_live = log->dropped = 1;
 	log->first_mark = UINT64_MAX;
@@ -517,12 +555,16 @@ static int make_first(struct scan *s)
 static int recover(struct scan *s)
 {
 	struct jlog *log = s->log;
+	bool checking = log->j->opts.mode == JOURNAL_CHECK;
 	int err = list_files(s);
 
+	if (log->must_exist && (err == -ENOENT || (err == 0 && s->nsegs == 0)))
+		return jio_fail(s->io, -ENOENT, log->name, "%s, and the manifest says that this log must be there",
+				err != 0 ? "the folder is gone" : "the folder has no segment left");
 	if (err != 0)
 		return err;
 	if (s->nsegs == 0)
-		return make_first(s);
+		return checking ? 0 : make_first(s);
 	s->first_live = 1;
 	s->end = s->redo = (struct point){0, JF_HEADER};
 	err = scan_chain(s);
@@ -531,7 +573,9 @@ static int recover(struct scan *s)
 		err = beyond(s, false);
 	if (err == 0)
 		err = judge(s);
-	if (err == 0 && s->epoch_max >= log->epoch) {
+	if (err != 0 || checking)
+		return err != 0 ? err : settle(s);
+	if (s->epoch_max >= log->epoch) {
 		err = journal_raise_epoch(log->j, s->io, s->epoch_max);
 		log->epoch = log->j->super.epoch;
 	}
@@ -570,9 +614,10 @@ static int note_first(struct scan *s)
 static int open_found(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
 {
 	struct scan s = {.log = log, .io = io, .opts = opts, .fd = -1};
+	bool checking = log->j->opts.mode == JOURNAL_CHECK;
 	int err = recover(&s);
 
-	if (err == 0)
+	if (err == 0 && !checking)
 		err = note_first(&s);
 	jio_close(io, &s.fd);
 	free(s.win);
@@ -606,13 +651,19 @@ static void unmake(const struct jlog *log, struct jio *io)
 
 int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
 {
+	bool checking = log->j->opts.mode == JOURNAL_CHECK;
 	bool made = false;
-	int err = jio_mkdir(io, log->name, &made);
+	int err = 0;
 
-	if (err == 0)
-		err = jio_sync_dir(io, "");
+	if (!log->must_exist && !checking) {
+		err = jio_mkdir(io, log->name, &made);
+		if (err == 0)
+			err = jio_sync_dir(io, "");
+	}
 	if (err == 0)
 		err = open_found(log, io, opts);
+	if (err == 0 && !checking)
+		err = manifest_add(log->j, io, log->name, log->birth);
 	if (err != 0 && made && !io->sync_failed)
 		unmake(log, io);
 	return err;

@@ -97,6 +97,7 @@ static int64_t write_header(struct jlog *log, struct jio *io, int fd, const char
 	}
 	if (err != 0)
 		return err;
+	memcpy(seg.id, log->j->super.id, sizeof seg.id);
 	jf_segment_encode(block, &seg, log->salt);
 	err = jio_write(io, fd, path, block, sizeof block, 0, 0);
 	if (err == 0)

@@ -174,11 +174,24 @@ int ids_check(const struct ids_opts *opts, const char **ret_why)
 	return ids_opts_has_ranges(opts) ? 0 : singles_check(&so, ret_why);
 }
 
+/* The log is not there any more, by the journal's sentence. */
+static const char *ids_missing(const char *journal_why)
+{
+	static char text[1024];
+
+	snprintf(
+		text, sizeof text,
+		"the IDs' log is missing: %s. Without it, IDs that were handed out before would be handed out again. Put "
+		"it back; or, to accept that on purpose, run `ordinald --accept-loss ids`",
+		journal_why);
+	return text;
+}
+
 int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, const char **ret_why)
 {
 	struct recovery r = {.why = NULL};
 	struct jlog_opts log_opts = {
-		.name = "ids", .segment_bytes = PRODUCER_SEGMENT_BYTES, .replay = recovery_replay, .ctx = &r};
+		.name = IDS_LOG, .segment_bytes = PRODUCER_SEGMENT_BYTES, .replay = recovery_replay, .ctx = &r};
 	struct journal_port *port;
 	const char *why = ids_opts_why(opts);
 	struct found *unnamed;
@@ -209,7 +222,7 @@ int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, c
 	memcpy(ids->hash_key, r.names.key, sizeof ids->hash_key);
 	rc = journal_log_open(j, &log_opts, &ids->log, &why);
 	if (rc != 0) {
-		why = r.why ? r.why : why;
+		why = r.why ? r.why : rc == -ENOENT ? ids_missing(why) : why;
 		goto out;
 	}
 	why = "out of memory, or of file descriptors";

@@ -20,6 +20,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#define IDS_LOG "ids"         /* the journal's log of them, which is there before any other */
 #define SEQUENCE_NAME_MAX 128 /* bytes; of the journal's format */
 #define IDS_SHARDS_MAX 256
 

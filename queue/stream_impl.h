@@ -1,6 +1,6 @@
 /* The inside of streams. For queue/stream*.c and their tests only. Who does what:
  *
- *   streams.c          all streams: opening, the registry, figures
+ *   streams.c          all streams: opening, the registry, figures.  stream_names.c  names of streams and logs
  *   stream_recover.c   one stream from its log
  *   stream_log.c       owner: frames in memory, records to the journal, what is durable (chunks: any thread)
  *   stream_index.c     owner: where frames are.  stream_late: the late ones.  stream_publishers.c: numbers seen
@@ -314,9 +314,6 @@ struct streams {
 /* ---- streams.c ---- */
 
 enum stream_durability streams_durability_of(const struct streams *ss, struct span name);
-/* Writes the log's name: at most 200 bytes and the end. */
-void stream_log_name(char out[208], struct span name);
-bool stream_name_ok(struct span name);
 static inline struct span stream_name(const struct stream *s)
 {
 	return (struct span){(const uint8_t *)s->name, s->name_len};
@@ -329,6 +326,17 @@ static inline uint32_t streams_published(const struct streams *ss)
 {
 	return atomic_load_explicit(&ss->count, memory_order_acquire); /* pairs with streams_add */
 }
+
+/* ---- stream_names.c ---- */
+
+/* Writes the log's name: at most 200 bytes and the end. */
+void stream_log_name(char out[208], struct span name);
+bool stream_name_ok(struct span name);
+/* False: not what stream_log_name makes. */
+bool stream_name_of_log(const char *log, uint8_t out[STREAM_NAME_MAX], size_t *ret_n);
+/* What an operator writes after `ordinald --accept-loss` and `--quarantine`: the stream's name, or
+ * the log's where the stream's could be taken for something else. */
+const char *stream_operand(const char *log);
 
 /* ---- stream_recover.c ---- */
 

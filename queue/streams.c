@@ -1,7 +1,6 @@
 /* All streams: opening them from the journal, names and rules, and what any thread may ask about them. Main thread, but for the getters.
  *
- * A stream's log is called "stream." and the stream's name, in which every byte but letters, digits, '_' and '-' is a dot and two hexadecimal digits. Streams
- * live in an array of pointers that never moves; they are added by the main thread at start and by the keeper afterwards, and never removed.
+ * Streams live in an array of pointers that never moves; they are added by the main thread at start and by the keeper afterwards, and never removed.
  */
 #include "queue/stream_impl.h"
 #include "core/base/log.h"
@@ -12,72 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
-
-_Static_assert(sizeof LOG_PREFIX - 1 + 3 * STREAM_NAME_MAX <= 200, "every stream has a log's name");
-
-bool stream_name_ok(struct span name)
-{
-	return name.n <= STREAM_NAME_MAX && sequence_name_ok(name);
-}
-
-/* ---- names of logs ---- */
-
-static bool is_plain(uint8_t c)
-{
-	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
-}
-
-void stream_log_name(char out[208], struct span name)
-{
-	char *p = out + sizeof LOG_PREFIX - 1;
-
-	memcpy(out, LOG_PREFIX, sizeof LOG_PREFIX);
-	for (size_t i = 0; i < name.n; i++) {
-		if (is_plain(name.p[i])) {
-			*p++ = (char)name.p[i];
-		} else {
-			*p++ = '.';
-			*p++ = "0123456789abcdef"[name.p[i] >> 4];
-			*p++ = "0123456789abcdef"[name.p[i] & 15];
-		}
-	}
-	*p = '\0';
-}
-
-static int hex(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* False: not what stream_log_name makes. */
-static bool name_of_log(const char *log, uint8_t out[STREAM_NAME_MAX], size_t *ret_n)
-{
-	const char *whole = log;
-	char again[208];
-	size_t n = 0;
-
-	log += sizeof LOG_PREFIX - 1;
-	while (*log != '\0') {
-		uint8_t c = (uint8_t)*log++;
-
-		if (n == STREAM_NAME_MAX)
-			return false;
-		if (c == '.') {
-			int high = hex(log[0]), low = high < 0 ? -1 : hex(log[1]);
-
-			if (low < 0)
-				return false;
-			c = (uint8_t)(high << 4 | low);
-			log += 2;
-		}
-		out[n++] = c;
-	}
-	stream_log_name(again, (struct span){out, n});
-	*ret_n = n;
-	return stream_name_ok((struct span){out, n}) && strcmp(again, whole) == 0;
-}
 
 /* ---- rules of durability ---- */
 
@@ -190,28 +123,67 @@ static int found_add(void *ctx, const char *name)
 	return 0;
 }
 
+struct missing {
+	char log[208];
+	uint32_t count;
+};
+
+static int missing_add(void *ctx, const char *name)
+{
+	struct missing *m = ctx;
+
+	if (strncmp(name, LOG_PREFIX, sizeof LOG_PREFIX - 1) != 0)
+		return 0;
+	if (m->count++ == 0)
+		snprintf(m->log, sizeof m->log, "%s", name);
+	return 0;
+}
+
+/* `others`: so many more streams have no log any more. */
+static int open_one(struct streams *ss, const char *log, uint32_t others, const char **ret_why)
+{
+	static _Thread_local char text[1024];
+	uint8_t name[STREAM_NAME_MAX];
+	char more[64] = "";
+	struct stream *s;
+	size_t n;
+	int err;
+
+	if (!stream_name_of_log(log, name, &n)) {
+		snprintf(text, sizeof text, "the data directory has a folder %.208s, which is no stream's", log);
+		*ret_why = text;
+		return -EBADMSG;
+	}
+	err = stream_make(ss, (struct span){name, n}, true, &s, ret_why);
+	if (err == -ENOENT) {
+		if (others > 0)
+			snprintf(more, sizeof more, ", and so are those of %" PRIu32 " more streams", others);
+		snprintf(
+			text, sizeof text,
+			"the log of the stream \"%.*s\" is missing%s: %s. Put it back; or, to accept on purpose that its frames are lost, "
+			"run `ordinald --accept-loss %s`",
+			(int)n, (const char *)name, more, *ret_why, stream_operand(log));
+		*ret_why = text;
+	}
+	if (err != 0)
+		return err;
+	err = streams_add(ss, s);
+	if (err != 0)
+		stream_free(s);
+	return err;
+}
+
+/* First of all those whose folder is gone, which is refused. */
 static int open_found(struct streams *ss, const struct found *f, const char **ret_why)
 {
-	for (uint32_t i = 0; i < f->n; i++) {
-		uint8_t name[STREAM_NAME_MAX];
-		struct stream *s;
-		size_t n;
-		int err;
+	struct missing missing = {.count = 0};
+	int err = journal_each_missing(ss->journal, missing_add, &missing);
 
-		if (!name_of_log(f->name[i], name, &n)) {
-			*ret_why = "the data directory has a stream whose name is not one";
-			return -EBADMSG;
-		}
-		err = stream_make(ss, (struct span){name, n}, true, &s, ret_why);
-		if (err != 0)
-			return err;
-		err = streams_add(ss, s);
-		if (err != 0) {
-			stream_free(s);
-			return err;
-		}
-	}
-	return 0;
+	if (err == 0 && missing.count > 0)
+		err = open_one(ss, missing.log, missing.count - 1, ret_why);
+	for (uint32_t i = 0; i < f->n && err == 0; i++)
+		err = open_one(ss, f->name[i], 0, ret_why);
+	return err;
 }
 
 static const char *opts_why(const struct streams_opts *o)

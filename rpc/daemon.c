@@ -573,7 +573,8 @@ static int open_journal(struct daemon *d, const char **ret_why)
 				  .failed = journal_failed,
 				  .room_changed = journal_room_changed,
 				  .ctx = d,
-				  .expected = w.knows ? w.id : NULL};
+				  .expected = w.knows ? w.id : NULL,
+				  .first_log = IDS_LOG};
 	rc = journal_open(&jo, &d->journal, ret_why);
 	if (rc == -ESTALE) {
 		*ret_why = witness_refusal(&w, c->data_dir, *ret_why);

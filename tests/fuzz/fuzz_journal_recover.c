@@ -1,9 +1,9 @@
 /* Recovery of a log from a directory that somebody else made up.
  *
  * The input is a list of small edits to a directory that begins with a true history: records with valid checksums
- * anywhere, with any numbers; notes; flipped bytes; files cut, lost and added. Holds: opening gives success or
- * -EBADMSG with a sentence that names a byte, nothing else; what was refused is refused again, unchanged; what was
- * accepted has rising marks, can be appended to, and gives the same and the new record, no more and no less, after a
+ * anywhere, with any numbers; notes; flipped bytes; files cut, lost and added; and the same for the manifest. Holds:
+ * opening gives success, or -EBADMSG with a sentence that names a byte, or -ENOENT for a log without a segment that the
+ * manifest names, nothing else; what was refused is refused again, unchanged; what was accepted has rising marks, can be appended to, and gives the same and the new record, no more and no less, after a
  * power cut right after the acknowledgement. */
 #include "core/journal_internal.h"
 #include "tests/unit/core/sim_disk.h"
@@ -46,9 +46,15 @@ static int live(struct sim *sim, struct doorbell *bell, bool append, struct hist
 
 	memset(ret, 0, sizeof *ret);
 	err = journal_open(&o, &j, &why);
-	CHECK(err == 0);
-	err = journal_log_open(j, &lo, &log, &why);
 	if (err != 0) {
+		CHECK(err == -EBADMSG && strstr(why, "sim/.manifest: damaged at byte ") != NULL);
+		sim->locked = false;
+		return err;
+	}
+	err = journal_log_open(j, &lo, &log, &why);
+	if (err == -ENOENT) {
+		CHECK(strstr(why, "sim/x: ") != NULL && strstr(why, "the manifest says") != NULL);
+	} else if (err != 0) {
 		CHECK(err == -EBADMSG && strstr(why, "sim/x/") != NULL && strstr(why, "at byte ") != NULL);
 	} else {
 		*ret_salt = log->salt;
@@ -94,6 +100,50 @@ static void put_record(struct sim_file *f, uint64_t segment, uint32_t salt, cons
 	put(f, at.offset, b, jf_record_size(rec.len));
 }
 
+/* The manifest's file: its id is the header's. */
+static void edit_manifest(struct sim *sim, const uint8_t *e)
+{
+	static const char *const names[] = {"x", "y", "", "."};
+	const char *name = names[e[7] >> 6];
+	struct sim_file *f = sim_content(sim, ".manifest");
+	struct jf_place at = {.segment = 1 + e[1] / 128, .offset = JF_SECTOR + (load_le16(e + 2) % 64u) * 8};
+	struct jf_record rec = {.seq = e[5] + 1u,
+				.durable = e[6],
+				.epoch = 1,
+				.kind = JF_USER,
+				.type = e[1] & 3,
+				.len = 4 + strlen(name)};
+	struct jf_manifest head;
+	uint8_t b[JF_SECTOR] = {0};
+
+	if (f == NULL || f->now_n < JF_SECTOR || jf_manifest_decode(f->now, &head) != 0)
+		return;
+	at.salt = jf_salt(head.id, ".manifest");
+	switch (e[0] & 7) {
+	case 0:
+		sim_change(sim, ".manifest", "", 0);
+		break;
+	case 1:
+		f->now_n = f->safe_n = load_le16(e + 2) % (f->now_n + 1);
+		break;
+	case 2:
+		sim_flip(sim, ".manifest", load_le16(e + 2) % f->now_n, e[4] | 1);
+		break;
+	case 3:
+		head.generation = e[1];
+		head.entries = e[5];
+		head.id[0] ^= e[6] == 255;
+		jf_manifest_encode(b, &head);
+		put(f, 0, b, JF_SECTOR);
+		break;
+	default:
+		b[JF_RECORD_HEADER] = e[4];
+		memcpy(b + JF_RECORD_HEADER + 4, name, strlen(name));
+		jf_record_encode(b, &rec, &at);
+		put(f, at.offset, b, jf_record_size(rec.len));
+	}
+}
+
 static void edit(struct sim *sim, uint32_t salt, const uint8_t *e)
 {
 	uint64_t segment = 1 + e[1] / 64;
@@ -103,6 +153,10 @@ static void edit(struct sim *sim, uint32_t salt, const uint8_t *e)
 	char path[SIM_PATH];
 	struct sim_file *f;
 
+	if (e[0] >= 0xf0) {
+		edit_manifest(sim, e);
+		return;
+	}
 	snprintf(path, sizeof path, "x/%016llx", (unsigned long long)segment);
 	f = sim_content(sim, path);
 	if (f == NULL) {

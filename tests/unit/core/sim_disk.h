@@ -157,12 +157,31 @@ static inline struct sim_name *sim_find(struct sim_names *names, const char *pat
 	return NULL;
 }
 
+/* What is in a directory goes where the directory goes. */
+static inline void sim_move_content(struct sim_names *names, const char *from, const char *to)
+{
+	size_t n = strlen(from);
+
+	for (int i = 0; i < names->n; i++) {
+		char path[SIM_PATH];
+
+		if (strncmp(names->v[i].path, from, n) != 0 || names->v[i].path[n] != '/')
+			continue;
+		CHECK(snprintf(path, sizeof path, "%s%s", to, names->v[i].path + n) < (int)sizeof path);
+		memcpy(names->v[i].path, path, sizeof path);
+	}
+}
+
 static inline void sim_apply(struct sim_names *names, const struct sim_change *c)
 {
 	struct sim_name *e = c->from[0] != '\0' ? sim_find(names, c->from) : NULL;
 
+	if (c->file == SIM_DIR && c->from[0] != '\0' && e == NULL)
+		return; /* the directory was never there, as far as the platter knows */
 	if (e != NULL)
 		*e = names->v[--names->n];
+	if (c->file == SIM_DIR && c->from[0] != '\0' && c->to[0] != '\0')
+		sim_move_content(names, c->from, c->to);
 	if (c->to[0] == '\0')
 		return;
 	e = sim_find(names, c->to);
@@ -411,6 +430,8 @@ static inline int sim_rename(void *ctx, const char *from, const char *to)
 		return err;
 	if (e == NULL)
 		return -ENOENT;
+	if (e->file == SIM_DIR && sim_find(&s->now, to) != NULL)
+		return -ENOTEMPTY;
 	sim_change(s, from, to, e->file);
 	return 0;
 }
@@ -450,10 +471,13 @@ static inline int sim_list(void *ctx, const char *path, void (*each)(void *arg, 
 			   void *arg)
 {
 	struct sim *s = ctx;
+	struct sim_name *dir = sim_find(&s->now, path);
 	int err = sim_step(s, SIM_OP_READ);
 
 	if (err < 0)
 		return err;
+	if (*path != '\0' && (dir == NULL || dir->file != SIM_DIR))
+		return -ENOENT;
 	for (int i = 0; i < s->now.n; i++) {
 		const struct sim_name *e = &s->now.v[i];
 
@@ -470,12 +494,13 @@ static inline int sim_random_bytes(void *ctx, void *p, size_t n)
 	return 0;
 }
 
-static inline int sim_lock(void *ctx, const char *path, uint64_t timeout_ns)
+static inline int sim_lock(void *ctx, const char *path, uint64_t timeout_ns, bool shared)
 {
 	struct sim *s = ctx;
 
 	(void)path;
 	(void)timeout_ns;
+	(void)shared;
 	if (s->locked)
 		return -EBUSY;
 	s->locked = true;
@@ -572,8 +597,10 @@ static inline void sim_crash(struct sim *s, enum sim_keep keep, uint64_t cut)
 		if (slash == NULL)
 			continue;
 		*slash = '\0';
-		if (sim_find(&s->safe, dir) == NULL)
-			s->safe.v[i] = s->safe.v[--s->safe.n];
+		if (sim_find(&s->safe, dir) != NULL)
+			continue;
+		s->safe.v[i] = s->safe.v[--s->safe.n];
+		i = s->safe.n; /* it may have been a directory itself */
 	}
 	s->now = s->safe;
 	for (int fd = 0; fd < SIM_FDS; fd++)

@@ -279,7 +279,7 @@ static void test_synchronous_opens_and_writes(void **state)
 	bool tried;
 
 	snprintf(dir, sizeof dir, "%s/%u", base, dirs++);
-	assert_int_equal(journal_disk_open(dir, &d), 0);
+	assert_int_equal(journal_disk_open(dir, true, &d), 0);
 	int fd = d.open(d.ctx, "file", JD_CREATE);
 	assert_true(fd >= 0);
 	int direct = d.open(d.ctx, "file", JD_DIRECT);

@@ -235,6 +235,10 @@ static void free_journal(struct journal *j)
 	unsigned nports = atomic_load_explicit(&j->nports, memory_order_relaxed);
 
 	for (unsigned i = 0; i < nports; i++) {
+		struct jrequest req;
+
+		while (spsc_pop(&j->ports[i]->q, &req)) /* after a failure */
+			jrequest_done(&req);
 		spsc_done(&j->ports[i]->q);
 		free(j->ports[i]);
 	}
@@ -510,8 +514,11 @@ bool journal_appendv(struct journal_port *p, const struct jappend *a)
 		.head = a->head,
 		.body = a->body,
 		.where = a->where,
+		.state = (uint8_t)a->state,
+		.owned = a->owned,
 	};
 
+	CHECK(!a->owned || (a->head.n == 0 && a->where == NULL));
 	CHECK(a->head.n <= JOURNAL_RECORD_MAX && a->body.n <= JOURNAL_RECORD_MAX);
 	CHECK(a->head.n + a->body.n <= jlog_record_max(a->log));
 	if (!spsc_push(&p->q, &req))
@@ -528,6 +535,11 @@ bool journal_trim(struct journal_port *p, struct jlog *log, uint64_t mark)
 		return false;
 	doorbell_ring(&log->j->bell);
 	return true;
+}
+
+uint32_t journal_port_waiting(const struct journal_port *p)
+{
+	return spsc_count(&p->q);
 }
 
 bool journal_has_failed(const struct journal *j)
@@ -637,6 +649,8 @@ int journal_turn(struct journal *j, bool *ret_worked)
 	if (journal_gather(j) > 0) {
 		*ret_worked = true;
 		err = journal_commit(j);
+		for (uint32_t i = 0; i < j->nentries && err != 0; i++)
+			jrequest_done(&j->entries[i].req);
 		if (err != 0)
 			return journal_fail(j, err, j->io.why);
 	}

@@ -111,14 +111,39 @@ enum jlog_durability {
 	JLOG_WRITE, /* marks are published after the write: a kill loses nothing, a power cut may lose the end */
 };
 
+/* Part of a log's state: see journal_trim. A state is one record (both) or several. */
+enum jstate { JSTATE_NONE = 0, JSTATE_FIRST = 1, JSTATE_LAST = 2 };
+
+/* A record to append: its payload is `head` followed by `body` (either may be empty), together at
+ * most jlog_record_max bytes. */
+struct jappend {
+	struct jlog *log;
+	uint32_t type;
+	/* At or above every mark given before for this log. Equal marks are taken for one: a record
+	 * is known to be durable only when the last record with its mark is, so give rising marks
+	 * where each answer waits for its own. */
+	uint64_t mark;
+	struct span head, body;
+	uint64_t *where; /* NULL, or set to the record's position before its mark is published */
+	unsigned state;  /* JSTATE_FIRST, JSTATE_LAST */
+	bool owned;      /* body.p is malloc'd, and the journal's from here on: it frees it */
+};
+
 struct jlog_opts {
 	const char *name; /* a file-name-safe name of 1 to 200 bytes: [A-Za-z0-9._-]+, not beginning with a dot */
 	/* Size of each segment file, JOURNAL_SEGMENT_MIN to _MAX, rounded up to 4096. Records never cross segments:
 	 * see jlog_record_max. Disk space is taken (zero-filled) up to 4 MiB at a time ahead of the end. May differ
 	 * from the last opening's. */
 	uint32_t segment_bytes;
-	/* Called for each record in order while the log is opened. Non-zero stops the opening with that value. */
+	/* Called for each record in order while the log is opened. Non-zero stops the opening with
+	 * that value. Records in segments that a trim has dropped are never shown, whether their
+	 * files are still there or not. */
 	int (*replay)(void *ctx, const struct jrecord *rec);
+	/* NULL, or called once after the replay, before anybody else sees the log. 0: nothing is to
+	 * be done; 1: *ret (its type, mark and bytes) is appended, and durable when
+	 * journal_log_open returns; -errno stops the opening. `mark` is the last recovered one: a
+	 * log whose records a trim has all dropped still knows it. */
+	int (*opened)(void *ctx, uint64_t mark, struct jappend *ret);
 	void *ctx;
 	enum jlog_durability durability;
 };
@@ -149,22 +174,12 @@ int journal_start(struct journal *j);
 /* Pins the thread, after journal_start. 0 or -errno, and it runs as before. Main thread. */
 int journal_pin(struct journal *j, int cpu);
 
-/* A record to append: its payload is `head` followed by `body` (either may be empty), together at most
- * jlog_record_max bytes. */
-struct jappend {
-	struct jlog *log;
-	uint32_t type;
-	/* At or above every mark given before for this log. Equal marks are taken for one: a record is known to be
-	 * durable only when the last record with its mark is, so give rising marks where each answer waits for its
-	 * own. */
-	uint64_t mark;
-	struct span head, body;
-	uint64_t *where; /* NULL, or set to the record's position before its mark is published */
-};
-
-/* Queues a record. One log has one appending port at a time. head, body and *where must stay (and the bytes
- * unchanged) until jlog_durable(log) >= mark (or until the journal has failed or stopped). false: the port is full,
- * try again after the bell; or never, when journal_has_failed. Port owner's thread. */
+/* Queues a record. One log has one appending port at a time. head, body and *where must stay (and
+ * the bytes unchanged) until jlog_durable(log) >= mark (or until the journal has failed or
+ * stopped); a record with an equal mark may make that true too early, so where marks do not rise
+ * the body is `owned` and there is no head and no where. false: the port is full (an owned body is
+ * still the caller's), try again after the bell; or never, when journal_has_failed. Port owner's
+ * thread. */
 bool journal_appendv(struct journal_port *p, const struct jappend *a);
 static inline bool journal_append(struct journal_port *p, struct jlog *log, uint32_t type, uint64_t mark,
 				  const void *payload, uint32_t len)
@@ -173,9 +188,17 @@ static inline bool journal_append(struct journal_port *p, struct jlog *log, uint
 		p, &(struct jappend){.log = log, .type = type, .mark = mark, .body = {(const uint8_t *)payload, len}});
 }
 
-/* Records with a mark below `mark` are no longer needed: whole segments of such are recycled, except the newest.
- * false: port full. Port owner's thread. */
+/* Records with a mark below `mark` are no longer needed: whole segments of such are recycled,
+ * except the newest, and except what the log's state needs. The state is what the owner has to find
+ * again when everything before it is gone (next offsets, positions of sequences): one or several
+ * records, appended through this port since the log was opened and before this call, the first of
+ * them with JSTATE_FIRST and the last with JSTATE_LAST. Everything from the first record of the
+ * newest whole state on stays, whatever segments begin in between. A state that is being appended
+ * does not count before its last record. A trim without a state is a bug of the caller and ends the
+ * process. false: port full. Port owner's thread. */
 bool journal_trim(struct journal_port *p, struct jlog *log, uint64_t mark);
+/* Requests in the port that the journal has not taken yet. Port owner's thread. */
+uint32_t journal_port_waiting(const struct journal_port *p);
 
 /* Every record up to this mark is durable. Any thread; acquire. 0 before the first. After opening: the last
  * recovered mark. */

@@ -138,6 +138,7 @@ void jf_note_encode(uint8_t *p, const struct jf_note *note, uint32_t salt)
 	store_le64(p + 8, note->number);
 	store_le64(p + 16, note->seq);
 	store_le32(p + 24, note->epoch);
+	store_le32(p + 28, note->flags);
 	store_le32(p + CRC_AT, crc32c(salt, p, CRC_AT));
 }
 
@@ -149,6 +150,7 @@ bool jf_note_decode(const uint8_t *p, uint32_t salt, struct jf_note *ret)
 		.number = load_le64(p + 8),
 		.seq = load_le64(p + 16),
 		.epoch = load_le32(p + 24),
+		.flags = load_le32(p + 28),
 	};
 	return true;
 }

@@ -1,11 +1,13 @@
-/* The bytes of a journal: superblock, segment header, note, record. Pure; any thread; nothing here allocates or reads a
- * clock.
+/* The bytes of a journal: superblock, segment header, note, record. Pure; any thread; nothing here
+ * allocates or reads a clock.
  *
- * All numbers little-endian. A segment file is one header block, then records, each beginning at a multiple of 8:
+ * All numbers little-endian. A segment file is one header block, then records, each beginning at a
+ * multiple of 8:
  *
  *   segment 0 magic "ORDJSEG1" | 8 version u32 | 12 bytes u32 | 16 number u64 | 24 epoch u32 | 28 zero
  *          32 id 16 bytes (zeros in older files) | 508 crc u32
- *   note  512 magic "ORDJNOTE" | +8 number u64 | +16 seq u64 | +24 epoch u32 | +508 crc u32  (a sector of its own)
+ *   note  512 magic "ORDJNOTE" | +8 number u64 | +16 seq u64 | +24 epoch u32 | +28 flags u32
+ *          | +508 crc u32  (a sector of its own)
  *   record  0 header crc u32 | 4 crc u32 | 8 payload bytes u32 | 12 type u32 | 16 mark u64 | 24 seq u64
  *          32 durable u64 | 40 epoch u32 | 44 magic u16 | 46 kind u8 | 47 zero | 48 payload, zeros to a multiple of 8
  *   super   0 magic "ORDJRNL1" | 8 version u32 | 12 flags u32 | 16 generation u64 | 24 epoch u32 | 28 zero
@@ -15,13 +17,13 @@
  *
  * A superblock of version 1 has zeros for `manifest` and `entries`: its journal was made before there were manifests.
  *
- * `crc` covers the header from byte 8 and the payload, `header crc` the header from byte 4. Both begin from a salt made
- * of the journal's random id, the log's name, and the record's own place (segment number and offset). So a record is
- * valid only where it was written: what a recycled file held before, a write gone astray, or bytes that a peer shaped
- * like a record (it cannot know the id) are never taken for one. The header's own CRC lets a length be believed before
- * the payload is read.
- * Source: RFC 3720 appendix B.4 (CRC-32C).
- */
+ * `crc` covers the header from byte 8 and the payload, `header crc` the header from byte 4. Both
+ * begin from a salt made of the journal's random id, the log's name, and the record's own place
+ * (segment number and offset). So a record is valid only where it was written: what a recycled file
+ * held before, a write gone astray, or bytes that a peer shaped like a record (it cannot know the
+ * id) are never taken for one. The header's own CRC lets a length be believed before the payload is
+ * read.
+ * Source: RFC 3720 appendix B.4 (CRC-32C). */
 #ifndef ORDINAL_CORE_JOURNAL_FORMAT_H
 #define ORDINAL_CORE_JOURNAL_FORMAT_H
 
@@ -96,10 +98,14 @@ int jf_segment_decode(const uint8_t *p, uint32_t salt, struct jf_segment *ret);
  * *ret_id: that journal. */
 bool jf_segment_is_of(const uint8_t *p, const uint8_t id[JF_ID_BYTES], const char *name, const uint8_t **ret_id);
 
+/* seq is the first record of the next segment: that file has to be there */
+#define JF_NOTE_SEALED 1u
+
 struct jf_note {
 	uint64_t number; /* of the segment that it is in */
 	uint64_t seq;    /* every record up to this one was synced when the note was written */
 	uint32_t epoch;
+	uint32_t flags; /* unknown ones are ignored */
 };
 
 /* JF_SECTOR bytes, for JF_NOTE_AT. */

@@ -57,6 +57,13 @@ static void chain(struct journal *j, struct jentry *e)
 	log->group_last = &e->next;
 }
 
+void jrequest_done(struct jrequest *req)
+{
+	if (req->owned)
+		free((void *)req->body.p);
+	req->owned = false;
+}
+
 uint32_t journal_gather(struct journal *j)
 {
 	unsigned nports = atomic_load_explicit(&j->nports, memory_order_acquire); /* pairs with journal_port_new */
@@ -121,7 +128,8 @@ static int flush_direct(struct journal *j, struct jlog *log, const char *path)
 	return err;
 }
 
-/* Writes what the buffer holds. Durable afterwards only if the method makes it so: log->synced_seq tells. */
+/* Writes what the buffer holds. Durable afterwards only if the method makes it so: log->synced_seq
+ * tells. */
 static int flush(struct journal *j, struct jlog *log)
 {
 	char path[JPATH_MAX];
@@ -144,14 +152,10 @@ static int flush(struct journal *j, struct jlog *log)
 	return err;
 }
 
-/* Puts a record at the log's tail, in the buffer. The caller has seen to its fitting into the segment. */
-static void emit(struct journal *j, struct jlog *log, struct jf_record *rec, struct span head, struct span body)
+void jlog_encode(struct jlog *log, uint8_t *p, struct jf_record *rec, struct span head, struct span body)
 {
 	struct jf_place at = {.segment = log->number, .offset = log->tail, .salt = log->salt};
-	uint8_t *p = j->buf->p + j->buf_len;
-	uint32_t size = jf_record_size(rec->len);
 
-	CHECK(j->buf_len + size <= j->buf->cap - JF_BLOCK);
 	if (head.n > 0)
 		memcpy(p + JF_RECORD_HEADER, head.p, head.n);
 	if (body.n > 0)
@@ -160,19 +164,29 @@ static void emit(struct journal *j, struct jlog *log, struct jf_record *rec, str
 	rec->durable = log->synced_seq;
 	rec->epoch = log->epoch;
 	jf_record_encode(p, rec, &at);
-	j->buf_len += size;
-	j->buf_fresh += size;
-	log->tail += size;
+	log->tail += jf_record_size(rec->len);
 }
 
-static void emit_begin(struct journal *j, struct jlog *log)
+void jlog_encode_begin(struct jlog *log, uint8_t *p)
 {
 	struct jf_record rec = {.kind = JF_BEGIN, .len = JF_BEGIN_PAYLOAD, .mark = log->last_mark};
 	uint8_t payload[JF_BEGIN_PAYLOAD];
 
 	store_le64(payload, (uint64_t)log->begin_ns);
 	store_le64(payload + 8, log->first_live);
-	emit(j, log, &rec, (struct span){payload, sizeof payload}, (struct span){NULL, 0});
+	jlog_encode(log, p, &rec, (struct span){payload, sizeof payload}, (struct span){NULL, 0});
+}
+
+/* Room for a record of `size` bytes in the buffer. The caller has seen to its fitting into the
+ * segment. */
+static uint8_t *emit(struct journal *j, uint32_t size)
+{
+	uint8_t *p = j->buf->p + j->buf_len;
+
+	CHECK(j->buf_len + size <= j->buf->cap - JF_BLOCK);
+	j->buf_len += size;
+	j->buf_fresh += size;
+	return p;
 }
 
 /* Seals the segment and goes on to the next. */
@@ -200,9 +214,21 @@ static int put(struct journal *j, struct jlog *log, struct jf_record *rec, struc
 	if (err != 0)
 		return err;
 	if (log->tail == JF_HEADER)
-		emit_begin(j, log);
-	emit(j, log, rec, head, body);
+		jlog_encode_begin(log, emit(j, JLOG_BEGIN_BYTES));
+	jlog_encode(log, emit(j, jf_record_size(rec->len)), rec, head, body);
 	return 0;
+}
+
+/* A record of the log's state is at the tail of the active segment now. */
+static void note_state(struct jlog *log, unsigned state)
+{
+	if (state & JSTATE_FIRST)
+		log->state_begun = log->number;
+	if (!(state & JSTATE_LAST))
+		return;
+	CHECK(log->state_begun != 0);
+	log->state_at = log->state_begun;
+	log->state_begun = 0;
 }
 
 static int put_append(struct journal *j, struct jlog *log, const struct jrequest *req)
@@ -221,6 +247,7 @@ static int put_append(struct journal *j, struct jlog *log, const struct jrequest
 		return err;
 	if (req->where != NULL)
 		*req->where = log->number << 32 | (log->tail - jf_record_size(rec.len));
+	note_state(log, req->state);
 	log->last_mark = req->mark;
 	if (log->first_mark == UINT64_MAX)
 		log->first_mark = req->mark;
@@ -229,7 +256,8 @@ static int put_append(struct journal *j, struct jlog *log, const struct jrequest
 	return 0;
 }
 
-/* The record comes first; jlog_maintain drops the files once it is synced. */
+/* The record comes first; jlog_maintain drops the files once it is synced. The state stays live,
+ * wherever it is: what recovery needs is in it, and not in the records that are dropped. */
 static int put_trim(struct journal *j, struct jlog *log, uint64_t mark)
 {
 	struct jf_record rec = {.kind = JF_TRIM, .len = JF_TRIM_PAYLOAD, .mark = log->last_mark};
@@ -237,6 +265,9 @@ static int put_trim(struct journal *j, struct jlog *log, uint64_t mark)
 	uint8_t payload[JF_TRIM_PAYLOAD];
 	int err;
 
+	CHECK(log->state_at != 0);
+	if (first > log->state_at)
+		first = log->state_at;
 	if (first <= log->first_live)
 		return 0;
 	store_le64(payload, first);
@@ -258,6 +289,7 @@ static int write_log(struct journal *j, struct jlog *log)
 			err = put_trim(j, log, e->req.mark);
 		else
 			err = put_append(j, log, &e->req);
+		jrequest_done(&e->req);
 	}
 	return err != 0 ? err : flush(j, log);
 }

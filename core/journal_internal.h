@@ -39,7 +39,9 @@ enum jop { JOP_APPEND, JOP_TRIM };
 /* What travels through a port. */
 struct jrequest {
 	struct jlog *log;
-	enum jop op;
+	uint8_t op;    /* enum jop */
+	uint8_t state; /* enum jstate */
+	bool owned;    /* body.p is to be freed */
 	uint32_t type;
 	uint64_t mark;
 	struct span head, body;
@@ -110,9 +112,14 @@ struct jlog {
 	uint64_t seq, synced_seq;     /* of the last record written; of the last one synced */
 	uint64_t noted_seq;           /* of the last note on disk */
 	uint64_t last_mark;
-	uint64_t first_mark;          /* of the active segment; UINT64_MAX: it has no record of a user's */
-	int64_t begin_ns;             /* created_ns of the active segment */
-	uint64_t first_live;          /* segment number */
+	uint64_t first_mark; /* of the active segment; UINT64_MAX: it has no record of a user's */
+	int64_t begin_ns;    /* created_ns of the active segment */
+	uint64_t first_live; /* segment number */
+	/* segment with the first record of the newest whole state; 0: none since the opening */
+	uint64_t state_at;
+	uint64_t state_begun;         /* the same of the state that is being appended */
+	uint64_t unsealed;            /* number of a segment that jlog_seal has not noted yet; 0: none */
+	uint64_t unsealed_seq;        /* of the first record of the segment after it */
 	uint64_t dropped;             /* segments below this one are dropped as files, too; follows first_live */
 	bool next_ready;              /* number + 1 is there, with its header, synced with its name */
 	bool note_unsynced;           /* a note was written, and the file not synced since */
@@ -220,11 +227,17 @@ static inline void journal_count(uint64_t *p, int64_t n)
 /* ---- journal_group.c ---- */
 
 void jbuf_free(struct jbuf *b);
+/* Frees the body that the journal owns, once it is in the buffer or will never be. */
+void jrequest_done(struct jrequest *req);
 
 /* Takes up to a group from the ports. Returns the number of entries. */
 uint32_t journal_gather(struct journal *j);
 /* Writes, syncs and publishes it. 0 or -errno with j->io.why set. */
 int journal_commit(struct journal *j);
+/* Writes a record at the log's tail into p, which has room for jf_record_size(rec->len) bytes. */
+void jlog_encode(struct jlog *log, uint8_t *p, struct jf_record *rec, struct span head, struct span body);
+/* The first record of a segment, likewise. */
+void jlog_encode_begin(struct jlog *log, uint8_t *p);
 
 /* ---- journal_segment.c ---- */
 
@@ -234,8 +247,12 @@ void jlog_spare_path(const struct jlog *log, uint64_t number, char path[JPATH_MA
 int jlog_fill_to(struct jlog *log, struct jio *io, uint32_t to);
 /* Makes segment `number` ready under its name: a spare or a new file, filled, header written, all synced. */
 int jlog_prepare(struct jlog *log, struct jio *io, uint64_t number);
+/* The same of its file, opened by the caller. */
+int jlog_fill(struct jlog *log, struct jio *io, int fd, uint32_t to);
 /* Goes on to the next segment (preparing it if need be). All of the present one must be written. */
 int jlog_roll(struct jlog *log, struct jio *io);
+/* The last step of it: the next segment is ready, and the log has no file open. */
+int jlog_next(struct jlog *log, struct jio *io);
 /* Makes a numbered file a spare, or unlinks it when there are enough. */
 int jlog_retire(struct jlog *log, struct jio *io, uint64_t number, bool recycle);
 /* One step of what can be done ahead of need: drop a trimmed segment, fill ahead, prepare the next. */
@@ -247,6 +264,9 @@ int jlog_put_note(struct jlog *log, struct jio *io, int fd);
 int jlog_note(struct jlog *log, struct jio *io);
 /* The clean end: everything is synced, and so is a note that says so. */
 int jlog_end(struct jlog *log, struct jio *io);
+/* Notes in the segment before the active one, durably, that the log goes on behind it, once that is
+ * so. */
+int jlog_seal(struct jlog *log, struct jio *io);
 
 /* ---- journal_files.c ---- */
 

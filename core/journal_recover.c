@@ -1,22 +1,30 @@
-/* Opening a log: reads every record, tells an unfinished tail from damage, cuts the one and refuses the other.
+/* Opening a log: reads every live record, tells an unfinished tail from damage, cuts the one and
+ * refuses the other.
  *
- *   list files -> scan the chain of records, replaying -> look beyond its end -> damage? refuse
- *                                                                             otherwise: write again, cut, tidy
+ *   list files -> find the first live segment -> scan the chain of records, replaying
+ *     -> look beyond its end -> damage? refuse; otherwise: write again, cut, tidy
+ *     -> append what `opened` asks for
  *
- * The chain: records with rising numbers, one after another, from the first record of the lowest segment; where no
- * valid record follows, it goes on at the start of the next segment if the record there has the next number, and ends
- * otherwise. "Known" is the highest record number that anything on disk says was synced: each record says it of its
- * predecessors, and a segment's note of its own records.
+ * The first live segment: the newest segment with a valid first record says it, in that record and
+ * in the trims behind it. Everything before that record was synced before it was written, so the
+ * chain either reaches it or is damaged. Files of segments before the first live one may still be
+ * there, if the process ended between a trim and the renames: they are not read at all.
  *
- * Invariants: 1. The chain ending at or before `known` is damage: the place is named and nothing is changed. Otherwise
- * what is missing was never acknowledged. 2. What was read past `known` is written again before it is synced, because a
- * sync that failed before may have left pages that look clean and are not on disk. 3. Whatever looks like a record
- * beyond the end has its header zeroed, durably, before anything new is written; and each opening has a higher epoch,
- * below which nothing is accepted after a record of that epoch. So what was cut never comes back. 4. A crash anywhere
- * in here leaves a directory for which the same holds.
+ * The chain: records with rising numbers, one after another, from the first record of the first
+ * live segment; where no valid record follows, it goes on at the start of the next segment if the
+ * record there has the next number, and ends otherwise. "Known" is the highest record number that
+ * anything on disk says was synced: each record says it of its predecessors, and a segment's note
+ * of its own records.
  *
- * Runs in the opener's thread, under the journal's open_lock, before anybody else sees the log.
- */
+ * Invariants: 1. The chain ending at or before `known` is damage: the place is named and nothing is
+ * changed. Otherwise what is missing was never acknowledged. 2. What was read past `known` is
+ * written again before it is synced, because a sync that failed before may have left pages that
+ * look clean and are not on disk. 3. Whatever looks like a record beyond the end has its header
+ * zeroed, durably, before anything new is written; and each opening has a higher epoch, below which
+ * nothing is accepted after a record of that epoch. So what was cut never comes back. 4. A crash
+ * anywhere in here leaves a directory for which the same holds.
+ *
+ * Runs in the opener's thread, under the journal's open_lock, before anybody else sees the log. */
 #include "core/journal_internal.h"
 
 #include "core/base/clock.h"
@@ -45,7 +53,8 @@ struct scan {
 	struct jio *io;
 	const struct jlog_opts *opts;
 	struct numbers files, spares;
-	struct jseg *segs; /* the highest files whose numbers have no gap, lowest first */
+	/* the highest files whose numbers have no gap, lowest first; only live ones after drop_dead */
+	struct jseg *segs;
 	uint32_t nsegs;
 
 	int fd; /* the file that the window shows */
@@ -59,7 +68,12 @@ struct scan {
 	uint32_t epoch, epoch_max;
 	struct point end, redo, bad; /* bad: the place to name if the chain ended too early */
 	uint64_t note;               /* of the open segment; 0: none */
-	uint32_t seen;               /* first record header found beyond the end in it, or UINT32_MAX */
+	bool sealed;                 /* it is one of jlog_seal's */
+	/* Of the segment with the chain's end: its first record; whether it, and the segment before
+	 * it, are sealed. */
+	uint64_t first_seq;
+	bool end_sealed, last_sealed;
+	uint32_t seen; /* first record header found beyond the end in it, or UINT32_MAX */
 	uint64_t seen_seq;
 	uint32_t cut; /* headers zeroed in it */
 };
@@ -259,6 +273,7 @@ static int open_segment(struct scan *s, uint32_t index)
 	if (seg.epoch > s->epoch_max)
 		s->epoch_max = seg.epoch;
 	s->note = jf_note_decode(p + JF_NOTE_AT, s->log->salt, &note) && note.number == seg.number ? note.seq : 0;
+	s->sealed = s->note != 0 && (note.flags & JF_NOTE_SEALED);
 	if (s->note > s->known)
 		s->known = s->note;
 	return 0;
@@ -282,6 +297,59 @@ static int read_record(struct scan *s, uint32_t at, struct jf_record *ret, const
 	return 0;
 }
 
+/* What a record of the journal's own says of the first live segment; 0: nothing. */
+static uint64_t live_of(const struct jf_record *rec, const uint8_t *payload)
+{
+	if (rec->kind == JF_BEGIN)
+		return load_le64(payload + 8);
+	return rec->kind == JF_TRIM ? load_le64(payload) : 0;
+}
+
+/* Reads the records of one segment, as far as they follow each other, for the first live segment.
+ * *ret_used: there is a valid first record. */
+static int look_for_live(struct scan *s, uint32_t index, bool *ret_used)
+{
+	struct jf_record rec, last = {.seq = 0};
+	uint32_t at = JF_HEADER;
+	int err = open_segment(s, index);
+
+	*ret_used = false;
+	while (err == 0) {
+		const uint8_t *payload;
+
+		err = read_record(s, at, &rec, &payload);
+		if (err != 0 || payload == NULL || (at == JF_HEADER) != (rec.kind == JF_BEGIN))
+			break;
+		if (*ret_used && (rec.seq != last.seq + 1 || rec.epoch < last.epoch || rec.mark < last.mark))
+			break;
+		if (live_of(&rec, payload) > s->first_live)
+			s->first_live = live_of(&rec, payload);
+		*ret_used = true;
+		last = rec;
+		at += jf_record_size(rec.len);
+	}
+	return err;
+}
+
+/* Finds the first live segment, and leaves the ones before it out of the scan. */
+static int drop_dead(struct scan *s)
+{
+	bool used = false;
+	uint32_t dead = 0;
+	int err = 0;
+
+	s->first_live = 1;
+	if (s->nsegs == 1)
+		return 0; /* it is live, whatever its records say; judge compares them */
+	for (uint32_t i = s->nsegs; i-- > 0 && !used && err == 0;)
+		err = look_for_live(s, i, &used);
+	while (dead + 1 < s->nsegs && s->segs[dead].number < s->first_live)
+		dead++;
+	s->nsegs -= dead;
+	memmove(s->segs, s->segs + dead, s->nsegs * sizeof *s->segs);
+	return err;
+}
+
 /* Whether a valid record is the chain's next. */
 static bool continues(const struct scan *s, uint32_t at, const struct jf_record *rec)
 {
@@ -302,7 +370,6 @@ static int take(struct scan *s, uint32_t at, const struct jf_record *rec, const 
 		.payload = {payload, rec->len},
 		.where = seg->number << 32 | at,
 	};
-	uint64_t first_live = s->first_live;
 	int err;
 
 	s->seq = rec->seq;
@@ -314,14 +381,10 @@ static int take(struct scan *s, uint32_t at, const struct jf_record *rec, const 
 		s->redo = (struct point){s->index, at};
 	seg->last_mark = rec->mark;
 	seg->end = at + jf_record_size(rec->len);
-	if (rec->kind == JF_BEGIN) {
+	if (rec->kind == JF_BEGIN)
 		seg->created_ns = (int64_t)load_le64(payload);
-		first_live = load_le64(payload + 8);
-	} else if (rec->kind == JF_TRIM) {
-		first_live = load_le64(payload);
-	}
-	if (first_live > s->first_live)
-		s->first_live = first_live;
+	if (live_of(rec, payload) > s->first_live)
+		s->first_live = live_of(rec, payload);
 	if (rec->kind != JF_USER)
 		return 0;
 	if (seg->first_mark == UINT64_MAX)
@@ -334,6 +397,7 @@ static int scan_chain(struct scan *s)
 {
 	for (uint32_t i = 0; i < s->nsegs; i++) {
 		uint32_t at = JF_HEADER;
+		bool before = i > 0 && s->sealed;
 		int err = open_segment(s, i);
 
 		while (err == 0) {
@@ -346,6 +410,11 @@ static int scan_chain(struct scan *s)
 			err = take(s, at, &rec, payload);
 			at = s->segs[i].end;
 			s->end = (struct point){i, at};
+			if (rec.kind == JF_BEGIN) {
+				s->first_seq = rec.seq;
+				s->last_sealed = before;
+				s->end_sealed = s->sealed;
+			}
 		}
 		if (err != 0)
 			return err;
@@ -410,7 +479,8 @@ static bool first_is_bad(const struct scan *s)
 	return s->seen != UINT32_MAX || s->note > s->seq; /* the segment was in use, so there was one */
 }
 
-/* Everything after the chain's end, in all segments. With `cut`: zeroes what it finds, and syncs it. */
+/* Everything after the chain's end, in all segments. With `cut`: zeroes what it finds, and syncs
+ * it. */
 static int beyond(struct scan *s, bool cut)
 {
 	for (uint32_t i = s->end.index; i < s->nsegs; i++) {
@@ -442,11 +512,16 @@ static int beyond(struct scan *s, bool cut)
 
 static int judge(struct scan *s)
 {
+	const struct jseg *last = &s->segs[s->end.index];
+
+	if (s->end_sealed && s->known == s->seq + 1 && s->end.index + 1 == s->nsegs) {
+		jlog_segment_path(s->log, last->number + 1, s->path);
+		return jio_fail(s->io, -EBADMSG, s->path, "damaged at byte 0: the newest file is missing");
+	}
 	if (s->known > s->seq)
 		return damaged(s, s->bad.index, s->bad.at, "no valid record here, and it had been synced");
-	if (s->first_live > s->segs[s->end.index].number)
+	if (s->first_live > last->number)
 		return damaged(s, s->end.index, s->end.at, "the log was trimmed beyond its end");
-	/* The other way round, segments that are not live are still there, is an unfinished trim: tidy ends it. */
 	if (s->seq > 0 && s->first_live < s->segs[0].number) {
 		jlog_segment_path(s->log, s->segs[0].number - 1, s->path);
 		return jio_fail(s->io, -EBADMSG, s->path, "damaged at byte 0: the file is missing");
@@ -456,7 +531,8 @@ static int judge(struct scan *s)
 	return 0;
 }
 
-/* Writes the records that are not known to be synced once more, as they were read, and syncs them. */
+/* Writes the records that are not known to be synced once more, as they were read, and syncs
+ * them. */
 static int write_again(struct scan *s)
 {
 	uint32_t first = s->known < s->seq ? s->redo.index : s->end.index;
@@ -522,10 +598,13 @@ static int settle(struct scan *s)
 	log->first_mark = last->first_mark;
 	log->begin_ns = last->created_ns != 0 ? last->created_ns : clock_wall_ns();
 	log->first_live = log->dropped = s->first_live;
+	/* the process ended before it could seal the segment, or was an older version */
+	if (s->end.index > 0 && !s->last_sealed) {
+		log->unsealed = last->number - 1;
+		log->unsealed_seq = s->first_seq;
+	}
 	atomic_store_explicit(&log->durable, s->mark, memory_order_release);
 	for (uint32_t i = 0; i <= s->end.index; i++) {
-		if (s->segs[i].number < s->first_live)
-			continue;
 		if (jlog_seg_add(log, &s->segs[i]) != 0)
 			return jio_fail(s->io, -ENOMEM, log->name, "out of memory");
 	}
@@ -565,7 +644,9 @@ static int recover(struct scan *s)
 		return err;
 	if (s->nsegs == 0)
 		return checking ? 0 : make_first(s);
-	s->first_live = 1;
+	err = drop_dead(s);
+	if (err != 0)
+		return err;
 	s->end = s->redo = (struct point){0, JF_HEADER};
 	err = scan_chain(s);
 	s->bad = s->end;
@@ -588,18 +669,16 @@ static int recover(struct scan *s)
 	return err == 0 ? tidy(s) : err;
 }
 
-/* How far the active file is filled, and a note of what was recovered. The file is not left open: whoever runs the journal
- * opens it when there is something to write. */
-static int note_first(struct scan *s)
+/* Opens the active file, and finds how far it is filled. It is not left open: whoever runs the
+ * journal opens it when there is something to write. */
+static int open_active(struct scan *s)
 {
 	struct jlog *log = s->log;
 	int64_t size;
 
+	jio_close(s->io, &s->fd);
 	jlog_segment_path(log, log->number, s->path);
-	if (s->fd >= 0 && s->segs[s->index].number != log->number)
-		jio_close(s->io, &s->fd);
-	if (s->fd < 0)
-		s->fd = jio_open(s->io, s->path, 0);
+	s->fd = jio_open(s->io, s->path, 0);
 	if (s->fd < 0)
 		return s->fd;
 	size = jio_size(s->io, s->fd, s->path);
@@ -608,7 +687,86 @@ static int note_first(struct scan *s)
 	log->filled = (uint32_t)size & ~(JF_BLOCK - 1);
 	if (log->filled < log->tail) /* a file that somebody cut: never fill over records */
 		log->filled = log->tail;
-	return log->noted_seq == log->synced_seq ? 0 : jlog_put_note(log, s->io, s->fd);
+	return 0;
+}
+
+/* Goes on to a segment that has room for a record of `size` bytes. */
+static int make_room(struct scan *s, uint32_t size)
+{
+	struct jlog *log = s->log;
+	int err;
+
+	if (log->tail + size <= log->segment_bytes)
+		return 0;
+	err = jlog_seal(log, s->io);
+	if (err == 0)
+		err = jlog_prepare(log, s->io, log->number + 1);
+	if (err == 0)
+		err = jlog_next(log, s->io);
+	return err != 0 ? err : open_active(s);
+}
+
+/* Appends what the log's user wants to be there from the beginning on, and makes it durable. */
+static int append_opened(struct scan *s, const struct jappend *a)
+{
+	struct jlog *log = s->log;
+	struct jf_record rec = {
+		.kind = JF_USER, .len = (uint32_t)(a->head.n + a->body.n), .type = a->type, .mark = a->mark};
+	uint32_t size = jf_record_size(rec.len), at;
+	uint8_t *buf;
+	int err;
+
+	CHECK(a->head.n + a->body.n <= jlog_record_max(log) && a->mark >= log->last_mark);
+	err = make_room(s, size);
+	if (err != 0)
+		return err;
+	buf = malloc(JLOG_BEGIN_BYTES + size);
+	if (buf == NULL)
+		return jio_fail(s->io, -ENOMEM, log->name, "out of memory");
+	at = log->tail;
+	if (at == JF_HEADER)
+		jlog_encode_begin(log, buf);
+	jlog_encode(log, buf + (log->tail - at), &rec, a->head, a->body);
+	err = jlog_fill(log, s->io, s->fd, log->tail);
+	if (err == 0)
+		err = jio_write(s->io, s->fd, s->path, buf, log->tail - at, at, 0);
+	if (err == 0)
+		err = jio_sync(s->io, s->fd, s->path);
+	free(buf);
+	if (err != 0)
+		return err;
+	log->synced_seq = log->seq;
+	log->last_mark = a->mark;
+	if (log->first_mark == UINT64_MAX)
+		log->first_mark = a->mark;
+	jlog_seg_update(log, log->first_mark, log->last_mark, log->begin_ns, log->tail);
+	atomic_store_explicit(&log->durable, log->last_mark, memory_order_release);
+	return 0;
+}
+
+static int call_opened(struct scan *s)
+{
+	struct jappend a = {.log = s->log};
+	int asked = s->opts->opened != NULL ? s->opts->opened(s->opts->ctx, s->log->last_mark, &a) : 0;
+
+	if (asked < 0)
+		return jio_fail(s->io, asked, s->log->name, "refused after it was read");
+	return asked > 0 ? append_opened(s, &a) : 0;
+}
+
+/* What follows when the log has been read: its user's record, and the notes of what was recovered. */
+static int finish(struct scan *s)
+{
+	struct jlog *log = s->log;
+	int err = open_active(s);
+
+	if (err == 0)
+		err = call_opened(s);
+	if (err == 0)
+		err = jlog_seal(log, s->io);
+	if (err != 0 || log->noted_seq == log->synced_seq)
+		return err;
+	return jlog_put_note(log, s->io, s->fd);
 }
 
 static int open_found(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
@@ -618,7 +776,7 @@ static int open_found(struct jlog *log, struct jio *io, const struct jlog_opts *
 	int err = recover(&s);
 
 	if (err == 0 && !checking)
-		err = note_first(&s);
+		err = finish(&s);
 	jio_close(io, &s.fd);
 	free(s.win);
 	free(s.segs);

@@ -54,7 +54,7 @@ static int write_zeros(struct jio *io, int fd, const char *path, uint32_t from, 
 	return 0;
 }
 
-int jlog_fill_to(struct jlog *log, struct jio *io, uint32_t to)
+int jlog_fill(struct jlog *log, struct jio *io, int fd, uint32_t to)
 {
 	char path[JPATH_MAX];
 	uint32_t step = clamp(log->filled, JLOG_FILL_MIN, JLOG_FILL_MAX);
@@ -68,16 +68,21 @@ int jlog_fill_to(struct jlog *log, struct jio *io, uint32_t to)
 		end = to;
 	end = (end + JF_BLOCK - 1) & ~(JF_BLOCK - 1);
 	jlog_segment_path(log, log->number, path);
-	err = jfiles_open_log(log, io);
+	err = write_zeros(io, fd, path, log->filled, end);
 	if (err == 0)
-		err = write_zeros(io, log->wfd, path, log->filled, end);
-	if (err == 0)
-		err = jio_sync(io, log->wfd, path);
+		err = jio_sync(io, fd, path);
 	if (err != 0)
 		return err;
 	log->note_unsynced = false;
 	log->filled = end;
 	return 0;
+}
+
+int jlog_fill_to(struct jlog *log, struct jio *io, uint32_t to)
+{
+	int err = to > log->filled ? jfiles_open_log(log, io) : 0;
+
+	return err != 0 ? err : jlog_fill(log, io, log->wfd, to);
 }
 
 /* Fills the file as far as its first records need, and writes its header. Its size, or -errno. */
@@ -170,32 +175,42 @@ int jlog_prepare(struct jlog *log, struct jio *io, uint64_t number)
 	return err;
 }
 
-int jlog_roll(struct jlog *log, struct jio *io)
+int jlog_next(struct jlog *log, struct jio *io)
 {
 	struct jseg seg = {.number = log->number + 1, .first_mark = UINT64_MAX, .end = JF_HEADER};
-	int err = 0;
+	int err;
 
-	CHECK(log->synced_seq == log->seq);
-	if (!log->next_ready)
-		err = jlog_prepare(log, io, log->number + 1);
-	if (err != 0)
-		return err;
-	jfiles_close_log(log, io);
 	log->next_ready = false;
 	log->try_now = true;
 	log->note_unsynced = false;
+	log->unsealed = log->number;
+	log->unsealed_seq = log->seq + 1;
 	log->number++;
 	log->tail = JF_HEADER;
 	log->filled = log->next_filled;
 	log->first_mark = UINT64_MAX;
 	log->begin_ns = clock_wall_ns();
-	err = jfiles_open_log(log, io);
-	if (err != 0)
-		return err;
 	seg.last_mark = log->last_mark;
 	seg.created_ns = log->begin_ns;
 	err = jlog_seg_add(log, &seg);
 	return err != 0 ? jio_fail(io, err, log->name, "out of memory") : 0;
+}
+
+int jlog_roll(struct jlog *log, struct jio *io)
+{
+	int err;
+
+	CHECK(log->synced_seq == log->seq);
+	err = jlog_seal(log, io);
+	if (err != 0 && jio_is_shortage(io, err)) /* the note of the segment after it will do */
+		err = 0;
+	if (err == 0 && !log->next_ready)
+		err = jlog_prepare(log, io, log->number + 1);
+	if (err != 0)
+		return err;
+	jfiles_close_log(log, io);
+	err = jlog_next(log, io);
+	return err != 0 ? err : jfiles_open_log(log, io);
 }
 
 static bool has_spare(const struct jlog *log, uint64_t number)
@@ -293,6 +308,32 @@ int jlog_end(struct jlog *log, struct jio *io)
 	return err;
 }
 
+int jlog_seal(struct jlog *log, struct jio *io)
+{
+	struct jf_note note = {
+		.number = log->unsealed, .seq = log->unsealed_seq, .epoch = log->epoch, .flags = JF_NOTE_SEALED};
+	char path[JPATH_MAX];
+	uint8_t sector[JF_SECTOR];
+	int fd, err;
+
+	if (log->unsealed != 0 && log->unsealed < log->first_live)
+		log->unsealed = 0; /* it has been trimmed since */
+	if (log->unsealed == 0 || log->synced_seq < log->unsealed_seq)
+		return 0;
+	jlog_segment_path(log, log->unsealed, path);
+	fd = jfiles_open(log->j, io, path, 0);
+	if (fd < 0)
+		return fd;
+	jf_note_encode(sector, &note, log->salt);
+	err = jio_write(io, fd, path, sector, sizeof sector, JF_NOTE_AT, 0);
+	if (err == 0)
+		err = jio_sync(io, fd, path);
+	jio_close(io, &fd);
+	if (err == 0)
+		log->unsealed = 0;
+	return err;
+}
+
 /* Takes the oldest trimmed segment out of the log. Its file goes next. */
 static int drop_oldest(struct jlog *log, struct jio *io)
 {
@@ -323,6 +364,8 @@ int jlog_maintain(struct jlog *log, struct jio *io, bool *ret_worked)
 		err = jlog_retire(log, io, log->retiring, !log->retiring_held);
 		if (err == 0)
 			log->retiring = 0;
+	} else if (!waits && log->unsealed != 0 && log->synced_seq >= log->unsealed_seq) {
+		err = jlog_seal(log, io);
 	} else if (!waits && log->filled < log->segment_bytes && log->filled < log->tail + step / 2) {
 		err = jlog_fill_to(log, io, log->filled + 1);
 	} else if (!waits && !log->next_ready && log->tail > log->segment_bytes / 2) {

@@ -120,6 +120,7 @@ static bool snapshot_send(struct producer *p, struct snapshot *s, enum ids_recor
 {
 	while (s->sent < s->len) {
 		struct span rest = {s->buf + s->sent, s->len - s->sent}, name;
+		struct jappend a;
 		size_t len = 0;
 		uint64_t value;
 
@@ -127,7 +128,12 @@ static bool snapshot_send(struct producer *p, struct snapshot *s, enum ids_recor
 			CHECK(ids_record_take(&rest, &name, &value));
 			len = s->len - s->sent - rest.n;
 		}
-		if (!journal_append(p->port, p->ids->log, type, p->mark + 1, s->buf + s->sent, (uint32_t)len))
+		a = (struct jappend){.log = p->ids->log, .type = type, .mark = p->mark + 1};
+		a.body = (struct span){s->buf + s->sent, len};
+		/* what recovery needs when everything before it is gone */
+		if (type == IDS_RECORD_CHECKPOINT)
+			a.state = (s->sent == 0 ? JSTATE_FIRST : 0) | (s->sent + len == s->len ? JSTATE_LAST : 0);
+		if (!journal_appendv(p->port, &a))
 			return false;
 		s->mark_last = ++p->mark;
 		s->sent += len;

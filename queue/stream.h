@@ -205,6 +205,7 @@ struct stream_stats {
 	char name[STREAM_NAME_MAX + 1];
 	unsigned owner; /* shard */
 	enum stream_durability durability;
+	uint64_t incarnation;
 	uint64_t first_offset;   /* the oldest kept; next_offset when none is */
 	uint64_t durable_offset; /* the newest that subscribers see; 0: none */
 	uint64_t next_offset;
@@ -224,5 +225,9 @@ uint32_t streams_count(const struct streams *ss);
 void streams_info(const struct streams *ss, uint32_t i, struct stream_stats *ret);
 /* The stream's number for streams_info. */
 uint32_t stream_index(const struct stream *s);
+/* The number of this life of the stream: random, not 0, and the same as long as the stream has the
+ * same frames at the same offsets. It is on disk before anybody sees the stream; a stream that is
+ * kept in memory only has another one after each start. */
+uint64_t stream_incarnation(const struct stream *s);
 
 #endif

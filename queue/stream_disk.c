@@ -10,7 +10,8 @@
 #include <stdlib.h>
 
 #define WINDOW_BYTES (512u << 10)
-#define HEAD_BYTES (JLOG_HEADER + RECORD_HEAD)
+/* as much of a record as says what it is and where its frames lie */
+#define HEAD_BYTES (JLOG_HEADER + RECORD_HEAD_1)
 #define HEADS_WALKED 4096u /* more than an index block can have records */
 
 void disk_done(struct disk *d)
@@ -102,8 +103,9 @@ static bool place_set(struct disk *d, struct jlog *log, const struct jrecord *re
 {
 	struct disk_place *p = &d->place[0];
 	struct span pay = rec->payload;
+	uint32_t head = record_head(pay);
 
-	if (rec->type != RECORD_FRAMES || pay.n <= RECORD_HEAD || load_le32(pay.p + 36) != 1)
+	if (head == 0 || pay.n <= head)
 		return false;
 	for (unsigned i = 1; i < DISK_PLACES; i++)
 		if (d->place[i].used < p->used)
@@ -115,9 +117,9 @@ static bool place_set(struct disk *d, struct jlog *log, const struct jrecord *re
 		.next_where = next,
 		.used = ++d->uses,
 		.pos = load_le64(pay.p),
-		.end = load_le64(pay.p) + pay.n - RECORD_HEAD,
+		.end = load_le64(pay.p) + pay.n - head,
 		.first_offset = load_le64(pay.p + 8),
-		.frames = pay.p + RECORD_HEAD,
+		.frames = pay.p + head,
 		.buf = buf_get(buf),
 	};
 	*ret = p;
@@ -145,6 +147,8 @@ static int record_in(struct disk *d, struct jlog *log, const struct jlog_file *f
 		err = jlog_parse(log, where, (struct span){w->buf->data + (at - w->at), w->buf->n - (at - w->at)}, &rec,
 				 &size);
 		*ret_next = where + size;
+		if (err == 0 && rec.type != RECORD_FRAMES)
+			return JLOG_E_SKIP; /* of the stream's state */
 		if (err == 0)
 			return place_set(d, log, &rec, where + size, w->buf, ret) ? 0 : say_damage(d, log, where);
 		if (err == JLOG_E_SKIP)
@@ -221,7 +225,7 @@ static int head_read(struct disk *d, struct jlog *log, uint64_t where, struct di
 	struct jrecord rec;
 	size_t size = 0;
 	ssize_t got;
-	uint32_t at;
+	uint32_t at, head;
 	int err = hold_file(d, log, where, &file, &at);
 
 	if (err != 0)
@@ -233,11 +237,13 @@ static int head_read(struct disk *d, struct jlog *log, uint64_t where, struct di
 	*h = (struct disk_head){.log = log, .where = where, .at = file.segment << 32 | at};
 	err = jlog_parse_header(log, h->at, (struct span){bytes, (size_t)got}, &rec, &size);
 	h->next_where = h->at + size;
-	if (err == 0 && (rec.payload.n <= RECORD_HEAD || got < (ssize_t)sizeof bytes))
-		err = -EBADMSG;
-	if (err == 0) {
+	if (err == 0 && rec.type == RECORD_FRAMES) {
+		head = got == (ssize_t)sizeof bytes ? frames_head(bytes + JLOG_HEADER) : 0;
+		if (head == 0 || rec.payload.n <= head)
+			err = -EBADMSG;
+		h->frames = JLOG_HEADER + head;
 		h->pos = load_le64(bytes + JLOG_HEADER);
-		h->end = h->pos + rec.payload.n - RECORD_HEAD;
+		h->end = h->pos + rec.payload.n - head;
 	}
 	if (err < 0)
 		h->log = NULL;
@@ -267,7 +273,7 @@ static int head_find(struct disk *d, struct jlog *log, uint64_t pos, uint64_t wh
 
 static int frame_read(struct disk *d, struct jlog *log, const struct late_ref *ref, const struct disk_head *h)
 {
-	uint64_t at = (uint32_t)h->at + HEAD_BYTES + (ref->key.pos - h->pos);
+	uint64_t at = (uint32_t)h->at + h->frames + (ref->key.pos - h->pos);
 	const char *why = "";
 	struct jlog_file file;
 	ssize_t got;

@@ -31,7 +31,8 @@ struct disk_place {
 struct disk_head {
 	struct jlog *log;
 	uint64_t where, at;            /* asked for; found */
-	uint64_t pos, end, next_where; /* end 0: a record of the journal's own */
+	uint64_t pos, end, next_where; /* end 0: a record without frames */
+	uint32_t frames;               /* bytes before them, the journal's header included */
 };
 
 struct disk {

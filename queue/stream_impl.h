@@ -3,6 +3,7 @@
  *   streams.c          all streams: opening, the registry, figures.  stream_names.c  names of streams and logs
  *   stream_recover.c   one stream from its log
  *   stream_log.c       owner: frames in memory, records to the journal, what is durable (chunks: any thread)
+ *   stream_state.c     owner: the records of what a restart needs, before a trim
  *   stream_index.c     owner: where frames are.  stream_late: the late ones.  stream_publishers.c: numbers seen
  *   stream_plan.c      owner: what comes next in a sorted history
  *   stream_merge.c     any: a step of such a plan, carried out
@@ -28,16 +29,42 @@
 #define BLOCK_BYTES (32u << 10) /* an index block is closed when it has so many */
 #define CHUNK_BLOCKS (STREAM_UNIT / BLOCK_BYTES + 1)
 #define CHUNK_REFS ((UINT64_C(1) << 24) - 1)
-#define RECORD_FRAMES 1u /* the type of the only records there are */
-#define RECORD_HEAD 40u
+#define RECORD_HEAD 48u       /* of a RECORD_FRAMES that is written now */
+#define RECORD_HEAD_1 40u     /* of version 1, without the server's timestamp */
 #define PENDING_MAX 64u       /* records of one stream on their way to disk */
 #define WHERE_NONE UINT64_MAX /* on no disk; 0: not known yet, or the oldest */
 #define SEGMENT_BYTES_MIN (256u << 10)
 #define PORT_DEPTH 1024u
+#define STATE_BYTES 56u
+/* requests in the port, above which no more of a state is put into it */
+#define STATE_WAITING_MAX (PORT_DEPTH / 4)
 #define LOG_PREFIX "stream."
 #define PLAN_STEPS 16u
 #define PLAN_LATE 512u
 #define MERGE_LATE_BYTES (64u << 10) /* of late frames in one step, but for the first */
+
+/* The types of a stream's records. */
+enum record_type {
+	RECORD_FRAMES = 1,  /* stream_log.c */
+	RECORD_STATE = 2,   /* stream_state.c, as the next */
+	RECORD_NUMBERS = 3, /* of publishers */
+};
+
+/* Bytes before the frames of a RECORD_FRAMES whose first RECORD_HEAD_1 bytes are at p; 0: it is of
+ * no known version. */
+static inline uint32_t frames_head(const uint8_t *p)
+{
+	uint32_t version = load_le32(p + 36);
+
+	return version == 1 ? RECORD_HEAD_1 : version == 2 ? RECORD_HEAD : 0;
+}
+/* The same, of a whole payload. */
+static inline uint32_t record_head(struct span payload)
+{
+	uint32_t head = payload.n >= RECORD_HEAD_1 ? frames_head(payload.p) : 0;
+
+	return payload.n >= head ? head : 0;
+}
 
 /* ---- notes ---- */
 
@@ -206,6 +233,9 @@ struct publisher;
 struct publishers {
 	struct publisher **bucket; /* made at first use */
 	struct publisher *newest, *oldest;
+	struct publisher *walk; /* what publishers_put goes on with; NULL: it is through */
+	uint64_t walk_offset;   /* of the walk's publisher the numbers up to this offset are done */
+	uint32_t round;         /* of the walk */
 	uint32_t count;
 	uint32_t max, numbers_max; /* publishers_max and numbers_max of struct streams_opts; set before anything else */
 	uint64_t bytes;
@@ -216,6 +246,24 @@ struct pending {
 	uint64_t where; /* written by the journal */
 	uint64_t pos, end, first_offset, last_offset;
 	uint8_t head[RECORD_HEAD];
+};
+
+/* What a RECORD_STATE says. */
+struct stream_state {
+	uint64_t incarnation, next_offset;
+	uint64_t pos; /* where the last frame ended */
+	uint64_t max_seq;
+	int64_t max_ts;
+	int64_t server_ts; /* no greater timestamp has been given by the server; INT64_MIN: none */
+};
+
+/* A state on its way to the journal, before a trim. */
+struct state_writing {
+	uint64_t trim;  /* the offset that follows it */
+	uint64_t below; /* numbers of frames below this offset are written */
+	bool under_way;
+	bool first;   /* nothing of it is in the journal yet */
+	bool starved; /* no memory for the next part */
 };
 
 struct stream_publish;
@@ -230,6 +278,9 @@ struct stream_own {
 	struct publishers publishers;
 	uint64_t next_offset, max_seq; /* max: the running maximum */
 	int64_t max_ts;
+	/* The greatest timestamp that the server gave in place of 0; INT64_MIN: none is known. It
+	 * survives restarts: each record of frames says it, and so does the state. */
+	int64_t server_ts;
 	uint64_t end_pos;   /* of the last frame appended */
 	uint64_t next_unit; /* where the next chunk begins, at the earliest */
 	struct chunk *open, *oldest, *newest, *pool;
@@ -237,7 +288,8 @@ struct stream_own {
 	/* Submitted to the journal: everything before (chunk, at). */
 	struct chunk *sub_chunk;
 	uint32_t sub_at;
-	uint64_t sub_offset, sub_max_seq;
+	/* sub_pos: where the last submitted frame ends */
+	uint64_t sub_offset, sub_max_seq, sub_pos;
 	int64_t sub_max_ts;
 	struct pending pending[PENDING_MAX];
 	uint32_t pending_head, pending_count;
@@ -245,6 +297,7 @@ struct stream_own {
 	uint64_t last_segment; /* that the newest durable record is in */
 	uint64_t trim_offset;  /* frames below it are gone from the index... */
 	uint64_t trimmed;      /* ...and from the journal */
+	struct state_writing state;
 	struct publish_list acks, parked;
 	bool sweeping, active;
 	struct stream *active_next;
@@ -263,7 +316,11 @@ struct stream {
 	uint32_t index, name_len;
 	unsigned owner;
 	enum stream_durability durability;
-	struct jlog *log;    /* NULL: none; with STREAM_MEMORY it may be there from before, and is only read */
+	/* NULL: none; with STREAM_MEMORY it may be there from before, and is only read */
+	struct jlog *log;
+	uint64_t incarnation; /* not 0; never changes */
+	/* the log's; another one with STREAM_MEMORY, whose frames are lost at each stop */
+	uint64_t log_incarnation;
 	uint32_t record_max; /* bytes of frames in one record */
 	uint64_t memory_max;
 	uint64_t recovered_pos; /* where the log ended when it was opened: nothing is between it and the next unit */
@@ -382,7 +439,46 @@ enum publisher_state publishers_find(const struct publishers *ps, uint64_t hash,
 int publishers_reserve(struct publishers *ps, uint64_t hash, struct span name);
 void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint64_t number, uint64_t offset,
 		    int64_t timestamp);
+/* What is remembered of one publisher, or part of it; numbers in the order of offsets. */
+struct publisher_number {
+	uint64_t number, offset;
+	int64_t timestamp;
+};
+struct publisher_facts {
+	struct span name;
+	uint64_t max; /* the greatest number used */
+	bool forgot;  /* older numbers were forgotten */
+	const struct publisher_number *v;
+	uint32_t n;
+};
+/* Adds facts from the log to what is known, as if the frames had been there in their order. 0 or
+ * -ENOMEM. */
+int publishers_restore(struct publishers *ps, uint64_t hash, const struct publisher_facts *f);
+/* Takes the first entry off *rest, its numbers into v (room for n_max). False: malformed. */
+bool publishers_take(struct span *rest, struct publisher_facts *ret, struct publisher_number *v, uint32_t n_max);
+/* Begins a walk over all publishers; a walk goes on while there is use and forgetting. */
+void publishers_walk(struct publishers *ps);
+static inline bool publishers_walking(const struct publishers *ps)
+{
+	return ps->walk != NULL;
+}
+/* Writes entries of the walk's next publishers (stream_state.c) with their numbers of frames below
+ * the offset. The bytes written; 0: nothing had to be, so far. */
+size_t publishers_put(struct publishers *ps, uint64_t below, uint8_t *p, size_t cap);
 void publishers_done(struct publishers *ps);
+
+/* ---- stream_state.c ---- */
+
+void state_encode(uint8_t p[STATE_BYTES], const struct stream_state *st);
+/* 0; -ENOTSUP: of a newer version; -EBADMSG. */
+int state_decode(struct span payload, struct stream_state *ret);
+/* The same of a RECORD_NUMBERS: leaves its entries in *rest, for publishers_take. */
+int state_numbers_open(struct span *rest);
+/* Owner: when the journal has to be trimmed, what recovery needs goes there first, in as many turns
+ * as it takes. */
+void stream_state_turn(struct stream *s, struct journal_port *port);
+/* Owner: whether stream_state_turn would get on. */
+bool stream_state_can_turn(const struct stream *s, const struct journal_port *port);
 
 /* ---- stream_log.c ---- */
 

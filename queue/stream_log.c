@@ -1,14 +1,16 @@
-/* A stream's frames in memory, on their way to disk, and out of memory again. Runs on the stream's owner, but for chunk_get.
+/* A stream's frames in memory, on their way to disk, and out of memory again. Runs on the stream's
+ * owner, but for chunk_get.
  *
  *   stream_append    encodes a frame into the open chunk, once          (open -> sealed when the next frame does not fit)
  *   stream_submit    one journal record a turn, of what was appended: the very bytes of the chunk, with a head of RECORD_HEAD bytes
  *   stream_advance   what has become durable: places on disk are noted, then the edge is published
  *   evict            the oldest chunk, once all of it is durable, when memory is full
  *
- * A record's head: position u64 | first offset u64 | running maximum before it: seq_no u64, timestamp i64 | frames u32 | version u32, little-endian.
- * Its mark is the last offset. Invariants: an index block never crosses a chunk or, once it is durable, a segment; what a reader may see (before the
- * edge) never changes again; a chunk leaves memory only when it is durable.
- */
+ * A record's head: position u64 | first offset u64 | running maximum before it: seq_no u64,
+ * timestamp i64 | frames u32 | version u32 | greatest timestamp that the server has given i64 (from
+ * version 2 on), little-endian. Its mark is the last offset. Invariants: an index block never
+ * crosses a chunk or, once it is durable, a segment; what a reader may see (before the edge) never
+ * changes again; a chunk leaves memory only when it is durable. */
 #include "queue/stream_impl.h"
 #include "core/base/clock.h"
 
@@ -167,30 +169,41 @@ static enum stream_error make_room(struct stream *s, size_t size)
 
 /* ---- appending ---- */
 
-/* Begins an index block when one is due. index_reserve was called, and late frames were told from others. */
+/* Begins an index block at the end of the open chunk. */
+static void index_begin(struct stream *s)
+{
+	struct stream_own *o = &s->own;
+
+	*index_put(&o->index,
+		   o->index.end) = (struct stream_block){.pos = o->open->pos + o->open->fill,
+							 .where = s->durability == STREAM_MEMORY ? WHERE_NONE : 0,
+							 .first_offset = o->next_offset,
+							 .max_seq = o->max_seq,
+							 .max_ts = o->max_ts};
+}
+
+/* Begins a block of the chunk, and of the index, when one is due. index_reserve was called, and late
+ * frames were told from others. */
 static void block_begin(struct stream *s, uint64_t seq_no)
 {
 	struct stream_own *o = &s->own;
 	struct chunk *c = o->open;
 	uint32_t n = atomic_load_explicit(&c->nblocks, memory_order_relaxed);
-	uint64_t where = s->durability == STREAM_MEMORY ? WHERE_NONE : 0;
 	struct chunk_block *b = &c->block[n];
 
 	if (c->fill > 0 && c->pos + c->fill - c->block[n - 1].pos < BLOCK_BYTES) {
 		b = &c->block[n - 1];
 		if (seq_no < atomic_load_explicit(&b->min_seq, memory_order_relaxed))
 			atomic_store_explicit(&b->min_seq, seq_no, memory_order_relaxed);
+		if (o->index.begin == o->index.end) /* retention has dropped all of the frames */
+			index_begin(s);
 		return;
 	}
 	CHECK(n < CHUNK_BLOCKS);
-	*index_put(&o->index, o->index.end) = (struct stream_block){.pos = c->pos + c->fill,
-								    .where = where,
-								    .first_offset = o->next_offset,
-								    .max_seq = o->max_seq,
-								    .max_ts = o->max_ts};
+	index_begin(s);
 	b->pos = c->pos + c->fill;
 	b->first_offset = o->next_offset;
-	atomic_store_explicit(&b->where, where, memory_order_relaxed);
+	atomic_store_explicit(&b->where, s->durability == STREAM_MEMORY ? WHERE_NONE : 0, memory_order_relaxed);
 	atomic_store_explicit(&b->min_seq, seq_no, memory_order_relaxed);
 	atomic_store_explicit(&c->nblocks, n + 1, memory_order_release); /* pairs with readers */
 }
@@ -293,9 +306,12 @@ enum stream_error stream_append(struct stream *s, const struct stream_request *r
 		}
 	}
 	e = append_new(s, &f, hash);
-	if (e == STREAM_E_OK)
-		*ret = answer;
-	return e;
+	if (e != STREAM_E_OK)
+		return e;
+	if (r->timestamp == 0 && f.timestamp > o->server_ts)
+		o->server_ts = f.timestamp;
+	*ret = answer;
+	return STREAM_E_OK;
 }
 
 /* ---- to the journal ---- */
@@ -349,7 +365,9 @@ static bool submit_record(struct stream *s, struct journal_port *port, struct ch
 	store_le64(p->head + 16, o->sub_max_seq);
 	store_le64(p->head + 24, (uint64_t)o->sub_max_ts);
 	store_le32(p->head + 32, (uint32_t)(next - o->sub_offset));
-	store_le32(p->head + 36, 1);
+	store_le32(p->head + 36, 2);
+	/* of all that was appended: a later one does no harm */
+	store_le64(p->head + 40, (uint64_t)o->server_ts);
 	if (!journal_appendv(port, &(struct jappend){.log = s->log,
 						     .type = RECORD_FRAMES,
 						     .mark = p->last_offset,
@@ -358,6 +376,7 @@ static bool submit_record(struct stream *s, struct journal_port *port, struct ch
 						     .where = &p->where}))
 		return false;
 	o->pending_count++;
+	o->sub_pos = p->end;
 	o->sub_at += n;
 	o->sub_offset = next;
 	o->sub_max_seq = max_seq;
@@ -386,12 +405,10 @@ static void submit_log(struct stream *s, struct journal_port *port)
 
 void stream_submit(struct stream *s, struct journal_port *port)
 {
-	struct stream_own *o = &s->own;
-
 	if (s->durability != STREAM_MEMORY)
 		submit_log(s, port);
-	if (o->trimmed < o->trim_offset && s->log != NULL && journal_trim(port, s->log, o->trim_offset))
-		o->trimmed = o->trim_offset;
+	if (s->log != NULL)
+		stream_state_turn(s, port);
 }
 
 /* ---- durable ---- */

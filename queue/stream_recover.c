@@ -1,9 +1,14 @@
-/* One stream, made from its log: everything that its owner keeps is rebuilt from the records. Runs on the main thread, or on the keeper's.
+/* One stream, made from its log: everything that its owner keeps is rebuilt from the records. Runs
+ * on the main thread, or on the keeper's.
  *
- * Invariants that the log must hold, or it is refused: positions rise, offsets are dense, each frame decodes and carries its own offset, and a
- * record's mark is its last offset. The journal has checked the records' CRCs. Nothing is kept in memory but the index: readers of
- * the past read from disk until new frames come.
- */
+ * What does not follow from the frames that are kept is in records of the stream's state
+ * (stream_state.c), which a trim never drops. A log that has none, a new one or one that an older
+ * version wrote, gets one before anybody sees the stream.
+ *
+ * Invariants that the log must hold, or it is refused: positions rise, offsets are dense, each
+ * frame decodes and carries its own offset, and a record's mark is its last offset. The journal has
+ * checked the records' CRCs. Nothing is kept in memory but the index: readers of the past read from
+ * disk until new frames come. */
 #include "queue/stream_impl.h"
 #include "core/base/clock.h"
 #include "core/base/log.h"
@@ -11,6 +16,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/random.h>
 
 /* No stream gets so far: sums of such positions and offsets cannot overflow. */
 #define NUMBERS_MAX (UINT64_C(1) << 62)
@@ -21,7 +27,10 @@ struct recovery {
 	struct stream *s;
 	struct names key;
 	uint64_t bytes, frames, began_ns, said_ns;
+	uint64_t incarnation; /* 0: no state was found */
+	struct publisher_number *numbers;
 	bool wrong; /* why_text says what */
+	uint8_t state[STATE_BYTES];
 };
 
 static int refuse(struct recovery *r, const struct jrecord *rec, const char *what)
@@ -90,18 +99,24 @@ static int recover_frame(struct recovery *r, const struct frame *f, uint64_t pos
 	return 0;
 }
 
-/* The head of a record: checked against what came before it. */
+static int unknown_kind(struct recovery *r, const struct jrecord *rec)
+{
+	return refuse(r, rec, "is of an unknown kind: it was written by a newer version");
+}
+
+/* The head of a record of frames: checked against what came before it. */
 static int recover_head(struct recovery *r, const struct jrecord *rec)
 {
 	struct stream_own *o = &r->s->own;
 	const uint8_t *p = rec->payload.p;
+	uint32_t head = record_head(rec->payload);
 	uint64_t pos, first;
 
-	if (rec->type != RECORD_FRAMES || rec->payload.n < RECORD_HEAD || load_le32(p + 36) != 1)
-		return refuse(r, rec, "is of an unknown kind: it was written by a newer version");
+	if (head == 0)
+		return unknown_kind(r, rec);
 	pos = load_le64(p);
 	first = load_le64(p + 8);
-	if (r->frames == 0) { /* what was before it is gone */
+	if (r->frames == 0 && r->incarnation == 0) { /* what was before it is gone */
 		o->next_offset = first;
 		o->max_seq = load_le64(p + 16);
 		o->max_ts = (int64_t)load_le64(p + 24);
@@ -109,14 +124,16 @@ static int recover_head(struct recovery *r, const struct jrecord *rec)
 	if (first == 0 || first > NUMBERS_MAX || pos > NUMBERS_MAX || first != o->next_offset || pos < o->end_pos ||
 	    rec->mark != first + load_le32(p + 32) - 1)
 		return refuse(r, rec, "does not follow the one before it");
+	if (head == RECORD_HEAD && (int64_t)load_le64(p + 40) > o->server_ts)
+		o->server_ts = (int64_t)load_le64(p + 40);
 	return 0;
 }
 
-static int replay(void *ctx, const struct jrecord *rec)
+static int recover_frames(struct recovery *r, const struct jrecord *rec)
 {
-	struct recovery *r = ctx;
 	struct stream_own *o = &r->s->own;
-	struct span rest = {rec->payload.p + RECORD_HEAD, rec->payload.n - RECORD_HEAD};
+	uint32_t head = record_head(rec->payload);
+	struct span rest = {rec->payload.p + head, rec->payload.n - head};
 	uint64_t pos;
 	int err = recover_head(r, rec);
 
@@ -145,6 +162,111 @@ static int replay(void *ctx, const struct jrecord *rec)
 	return 0;
 }
 
+static int recover_state(struct recovery *r, const struct jrecord *rec)
+{
+	struct stream_own *o = &r->s->own;
+	struct stream_state st;
+	int err = state_decode(rec->payload, &st);
+
+	if (err == -ENOTSUP)
+		return unknown_kind(r, rec);
+	if (err != 0 || st.next_offset > NUMBERS_MAX || st.pos > NUMBERS_MAX || rec->mark != st.next_offset - 1)
+		return refuse(r, rec, "is not a stream's state");
+	if (r->frames == 0 && r->incarnation == 0) {
+		o->next_offset = st.next_offset;
+		o->end_pos = st.pos;
+		o->max_seq = st.max_seq;
+		o->max_ts = st.max_ts;
+	}
+	if (st.next_offset != o->next_offset || st.pos != o->end_pos || st.max_seq != o->max_seq ||
+	    st.max_ts != o->max_ts)
+		return refuse(r, rec, "does not follow the one before it");
+	if (st.server_ts > o->server_ts)
+		o->server_ts = st.server_ts;
+	r->incarnation = st.incarnation;
+	return 0;
+}
+
+static int recover_numbers(struct recovery *r, const struct jrecord *rec)
+{
+	struct span rest = rec->payload;
+	uint32_t n_max = (uint32_t)(rest.n / sizeof *r->numbers);
+	struct publisher_facts f;
+	int err = state_numbers_open(&rest);
+
+	if (err == -ENOTSUP)
+		return unknown_kind(r, rec);
+	free(r->numbers);
+	r->numbers = malloc((n_max + 1) * sizeof *r->numbers);
+	if (r->numbers == NULL)
+		return -ENOMEM;
+	while (err == 0 && rest.n > 0) {
+		if (!publishers_take(&rest, &f, r->numbers, n_max) || (f.n > 0 && f.v[f.n - 1].offset > rec->mark))
+			err = -EBADMSG;
+		else if (publishers_restore(&r->s->own.publishers, names_hash(&r->key, f.name), &f) != 0)
+			return -ENOMEM;
+	}
+	return err != 0 ? refuse(r, rec, "does not hold publishers' numbers") : 0;
+}
+
+static int replay(void *ctx, const struct jrecord *rec)
+{
+	struct recovery *r = ctx;
+
+	switch (rec->type) {
+	case RECORD_FRAMES:
+		return recover_frames(r, rec);
+	case RECORD_STATE:
+		return recover_state(r, rec);
+	case RECORD_NUMBERS:
+		return recover_numbers(r, rec);
+	default:
+		return unknown_kind(r, rec);
+	}
+}
+
+static int new_incarnation(uint64_t *ret)
+{
+	do {
+		if (getrandom(ret, sizeof *ret, 0) != (ssize_t)sizeof *ret)
+			return -EIO;
+	} while (*ret == 0);
+	return 0;
+}
+
+/* Everything has been read: a log without a state gets one. */
+static int opened(void *ctx, uint64_t mark, struct jappend *ret)
+{
+	struct recovery *r = ctx;
+	struct stream_own *o = &r->s->own;
+	struct stream_state st;
+	int err;
+
+	if (r->incarnation != 0)
+		return 0;
+	if (r->frames == 0) { /* an older version has dropped all frames: the mark alone is left */
+		if (mark >= NUMBERS_MAX)
+			return -EBADMSG;
+		o->next_offset = mark + 1;
+	}
+	err = new_incarnation(&r->incarnation);
+	if (err != 0)
+		return err;
+	st = (struct stream_state){
+		.incarnation = r->incarnation,
+		.next_offset = o->next_offset,
+		.pos = o->end_pos,
+		.max_seq = o->max_seq,
+		.max_ts = o->max_ts,
+		.server_ts = o->server_ts,
+	};
+	state_encode(r->state, &st);
+	ret->type = RECORD_STATE;
+	ret->mark = o->next_offset - 1;
+	ret->body = (struct span){r->state, sizeof r->state};
+	return 1;
+}
+
 static int open_log(struct stream *s, const char **ret_why)
 {
 	struct stream_own *o = &s->own;
@@ -155,6 +277,7 @@ static int open_log(struct stream *s, const char **ret_why)
 		.name = name,
 		.segment_bytes = s->ss->opts.segment_bytes,
 		.replay = replay,
+		.opened = opened,
 		.ctx = &r,
 		.durability = s->durability == STREAM_FSYNC ? JLOG_FSYNC : JLOG_WRITE,
 	};
@@ -163,11 +286,13 @@ static int open_log(struct stream *s, const char **ret_why)
 	r.said_ns = r.began_ns;
 	stream_log_name(name, stream_name(s));
 	err = journal_log_open(s->ss->journal, &lo, &s->log, ret_why);
+	free(r.numbers);
 	if (err != 0) {
 		if (r.wrong)
 			*ret_why = why_text;
 		return err;
 	}
+	s->log_incarnation = r.incarnation;
 	if (jlog_record_max(s->log) - RECORD_HEAD < s->record_max)
 		s->record_max = jlog_record_max(s->log) - RECORD_HEAD;
 	if (r.frames > 0)
@@ -186,6 +311,8 @@ static void settle(struct stream *s)
 
 	s->recovered_pos = o->end_pos;
 	o->where_block = o->index.end;
+	o->publishers.walk = NULL;
+	o->sub_pos = o->end_pos;
 	o->sub_offset = o->next_offset;
 	o->sub_max_seq = o->max_seq;
 	o->sub_max_ts = o->max_ts;
@@ -229,6 +356,7 @@ static struct stream *alloc(struct streams *ss, struct span name)
 		s->local[i].stream = s;
 	s->own.next_offset = 1;
 	s->own.max_ts = s->own.sub_max_ts = INT64_MIN;
+	s->own.server_ts = INT64_MIN;
 	s->own.late.swept.timestamp = INT64_MIN;
 	s->own.publishers.max = ss->opts.publishers_max;
 	s->own.publishers.numbers_max = ss->opts.numbers_max;
@@ -260,6 +388,11 @@ int stream_make(struct streams *ss, struct span name, bool exists, struct stream
 		return -ENOMEM;
 	if (exists || s->durability != STREAM_MEMORY)
 		err = open_log(s, ret_why);
+	s->incarnation = s->log_incarnation;
+	if (err == 0 && s->durability == STREAM_MEMORY) {
+		*ret_why = "no random bytes";
+		err = new_incarnation(&s->incarnation);
+	}
 	if (err != 0) {
 		stream_free(s);
 		return err;

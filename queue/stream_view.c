@@ -627,7 +627,7 @@ bool streams_view_has_work(struct streams_view *v)
 	if (v->failed)
 		return false;
 	for (const struct stream *s = v->active; s != NULL; s = s->own.active_next)
-		if (stream_can_advance(s) || s->own.sweeping ||
+		if (stream_can_advance(s) || s->own.sweeping || stream_state_can_turn(s, v->port) ||
 		    (s->own.parked.first != NULL && s->own.pending_count == 0))
 			return true;
 	return journal_has_failed(v->ss->journal);

@@ -218,7 +218,8 @@ static int alloc_parts(struct streams *ss, uint32_t found)
 		return -ENOMEM;
 	memset(ss->ports, 0, ports);
 	ss->payload_max = (o->segment_bytes < JOURNAL_RECORD_MAX ? o->segment_bytes : JOURNAL_RECORD_MAX) - 8192;
-	ss->payload_max -= RECORD_HEAD + FRAME_OVERHEAD_MAX + STREAM_PUBLISHER_MAX;
+	/* the rest is in the 8192 */
+	ss->payload_max -= RECORD_HEAD_1 + FRAME_OVERHEAD_MAX + STREAM_PUBLISHER_MAX;
 	if (ss->payload_max > o->payload_max)
 		ss->payload_max = o->payload_max;
 	ss->frame_max = ss->payload_max + FRAME_OVERHEAD_MAX + STREAM_PUBLISHER_MAX;
@@ -363,6 +364,11 @@ uint32_t stream_index(const struct stream *s)
 	return s->index;
 }
 
+uint64_t stream_incarnation(const struct stream *s)
+{
+	return s->incarnation;
+}
+
 void streams_info(const struct streams *ss, uint32_t i, struct stream_stats *ret)
 {
 	const struct stream *s = streams_at(ss, i);
@@ -371,6 +377,7 @@ void streams_info(const struct streams *ss, uint32_t i, struct stream_stats *ret
 	*ret = (struct stream_stats){
 		.owner = s->owner,
 		.durability = s->durability,
+		.incarnation = s->incarnation,
 		.next_offset = count_get(&s->stat_next),
 		.published = count_get(&s->published),
 		.published_bytes = count_get(&s->published_bytes),

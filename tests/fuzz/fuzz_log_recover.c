@@ -138,6 +138,56 @@ static size_t put_frames(struct writer *w, uint8_t *p, size_t cap, unsigned coun
 	return n;
 }
 
+/* What stream_state.c writes before a trim: mostly true. */
+static void state_record(struct writer *w)
+{
+	uint8_t p[STATE_BYTES + 8], b = byte();
+	struct stream_state st = {
+		.incarnation = b & 1 ? byte() : 77,
+		.next_offset = w->offset + (b & 2 ? byte() : 0),
+		.pos = b & 4 ? UINT64_MAX - byte() : w->pos,
+		.max_seq = b & 8 ? 15 : byte(),
+		.max_ts = (b & 15) - 3,
+		.server_ts = b & 16 ? INT64_MAX : INT64_MIN,
+	};
+	size_t n = STATE_BYTES;
+
+	state_encode(p, &st);
+	if (b & 32)
+		p[byte() % STATE_BYTES] ^= byte();
+	if (b & 64)
+		n = byte() % sizeof p;
+	record(w, RECORD_STATE, w->offset - 1, p, n);
+}
+
+static void numbers_record(struct writer *w)
+{
+	uint8_t p[4096] = {1};
+	uint8_t b = byte();
+	size_t n = 8;
+
+	for (unsigned i = 0; i < (b & 3) + 1u; i++) {
+		uint8_t k = byte(), count = k & 7;
+
+		p[n] = k & 8 ? byte() : 2;
+		p[n + 1] = k & 16 ? byte() : k >> 5 & 1;
+		store_le32(p + n + 4, k & 64 ? byte() : count);
+		store_le64(p + n + 8, k & 128 ? byte() : 200);
+		memcpy(p + n + 16, "p0p1p2p3" + 2 * (b >> 2 & 3), 2);
+		n += 18;
+		for (unsigned m = 0; m < count; m++, n += 24) {
+			store_le64(p + n, byte());
+			store_le64(p + n + 8, m + (b & 16 ? byte() : 1u));
+			store_le64(p + n + 16, byte());
+		}
+	}
+	if (b & 32)
+		p[byte() % n] ^= byte();
+	if (b & 64)
+		n -= byte() % n;
+	record(w, RECORD_NUMBERS, w->offset - 1, p, n);
+}
+
 static void stream_record(struct writer *w)
 {
 	static uint8_t p[60 << 10];
@@ -146,29 +196,39 @@ static void stream_record(struct writer *w)
 	uint32_t type = RECORD_FRAMES;
 	uint64_t mark;
 
+	if (odd == 10 || odd == 11) {
+		if (odd == 10)
+			state_record(w);
+		else
+			numbers_record(w);
+		return;
+	}
 	w->pos += b & 8 ? 4096 : 0;
-	size_t n = RECORD_HEAD + put_frames(w, p + RECORD_HEAD, sizeof p - RECORD_HEAD - 1, count);
+	uint32_t head = odd & 0x40 ? RECORD_HEAD_1 : RECORD_HEAD;
+	size_t n = head + put_frames(w, p + head, sizeof p - head - 1, count);
 	store_le64(p, w->pos);
 	store_le64(p + 8, w->offset);
 	store_le64(p + 16, b & 0x10 ? UINT64_MAX : 0);
 	store_le64(p + 24, b & 0x20 ? INT64_MAX : (uint64_t)INT64_MIN);
 	store_le32(p + 32, count);
-	store_le32(p + 36, 1);
+	store_le32(p + 36, head == RECORD_HEAD ? 2 : 1);
+	if (head == RECORD_HEAD)
+		store_le64(p + 40, b & 0x40 ? INT64_MAX : b);
 	mark = w->offset + count - 1;
 	w->offset += count;
-	w->pos += n - RECORD_HEAD;
-	switch (odd) { /* the rest: nothing is */
+	w->pos += n - head;
+	switch (odd & 0x3f) { /* the rest: nothing is */
 	case 1:
-		p[byte() % RECORD_HEAD] ^= 1u << (byte() & 7);
+		p[byte() % head] ^= 1u << (byte() & 7);
 		break;
 	case 2:
-		p[RECORD_HEAD + (size_t)(byte() << 8 | byte()) % (n - RECORD_HEAD + 1)] ^= byte();
+		p[head + (size_t)(byte() << 8 | byte()) % (n - head + 1)] ^= byte();
 		break;
 	case 3:
-		n = byte() % (RECORD_HEAD + 8);
+		n = byte() % (head + 8);
 		break;
 	case 4:
-		n -= (n > RECORD_HEAD);
+		n -= (n > head);
 		break;
 	case 5:
 		p[n++] = 0;
@@ -187,7 +247,7 @@ static void stream_record(struct writer *w)
 
 		if (w->mark == 0) {
 			w->offset = first;
-			n = RECORD_HEAD + put_frames(w, p + RECORD_HEAD, sizeof p - RECORD_HEAD, 1);
+			n = head + put_frames(w, p + head, sizeof p - head, 1);
 			store_le64(p + 8, first);
 			store_le32(p + 32, 1);
 			mark = first;

@@ -17,8 +17,11 @@
 
 struct rig_log {
 	uint64_t appended, published, trimmed; /* marks */
-	uint64_t first, last, count;           /* seen by the last replay */
-	uint64_t where[RIG_MARKS];             /* as replayed */
+	uint64_t opened;                       /* the last one at the opening */
+	/* where the newest whole state began when it was trimmed */
+	uint64_t kept;
+	uint64_t first, last, count; /* seen by the last replay */
+	uint64_t where[RIG_MARKS];   /* as replayed */
 	const char *wrong;
 };
 
@@ -34,10 +37,11 @@ struct rig {
 	struct rig_log l[RIG_LOGS];
 	uint8_t *payload[RIG_LOGS][RIG_MARKS];
 	uint32_t max_len;
-	bool one_file;     /* of the logs, one (with O_DIRECT: of two descriptors) is open at a time */
-	unsigned failures; /* calls of opts.failed */
-	unsigned rooms;    /* calls of opts.room_changed */
-	char why[700];     /* of the last failure */
+	bool each_is_state; /* each record is all that a trim has to keep */
+	bool one_file;      /* of the logs, one (with O_DIRECT: of two descriptors) is open at a time */
+	unsigned failures;  /* calls of opts.failed */
+	unsigned rooms;     /* calls of opts.room_changed */
+	char why[700];      /* of the last failure */
 	uint64_t seed;
 };
 
@@ -203,6 +207,7 @@ static inline int rig_open(struct rig *r)
 		err = journal_log_open(r->j, &o, &r->log[i], &why);
 		if (err == 0)
 			err = journal_port_new(r->j, &r->bell, 64, &r->port[i]);
+		r->l[i].opened = r->l[i].last;
 	}
 	if (err == 0) {
 		CHECK(rig_spares_are_listed(r));
@@ -219,13 +224,31 @@ static inline int rig_open(struct rig *r)
 	return err;
 }
 
+/* Of every five records four are a state: the first of them begins it and the fourth ends it. */
+static inline unsigned rig_state(uint64_t mark)
+{
+	return mark % 5 == 1 ? JSTATE_FIRST : mark % 5 == 4 ? JSTATE_LAST : JSTATE_NONE;
+}
+
+/* Where the newest whole state that was appended since the opening begins; 0: there is none. */
+static inline uint64_t rig_whole_state(const struct rig_log *l)
+{
+	uint64_t end = l->appended >= 4 ? (l->appended - 4) / 5 * 5 + 4 : 0;
+
+	return end > 3 && end - 3 > l->opened ? end - 3 : 0;
+}
+
 static inline bool rig_append(struct rig *r, int log)
 {
 	uint64_t mark = r->l[log].appended + 1;
 	uint32_t n = rig_len(r, log, mark);
-	struct jappend a = {.log = r->log[log], .type = (uint32_t)mark * 3, .mark = mark};
+	struct jappend a = {.log = r->log[log], .type = (uint32_t)mark * 3, .mark = mark, .state = rig_state(mark)};
 
 	CHECK(mark < RIG_MARKS);
+	if ((mark - 1) / 5 * 5 + 1 <= r->l[log].opened) /* its beginning was another process's */
+		a.state = JSTATE_NONE;
+	if (r->each_is_state)
+		a.state = JSTATE_FIRST | JSTATE_LAST;
 	if (r->payload[log][mark] == NULL) {
 		r->payload[log][mark] = malloc(n + 1);
 		CHECK(r->payload[log][mark] != NULL);
@@ -266,8 +289,9 @@ static inline int rig_live(struct rig *r, int rounds)
 
 		for (int k = 0; k < n; k++)
 			rig_append(r, (dice >> (20 + k)) & 1 ? log : (int)(dice & 1));
-		if (dice % 5 == 0 && r->l[log].published > 12) {
+		if (dice % 5 == 0 && r->l[log].published > 12 && rig_whole_state(&r->l[log]) > 0) {
 			r->l[log].trimmed = r->l[log].published - 4;
+			r->l[log].kept = rig_whole_state(&r->l[log]);
 			journal_trim(r->port[log], r->log[log], r->l[log].trimmed);
 		}
 		err = rig_turn(r);
@@ -299,6 +323,10 @@ static inline const char *rig_check(struct rig *r, bool power)
 			return "a published record is gone";
 		if (l->count > 0 && l->first > 1 && l->first > l->trimmed)
 			return "records before the trimmed ones' end are gone";
+		if (l->count > 0 && l->first > 1 && l->first > l->kept)
+			return "a trim dropped the state that it was to keep";
+		if (l->count > 0 && l->where[l->first] >> 32 < r->log[i]->first_live)
+			return "records of a segment that is not live were replayed";
 		if (jlog_durable(r->log[i]) != l->last)
 			return "the mark is not the last record's";
 	}

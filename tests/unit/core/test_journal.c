@@ -381,7 +381,12 @@ static void append_some(struct writer *w, uint64_t from, uint64_t to)
 	static const uint8_t zeros[1000];
 
 	for (uint64_t mark = from + 1; mark <= to; mark++) {
-		assert_true(journal_append(w->port, w->log, 0, mark, zeros, sizeof zeros));
+		struct jappend a = {.log = w->log,
+				    .mark = mark,
+				    .body = {zeros, sizeof zeros},
+				    .state = JSTATE_FIRST | JSTATE_LAST};
+
+		assert_true(journal_appendv(w->port, &a));
 		wait_durable(w->j, &w->bell, w->log, mark);
 	}
 }
@@ -502,6 +507,7 @@ static void ports_have_a_bound(void **state)
 		assert_int_equal(journal_port_new(j, &bell, 10, &port), 0);
 	while (journal_append(port, log, 0, mark, "x", 1))
 		mark++;
+	assert_int_equal(journal_port_waiting(port), mark - 1);
 	assert_true(mark > 10);
 	assert_false(journal_trim(port, log, 1));
 	assert_int_equal(journal_port_new(j, &bell, 10, &port), -ENOSPC);

@@ -332,6 +332,83 @@ static void recycled_segments_never_show_old_records(void **state)
 	sim_done(&sim);
 }
 
+struct state_seen {
+	uint32_t others, parts;
+	uint64_t begun; /* segment */
+};
+
+static int see_state(void *ctx, const struct jrecord *rec)
+{
+	struct state_seen *seen = ctx;
+
+	assert_int_equal(rec->mark, 1);
+	if (rec->type != 8) {
+		seen->others++;
+		return 0;
+	}
+	if (seen->parts++ == 0)
+		seen->begun = rec->where >> 32;
+	assert_int_equal(rec->payload.p[0], seen->parts);
+	return 0;
+}
+
+/* One record nearly fills the segment; then a state of so many parts, and a trim of what came
+ * before. */
+static void trim_behind(struct rig *r, uint32_t room, uint32_t parts, uint32_t bytes)
+{
+	static uint8_t body[JOURNAL_SEGMENT_MIN];
+	struct jappend a = {.log = r->log[0], .type = 7, .mark = 1};
+
+	a.body = (struct span){body, jlog_record_max(r->log[0]) - room};
+	assert_true(journal_appendv(r->port[0], &a));
+	assert_int_equal(rig_turn(r), 0);
+	for (uint32_t i = 0; i < parts; i++) {
+		uint8_t *own = calloc(1, bytes);
+
+		assert_non_null(own);
+		own[0] = (uint8_t)(i + 1);
+		a.body = (struct span){own, bytes};
+		a.type = 8;
+		a.owned = true;
+		a.state = (i == 0 ? JSTATE_FIRST : 0) | (i + 1 == parts ? JSTATE_LAST : 0);
+		assert_true(journal_appendv(r->port[0], &a));
+	}
+	assert_true(journal_trim(r->port[0], r->log[0], 2));
+	assert_int_equal(rig_turn(r), 0);
+}
+
+/* The state and the trim roll the segment wherever they do not fit, the trim alone too: all of the
+ * state stays, nothing else that need not, and the mark goes on. */
+static void a_trim_keeps_the_state_whatever_rolls_in_between(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+
+	(void)state;
+	for (uint32_t room = 0; room < 600; room += 8) {
+		for (uint32_t parts = 1; parts < 6; parts += 2) {
+			struct state_seen seen = {0};
+			struct jlog_opts lo = {
+				.name = "ids", .segment_bytes = JOURNAL_SEGMENT_MIN, .replay = see_state, .ctx = &seen};
+
+			sim_init(&sim);
+			rig_init(&r, &sim, JOURNAL_FDATASYNC);
+			assert_int_equal(rig_open(&r), 0);
+			trim_behind(&r, room, parts, parts == 3 ? 9000 : 16);
+			rig_kill(&r);
+			sim_crash(&sim, SIM_KEEP_NONE, 0);
+			assert_int_equal(journal_open(&r.opts, &r.j, NULL), 0);
+			assert_int_equal(journal_log_open(r.j, &lo, &r.log[0], NULL), 0);
+			assert_int_equal(jlog_durable(r.log[0]), 1);
+			assert_int_equal(seen.parts, parts);
+			assert_int_equal(seen.others, seen.begun == 1);
+			assert_int_equal(rig_close(&r), 0);
+			rig_done(&r);
+			sim_done(&sim);
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -347,6 +424,7 @@ int main(void)
 		cmocka_unit_test(a_killed_process_loses_nothing_written),
 		cmocka_unit_test(what_was_cut_never_comes_back),
 		cmocka_unit_test(recycled_segments_never_show_old_records),
+		cmocka_unit_test(a_trim_keeps_the_state_whatever_rolls_in_between),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

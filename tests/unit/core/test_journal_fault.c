@@ -399,7 +399,8 @@ static void fill_a_segment(struct rig *r)
 
 static void trim_all(struct rig *r)
 {
-	r->l[0].trimmed = r->l[0].published;
+	assert_true(rig_append(r, 0)); /* the state that stays */
+	r->l[0].trimmed = r->l[0].kept = r->l[0].appended;
 	assert_true(journal_trim(r->port[0], r->log[0], r->l[0].trimmed));
 	assert_int_equal(rig_turn(r), 0);
 }
@@ -412,6 +413,7 @@ static void a_number_used_again_is_listed_once_among_the_spares(void **state)
 
 	sim_init(&sim);
 	rig_init(&r, &sim, JOURNAL_FDATASYNC);
+	r.each_is_state = true;
 	assert_int_equal(rig_open(&r), 0);
 	fill_a_segment(&r);
 	while (!r.log[0]->next_ready) {
@@ -471,6 +473,7 @@ static void a_spare_removed_by_hand_is_made_again(void **state)
 
 	sim_init(&sim);
 	rig_init(&r, &sim, JOURNAL_FDATASYNC);
+	r.each_is_state = true;
 	assert_int_equal(rig_open(&r), 0);
 	fill_a_segment(&r);
 	fill_a_segment(&r);
@@ -686,6 +689,64 @@ static void a_missing_segment_is_refused(void **state)
 }
 
 /* One damaged slot of the superblock costs nothing; two are refused; none, where there are logs, is refused. */
+/* The newest file with records, and a file behind it that was only made ready. */
+static void remove_newest(struct sim *sim, int log, uint64_t newest, char want[140])
+{
+	for (uint64_t n = newest; n <= newest + 1; n++) {
+		char path[80];
+
+		snprintf(path, sizeof path, "%s/%016llx", log == 0 ? "ids" : "stream.a-1", (unsigned long long)n);
+		if (n == newest)
+			snprintf(want, 140, "sim/%s: damaged at byte 0: the newest file is missing", path);
+		if (sim_unlink(sim, path) != 0)
+			assert_int_not_equal(n, newest);
+	}
+}
+
+/* What its records said was lost without a word: the file before it says that there has to be one.
+ * `how` the process ended: closed; killed, and all that it wrote is there; the power went. */
+static void a_missing_newest_segment_is_refused(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+	char want[140];
+
+	(void)state;
+	for (unsigned how = 0; how < 3; how++) {
+		for (unsigned round = 0; round < 12; round++) {
+			int log = (int)(round % RIG_LOGS);
+			uint64_t newest;
+
+			sim_init(&sim);
+			rig_init(&r, &sim, JOURNAL_FDATASYNC);
+			r.seed = 100 + round;
+			assert_int_equal(rig_open(&r), 0);
+			do /* else it is the only one */
+				assert_int_equal(rig_live(&r, 20), 0);
+			while (r.log[log]->first_live == r.log[log]->number);
+			newest = r.log[log]->number;
+			assert_true(newest > 2 && r.log[log]->tail > JF_HEADER);
+			if (how == 0)
+				assert_int_equal(rig_close(&r), 0);
+			else
+				rig_kill(&r);
+			sim.dead = sim.locked = false;
+			if (how == 2)
+				sim_crash(&sim, SIM_KEEP_NONE, 0);
+			if (round % 2) {
+				assert_int_equal(rig_open(&r), 0);
+				rig_kill(&r);
+				sim.dead = sim.locked = false;
+			}
+			remove_newest(&sim, log, newest, want);
+			assert_int_equal(rig_open(&r), -EBADMSG);
+			assert_string_equal(r.why, want);
+			rig_done(&r);
+			sim_done(&sim);
+		}
+	}
+}
+
 static void the_superblock_has_two_slots(void **state)
 {
 	static struct rig r;
@@ -773,6 +834,7 @@ int main(void)
 		cmocka_unit_test(damage_before_the_last_group_is_refused_after_a_kill),
 		cmocka_unit_test(damaged_headers_are_refused),
 		cmocka_unit_test(a_missing_segment_is_refused),
+		cmocka_unit_test(a_missing_newest_segment_is_refused),
 		cmocka_unit_test(the_superblock_has_two_slots),
 		cmocka_unit_test(damage_under_a_reader_is_named),
 	};

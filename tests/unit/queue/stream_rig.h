@@ -28,6 +28,7 @@ struct model_frame {
 	uint64_t seq_no, offset; /* offset 0: not acknowledged yet */
 	int64_t timestamp;
 	uint32_t size;
+	unsigned view; /* that it was published through, by the publisher of the same number */
 	bool refused;
 };
 
@@ -208,7 +209,7 @@ static inline enum stream_error publish(unsigned view, const char *name, uint64_
 
 	assert_true(number < RIG_FRAMES_MAX - 1);
 	fill(payload, size, number);
-	rig.f[number] = (struct model_frame){.seq_no = seq_no, .timestamp = timestamp, .size = size};
+	rig.f[number] = (struct model_frame){.seq_no = seq_no, .timestamp = timestamp, .size = size, .view = view};
 	e = streams_publish(rig.view[view], &r, (void *)(uintptr_t)(number + 1), &p);
 	if (e == STREAM_E_OK)
 		rig.published++;

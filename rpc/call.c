@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 int rpc_shard_init(struct rpc_shard *r, struct shard *s, const struct method_table *methods,
 		   const struct rpc_opts *opts)
@@ -28,6 +29,13 @@ int rpc_shard_init(struct rpc_shard *r, struct shard *s, const struct method_tab
 		r->stats = NULL;
 		r->refusals = NULL;
 		return -ENOMEM;
+	}
+	if (getrandom(&r->secret, sizeof r->secret, 0) != (ssize_t)sizeof r->secret) {
+		free(r->stats);
+		free(r->refusals);
+		r->stats = NULL;
+		r->refusals = NULL;
+		return -EIO;
 	}
 	if (opts->access)
 		r->access = access_source_get(opts->access, &r->access_gen);

@@ -111,6 +111,7 @@ struct rpc_shard {
 	const struct rpc_opts *opts;
 	const struct method_table *methods;
 	struct method_stats *stats; /* one a method, and one more for calls of unknown methods */
+	uint64_t secret;            /* random; for tables whose keys clients choose */
 	uint64_t reply_ns;          /* the time used for the latency of this turn's replies; 0: not read yet */
 	/* Runs of equal (method, latency) are counted once. */
 	uint16_t run_method;

@@ -416,6 +416,7 @@ bool h2_session_start(struct conn *c, struct rpc_shard *r)
 	s->send_window = H2_WINDOW_DEFAULT;
 	s->recv_window = H2_WINDOW_DEFAULT;
 	s->peer_window = H2_WINDOW_DEFAULT;
+	s->streams.secret = r->secret;
 	s->peer_frame = H2_FRAME_SIZE_DEFAULT;
 	s->peer_header_list = UINT32_MAX;
 	s->reset_tokens = r->opts->resets_burst;

@@ -1,8 +1,9 @@
 /* The open streams of an HTTP/2 connection, by their identifiers: open addressing by Robin Hood
  * hashing (Celis 1986). Entries lie in the order of their home places, so a search ends at the first
  * entry that is nearer to its home than the search is, and a removal shifts back only as far as the
- * next entry that is at home. Identifiers rise by two, so nearly all entries are at home. Runs on the
- * connection's shard.
+ * next entry that is at home. Identifiers rise by two, so nearly all entries are at home. A client may
+ * pass identifiers over, to have all of its streams at one home: so each run of as many identifiers as
+ * there are slots is turned by a number that depends on a secret. Runs on the connection's shard.
  *
  * Invariant: an identifier is in the table once at most.
  */
@@ -26,6 +27,7 @@ struct h2_table {
 	struct h2_slot *slot; /* NULL while no stream was ever open */
 	uint32_t mask;
 	uint32_t used;
+	uint64_t secret; /* set before the first stream: 64 bits that clients do not know */
 };
 
 void h2_table_done(struct h2_table *t);
@@ -38,7 +40,8 @@ void h2_table_remove(struct h2_table *t, uint32_t id);
 
 static inline uint32_t h2_table_home(const struct h2_table *t, uint32_t id)
 {
-	return (id >> 1) & t->mask;
+	uint32_t number = id >> 1, turn = (uint32_t)((number & ~t->mask) * t->secret >> 32);
+	return (number + turn) & t->mask;
 }
 
 /* The stream with this identifier, or NULL. */

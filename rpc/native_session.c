@@ -689,7 +689,7 @@ bool native_session_start(struct conn *c, struct rpc_shard *r)
 	ns->assembly.ip = c->ip;
 	ns->assembly.give_way = give_way;
 	ns->access_gen = r->access_gen - 1;
-	native_table_init(&ns->calls);
+	native_table_init(&ns->calls, r->secret);
 	c->session = ns;
 	c->ops = &native_ops;
 	count_add(&r->sessions_native, 1);

@@ -3,9 +3,9 @@
 
 #include <stdlib.h>
 
-void native_table_init(struct native_table *t)
+void native_table_init(struct native_table *t, uint64_t secret)
 {
-	*t = (struct native_table){.mask = NATIVE_BUCKETS_FEW - 1};
+	*t = (struct native_table){.mask = NATIVE_BUCKETS_FEW - 1, .secret = secret | 1};
 	t->bucket = t->few;
 }
 

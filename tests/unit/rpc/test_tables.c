@@ -73,7 +73,7 @@ static void remove_one(struct native_entry *e)
 static void test_native_numbers_that_repeat_are_found_newest_first_also_after_growing(void **state)
 {
 	struct native_table t;
-	native_table_init(&t);
+	native_table_init(&t, 12345);
 	for (uint32_t i = 0; i < 200; i++) {
 		model_add(&t, i % 3 ? i : 1);
 		check_native(&t, 1);
@@ -91,7 +91,7 @@ static void test_native_calls_against_a_model(void **state)
 		uint64_t random = seed * 7919;
 		uint32_t numbers = 1 + random_below(&random, MOST), count = 0;
 		struct native_table t;
-		native_table_init(&t);
+		native_table_init(&t, random);
 		table_now = &t;
 		for (unsigned i = 0; i < STEPS / 4; i++) {
 			uint32_t id = random_below(&random, numbers) * (seed % 2 ? 1 : 4099);
@@ -166,7 +166,7 @@ static void test_streams_against_a_model(void **state)
 	for (uint64_t seed = 1; seed <= ROUNDS; seed++) {
 		uint64_t random = seed * 104729;
 		uint32_t last = 0xffffffff, most = 1 + random_below(&random, seed % 4 ? 150 : MOST - 1);
-		struct h2_table t = {0};
+		struct h2_table t = {.secret = random};
 		struct h2_client h = {.streams = calloc(2, sizeof *h.streams), .streams_mask = 1};
 		assert_non_null(h.streams);
 		open_streams.count = 0;
@@ -198,12 +198,65 @@ static void test_streams_against_a_model(void **state)
 	}
 }
 
+/* P12: 4,096 numbers of a client's choice met in one chain, and each MESSAGE walked it. */
+static void test_chosen_numbers_do_not_meet_in_one_chain(void **state)
+{
+	static struct native_entry entry[NATIVE_BUCKETS_MAX];
+	for (unsigned shift = 0; shift <= 20; shift++) {
+		struct native_table t;
+		uint32_t longest = 0;
+		native_table_init(&t, UINT64_C(0x8f3a5c19d2e47b61) * (shift + 1));
+		for (uint32_t i = 0; i < NATIVE_BUCKETS_MAX; i++) {
+			entry[i].id = i << shift;
+			native_table_add(&t, &entry[i]);
+		}
+		for (uint32_t i = 0; i <= t.mask; i++) {
+			uint32_t n = 0;
+			for (const struct native_entry *e = t.bucket[i]; e; e = e->next)
+				n++;
+			longest = n > longest ? n : longest;
+		}
+		assert_in_range(longest, 1, 64);
+		for (uint32_t i = 0; i < NATIVE_BUCKETS_MAX; i++)
+			native_table_remove(&t, &entry[i]);
+		native_table_done(&t);
+	}
+}
+
+static uint32_t farthest(const struct h2_table *t)
+{
+	uint32_t most = 0;
+	for (uint32_t i = 0; i <= t->mask; i++) {
+		uint32_t far = t->slot[i].stream ? (i - h2_table_home(t, t->slot[i].id)) & t->mask : 0;
+		most = far > most ? far : most;
+	}
+	return most;
+}
+
+static void test_chosen_identifiers_do_not_meet_at_one_home(void **state)
+{
+	enum { STREAMS = 2000 };
+	for (unsigned shift = 1; shift <= 20; shift++) {
+		struct h2_table t = {.secret = UINT64_C(0x8f3a5c19d2e47b61) * shift};
+		for (uint32_t i = 0; i < STREAMS; i++) {
+			assert_true(h2_table_reserve(&t));
+			h2_table_add(&t, (i << shift) + 1, stream_of((i << shift) + 1));
+		}
+		assert_in_range(farthest(&t), 0, shift == 1 ? 0 : 64);
+		for (uint32_t i = 0; i < STREAMS; i++)
+			h2_table_remove(&t, (i << shift) + 1);
+		h2_table_done(&t);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_native_numbers_that_repeat_are_found_newest_first_also_after_growing),
 		cmocka_unit_test(test_native_calls_against_a_model),
 		cmocka_unit_test(test_streams_against_a_model),
+		cmocka_unit_test(test_chosen_numbers_do_not_meet_in_one_chain),
+		cmocka_unit_test(test_chosen_identifiers_do_not_meet_at_one_home),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

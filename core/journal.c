@@ -276,8 +276,14 @@ static int open_disk(struct journal *j, struct jio *io)
 static int take_lock(struct journal *j, struct jio *io)
 {
 	bool shared = j->opts.mode == JOURNAL_CHECK;
-	int fd = j->disk.lock(j->disk.ctx, LOCK_FILE, LOCK_WAIT_NS, shared);
+	struct root root = {0};
+	int fd, err = j->opts.mode == JOURNAL_REPAIR ? jio_list(io, "", see_root, &root) : 0;
 
+	if (err == 0 && j->opts.mode == JOURNAL_REPAIR && !root.has_super)
+		err = super_missing(j, io, &root); /* no lock is made where there is no journal */
+	if (err != 0)
+		return err;
+	fd = j->disk.lock(j->disk.ctx, LOCK_FILE, LOCK_WAIT_NS, shared);
 	if (fd == -EBUSY)
 		return jio_fail(io, -EBUSY, LOCK_FILE, "another process has this data directory");
 	if (fd < 0 && !(fd == -ENOENT && shared)) /* nothing is made only to look at what is there */

@@ -67,6 +67,26 @@ struct streams_opts {
 int streams_open(const struct streams_opts *opts, struct journal *j, struct streams **ret, const char **ret_why);
 /* 0, or -EINVAL: what is wrong with durability_rules, in *ret_why. Any thread. */
 int streams_rules_check(const char *rules, const char **ret_why);
+/* For a tool that looks at a journal or mends it: one stream's log, as it is. */
+struct stream_check {
+	const char *log;                /* its log's name in the journal */
+	char name[STREAM_NAME_MAX + 1]; /* "": the default stream; or no stream is called like that, with -EINVAL */
+	/* 0; -EBADMSG: damaged; -ENOENT: the manifest names it and it is not there; -EINVAL; other -errno: not readable.
+	 * `why` is then a sentence. */
+	int err;
+	const char *why;
+	uint64_t frames, first_offset, last_offset, bytes;
+};
+/* Reads every stream's log whole, one after another, in a journal of JOURNAL_CHECK, with all checks that an opening makes.
+ * 0, or -errno when there is no going on. Main thread. */
+int streams_check(struct journal *j, void (*each)(void *ctx, const struct stream_check *c), void *ctx,
+		  const char **ret_why);
+/* Writes the name of the log that `operand` stands for: a stream's name, or the log's own. False: no stream can be called
+ * like that. Any thread. */
+bool stream_log_of(const char *operand, char ret_log[208]);
+/* What an operator writes for the stream of this log; see stream_log_of. Any thread. */
+const char *stream_operand(const char *log);
+
 /* Starts the two threads. Main thread, 0 or -errno. */
 int streams_start(struct streams *ss);
 /* Ends them. After all shards have ended. Main thread. */

@@ -1,6 +1,7 @@
 /* The inside of streams. For queue/stream*.c and their tests only. Who does what:
  *
  *   streams.c          all streams: opening, the registry, figures.  stream_names.c  names of streams and logs
+ *   stream_check.c     all streams' logs, looked at by a tool
  *   stream_recover.c   one stream from its log
  *   stream_log.c       owner: frames in memory, records to the journal, what is durable (chunks: any thread)
  *   stream_state.c     owner: the records of what a restart needs, before a trim
@@ -370,6 +371,15 @@ struct streams {
 
 /* ---- streams.c ---- */
 
+/* Names of streams' logs. */
+struct stream_logs {
+	char (*name)[208];
+	uint32_t n, room;
+};
+/* For journal_each_log: adds the name, if it is a stream's. 0 or -ENOMEM. */
+int stream_logs_add(void *stream_logs, const char *name);
+/* Streams without any yet. NULL: out of memory, or of descriptors. */
+struct streams *streams_new(const struct streams_opts *opts, struct journal *j, uint32_t found);
 enum stream_durability streams_durability_of(const struct streams *ss, struct span name);
 static inline struct span stream_name(const struct stream *s)
 {
@@ -391,9 +401,6 @@ void stream_log_name(char out[208], struct span name);
 bool stream_name_ok(struct span name);
 /* False: not what stream_log_name makes. */
 bool stream_name_of_log(const char *log, uint8_t out[STREAM_NAME_MAX], size_t *ret_n);
-/* What an operator writes after `ordinald --accept-loss` and `--quarantine`: the stream's name, or
- * the log's where the stream's could be taken for something else. */
-const char *stream_operand(const char *log);
 
 /* ---- stream_recover.c ---- */
 

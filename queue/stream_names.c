@@ -49,6 +49,8 @@ bool stream_name_of_log(const char *log, uint8_t out[STREAM_NAME_MAX], size_t *r
 	char again[208];
 	size_t n = 0;
 
+	if (strncmp(log, LOG_PREFIX, sizeof LOG_PREFIX - 1) != 0)
+		return false;
 	log += sizeof LOG_PREFIX - 1;
 	while (*log != '\0') {
 		uint8_t c = (uint8_t)*log++;
@@ -73,6 +75,23 @@ bool stream_name_of_log(const char *log, uint8_t out[STREAM_NAME_MAX], size_t *r
 const char *stream_operand(const char *log)
 {
 	const char *name = log + sizeof LOG_PREFIX - 1;
+	bool clear = *name != '\0' && *name != '-' && strchr(name, '.') == NULL && strcmp(name, "ids") != 0;
 
-	return *name == '\0' || *name == '-' || strchr(name, '.') != NULL || strcmp(name, "ids") == 0 ? log : name;
+	return clear ? name : log;
+}
+
+bool stream_log_of(const char *operand, char ret_log[208])
+{
+	struct span name = {(const uint8_t *)operand, strlen(operand)};
+	uint8_t ignored[STREAM_NAME_MAX];
+	size_t n;
+
+	if (name.n < 208 && stream_name_of_log(operand, ignored, &n)) {
+		memcpy(ret_log, operand, name.n + 1);
+		return true;
+	}
+	if (!stream_name_ok(name))
+		return false;
+	stream_log_name(ret_log, name);
+	return true;
 }

@@ -99,14 +99,9 @@ int streams_add(struct streams *ss, struct stream *s)
 	return 0;
 }
 
-struct found {
-	char (*name)[208];
-	uint32_t n, room;
-};
-
-static int found_add(void *ctx, const char *name)
+int stream_logs_add(void *ctx, const char *name)
 {
-	struct found *f = ctx;
+	struct stream_logs *f = ctx;
 
 	if (strncmp(name, LOG_PREFIX, sizeof LOG_PREFIX - 1) != 0 || strlen(name) >= sizeof f->name[0])
 		return 0;
@@ -174,7 +169,7 @@ static int open_one(struct streams *ss, const char *log, uint32_t others, const 
 }
 
 /* First of all those whose folder is gone, which is refused. */
-static int open_found(struct streams *ss, const struct found *f, const char **ret_why)
+static int open_found(struct streams *ss, const struct stream_logs *f, const char **ret_why)
 {
 	struct missing missing = {.count = 0};
 	int err = journal_each_missing(ss->journal, missing_add, &missing);
@@ -248,11 +243,33 @@ static struct streams *alloc_streams(const struct streams_opts *opts, struct jou
 	return ss;
 }
 
+struct streams *streams_new(const struct streams_opts *opts, struct journal *j, uint32_t found)
+{
+	struct streams *ss = alloc_streams(opts, j);
+	int err;
+
+	if (ss == NULL)
+		return NULL;
+	err = names_init(&ss->names, NULL, registry_name, ss);
+	if (err == 0) {
+		memcpy(ss->hash_key, ss->names.key, sizeof ss->hash_key);
+		err = alloc_parts(ss, found);
+	}
+	if (err == 0)
+		err = worker_init(&ss->keeper);
+	if (err == 0)
+		err = worker_init(&ss->reader);
+	if (err == 0)
+		return ss;
+	streams_free(ss);
+	return NULL;
+}
+
 int streams_open(const struct streams_opts *opts, struct journal *j, struct streams **ret, const char **ret_why)
 {
 	const char *why = opts_why(opts);
-	struct found found = {.n = 0};
-	struct streams *ss;
+	struct stream_logs found = {.n = 0};
+	struct streams *ss = NULL;
 	int err = -EINVAL;
 
 	if (why != NULL) {
@@ -261,22 +278,11 @@ int streams_open(const struct streams_opts *opts, struct journal *j, struct stre
 		return err;
 	}
 	why = "out of memory, or of file descriptors";
-	err = -ENOMEM;
-	ss = alloc_streams(opts, j);
-	if (ss != NULL)
-		err = names_init(&ss->names, NULL, registry_name, ss);
+	err = journal_each_log(j, stream_logs_add, &found);
 	if (err == 0) {
-		memcpy(ss->hash_key, ss->names.key, sizeof ss->hash_key);
-		err = journal_each_log(j, found_add, &found);
+		ss = streams_new(opts, j, found.n);
+		err = ss != NULL ? open_found(ss, &found, &why) : -ENOMEM;
 	}
-	if (err == 0)
-		err = alloc_parts(ss, found.n);
-	if (err == 0)
-		err = worker_init(&ss->keeper);
-	if (err == 0)
-		err = worker_init(&ss->reader);
-	if (err == 0)
-		err = open_found(ss, &found, &why);
 	free(found.name);
 	if (err == 0) {
 		*ret = ss;

@@ -1,7 +1,7 @@
 /* ordinald: the daemon's main thread. Arguments, signals, the systemd protocol, and the order of start and stop; what the daemon is made of is
  * daemon.c's.
  *
- * Exit codes: 0 a clean stop; 1 it could not start, or the journal failed; 2 usage or configuration.
+ * Exit codes: 0 a clean stop; 1 it could not start, or the journal failed; 2 usage or configuration. --check-data has codes of its own.
  */
 #include "core/base/clock.h"
 #include "core/base/log.h"
@@ -11,6 +11,7 @@
 #include "rpc/report.h"
 #include "rpc/statsock.h"
 #include "rpc/svc_feed.h"
+#include "rpc/upkeep.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -31,11 +32,14 @@ struct args {
 	const char *overrides[OVERRIDES_MAX];
 	size_t override_count;
 	bool check, dump, diff;
+	const char *check_data, *quarantine; /* what they are to be done to */
 };
 
 static void usage(FILE *f)
 {
 	fputs("usage: ordinald [-c FILE] [-o KEY=VALUE]... [--check | --dump-config | --diff]\n"
+	      "       ordinald --check-data DIR\n"
+	      "       ordinald [-c FILE] [-o KEY=VALUE]... --quarantine STREAM\n"
 	      "\n"
 	      "Hands out strictly increasing IDs and broadcasts ordered, durable frames.\n"
 	      "\n"
@@ -44,6 +48,11 @@ static void usage(FILE *f)
 	      "      --check         check the configuration and exit\n"
 	      "      --dump-config   print the configuration in force and exit\n"
 	      "      --diff          print what differs from the defaults and exit\n"
+	      "      --check-data DIR\n"
+	      "                      read everything in the data directory DIR, change nothing, say what is damaged,\n"
+	      "                      and exit: 0 sound, 1 damaged, 2 it could not be checked\n"
+	      "      --quarantine STREAM\n"
+	      "                      while no daemon runs: set the stream's log aside, so that it can begin anew\n"
 	      "  -h, --help          this text and all options\n"
 	      "  -V, --version\n"
 	      "\n"
@@ -58,13 +67,15 @@ static void usage(FILE *f)
 /* 0 go on; else exit with *ret_code. */
 static int parse(int argc, char **argv, struct args *a, int *ret_code)
 {
-	enum { OPT_CHECK = 256, OPT_DUMP, OPT_DIFF };
+	enum { OPT_CHECK = 256, OPT_DUMP, OPT_DIFF, OPT_CHECK_DATA, OPT_QUARANTINE };
 	static const struct option longs[] = {{"config", required_argument, NULL, 'c'},
 					      {"check", no_argument, NULL, OPT_CHECK},
 					      {"dump-config", no_argument, NULL, OPT_DUMP},
 					      {"help", no_argument, NULL, 'h'},
 					      {"version", no_argument, NULL, 'V'},
 					      {"diff", no_argument, NULL, OPT_DIFF},
+					      {"check-data", required_argument, NULL, OPT_CHECK_DATA},
+					      {"quarantine", required_argument, NULL, OPT_QUARANTINE},
 					      {0}};
 	*ret_code = 2;
 	for (int c; (c = getopt_long(argc, argv, "c:o:hV", longs, NULL)) != -1;) {
@@ -87,6 +98,12 @@ static int parse(int argc, char **argv, struct args *a, int *ret_code)
 			break;
 		case OPT_DIFF:
 			a->diff = true;
+			break;
+		case OPT_CHECK_DATA:
+			a->check_data = optarg;
+			break;
+		case OPT_QUARANTINE:
+			a->quarantine = optarg;
 			break;
 		case 'h':
 			usage(stdout);
@@ -325,6 +342,8 @@ int main(int argc, char **argv)
 	int code;
 	if (parse(argc, argv, &a, &code))
 		return code;
+	if (a.check_data)
+		return upkeep_check_data(a.check_data);
 	if (config_load(&cfg, a.file, a.overrides, a.override_count, &why)) {
 		fprintf(stderr, "ordinald: %s\n", why.text);
 		return 2;
@@ -351,6 +370,11 @@ int main(int argc, char **argv)
 	if (a.dump || a.check || a.diff) {
 		config_done(&cfg);
 		return 0;
+	}
+	if (a.quarantine) {
+		code = upkeep_quarantine(&cfg, a.quarantine);
+		config_done(&cfg);
+		return code;
 	}
 	return run(&cfg, &a);
 }

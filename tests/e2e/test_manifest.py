@@ -4,8 +4,10 @@ data/before-manifests.tar.xz has two data directories of a version that had no m
 is at 7, `orders` at 3; the stream `ticks` has frames one, two, three, `a b` four, and the default stream five.
 """
 
+import hashlib
 import os
 import shutil
+import subprocess
 import tarfile
 
 import pytest
@@ -171,3 +173,180 @@ def test_a_directory_without_a_manifest_that_has_streams_has_had_ids(old, tmp_pa
     old.start()
     assert next_id(old) >= 8
     old.stop()
+
+
+# ---- ordinald --check-data, --quarantine ----
+
+
+def ordinald(*args):
+    return subprocess.run([appliance.ORDINALD, *map(str, args)], capture_output=True, text=True, timeout=appliance.PATIENCE_S,
+                          stdin=subprocess.DEVNULL)
+
+
+def tree(folder):
+    """Every name, size, time of change and content."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        at = path.lstat()
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        found[str(path)] = (at.st_size, at.st_mtime_ns, at.st_ctime_ns, content)
+    return found
+
+
+def check_data(folder, code, *words):
+    """It says all of the words, and changes nothing."""
+    before = tree(folder)
+    done = ordinald("--check-data", folder)
+    assert done.returncode == code and all(word in done.stdout + done.stderr for word in words), done
+    assert tree(folder) == before
+    return done.stdout
+
+
+def damage(path, byte=4096 + 60):
+    """Changes one byte of a segment, in its first record behind the header by default."""
+    with open(path, "r+b") as f:
+        f.seek(byte)
+        old = f.read(1)
+        f.seek(byte)
+        f.write(bytes([old[0] ^ 1]))
+
+
+def segment(d, log, number=1):
+    return d.data / log / f"{number:016x}"
+
+
+def test_check_data_of_a_sound_directory(filled):
+    check_data(filled.data, 0, "ids: sound, 1 sequences", 'stream "alpha": sound, 2 frames, offsets 1 to 2', 'stream "beta": sound, 1 frames',
+               f"{filled.data}: sound, 3 logs")
+    still_whole(filled)
+
+
+def test_check_data_after_a_kill(filled):
+    filled.start()
+    publish(filled, "alpha", "a3")
+    filled.kill()
+    check_data(filled.data, 0, "not stopped cleanly", 'stream "alpha": sound, 3 frames')
+    filled.start()
+    assert sorted(frames(filled, "alpha")) == ["a1", "a2", "a3"]
+    filled.stop()
+
+
+def test_check_data_of_a_running_daemon(filled):
+    filled.start()
+    check_data(filled.data, 2, "a daemon runs on it")
+    filled.stop()
+
+
+def test_check_data_makes_no_directory(tmp_path):
+    done = ordinald("--check-data", tmp_path / "not-there")
+    assert done.returncode == 2 and "No such file or directory" in done.stderr and not (tmp_path / "not-there").exists()
+    (tmp_path / "empty").mkdir()
+    check_data(tmp_path / "empty", 2, "there is no journal here")
+
+
+def test_check_data_names_each_damage(filled, tmp_path):
+    damage(segment(filled, "stream.alpha"))
+    os.rename(filled.data / "stream.beta", tmp_path / "away")
+    check_data(filled.data, 1, "ids: sound", 'stream "alpha": DAMAGED', f"{segment(filled, 'stream.alpha')}: damaged at byte 4",
+               "`ordinald --quarantine alpha`", 'stream "beta": MISSING', f"{filled.data}/stream.beta", "`ordinald --accept-loss beta`",
+               "not sound: 2 things are wrong")
+    damage(segment(filled, "ids"))
+    check_data(filled.data, 1, "ids: DAMAGED", f"{segment(filled, 'ids')}: damaged at byte 4", "`ordinald --accept-loss ids`")
+    os.rename(filled.data / "ids", tmp_path / "ids")
+    check_data(filled.data, 1, "ids: MISSING", f"{filled.data}/ids", "`ordinald --accept-loss ids`")
+
+
+@pytest.mark.parametrize("name, says", [(".super", "superblock: DAMAGED"), (".manifest", "manifest: DAMAGED")])
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_check_data_names_the_journals_own_files(filled, name, says, how):
+    path = filled.data / name
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(bytes(path.stat().st_size))
+    check_data(filled.data, 1, says, f"{path}: damaged at byte 0")
+
+
+def test_check_data_names_files_of_elsewhere(filled, daemon):
+    other = daemon.prepare(SHARDS=1)
+    fill(other)
+    for log in ("stream.alpha", "stream.beta"):
+        os.rename(filled.data / log, filled.data / f"{log}.was")
+    shutil.copytree(other.data / "stream.alpha", filled.data / "stream.alpha")
+    os.rename(filled.data / "stream.alpha.was", filled.data / "stream.beta")
+    shutil.rmtree(filled.data / "stream.beta.was")
+    check_data(filled.data, 1, 'stream "alpha": DAMAGED', 'of the log "stream.alpha" of another data directory', 'stream "beta": DAMAGED',
+               'is a segment of the log "stream.alpha"\n')
+
+
+def test_check_data_of_an_old_directory(old):
+    check_data(old.options["DATA_DIR"], 0, "ids: sound, 2 sequences", 'stream "ticks": sound, 3 frames', 'stream "a b": sound, 1 frames',
+               'stream "": sound, 1 frames')
+
+
+def test_check_data_finds_every_flipped_byte(filled):
+    """A byte of every eighth of the used part of a stream's log."""
+    path = segment(filled, "stream.alpha")
+    used = len(path.read_bytes().rstrip(b"\0"))
+    assert used > 4096
+    for byte in [*range(0, 32, 5), *range(4096, used, 7)]:
+        damage(path, byte)
+        done = ordinald("--check-data", filled.data)
+        assert done.returncode == 1 and f"{path}: damaged at byte " in done.stdout, (byte, done)
+        damage(path, byte)
+    check_data(filled.data, 0, 'stream "alpha": sound')
+
+
+def test_quarantine_sets_one_stream_aside(filled):
+    damage(segment(filled, "stream.alpha"))
+    done = ordinald("-o", f"DATA_DIR={filled.data}", "--quarantine", "alpha")
+    assert done.returncode == 0, done
+    aside = list((filled.data / ".quarantine").glob("stream.alpha-*"))
+    assert len(aside) == 1 and str(aside[0]) in done.stdout
+    check_data(filled.data, 0, "ids: sound", 'stream "beta": sound', "sound, 2 logs")
+    filled.start()
+    assert frames(filled, "beta") == ["b1"] and next_id(filled) == 2
+    publish(filled, "alpha", "anew")
+    assert frames(filled, "alpha") == ["anew"]
+    filled.stop()
+    # Put over the new one, the old one is not taken for it; in its place, it is the stream again.
+    os.rename(filled.data / "stream.alpha", filled.data / ".quarantine" / "new")
+    damage(aside[0] / f"{1:016x}")
+    os.rename(aside[0], filled.data / "stream.alpha")
+    check_data(filled.data, 1, 'stream "alpha": DAMAGED', "from an earlier log of this name")
+    os.rename(filled.data / "stream.alpha", aside[0])
+    os.rename(filled.data / ".quarantine" / "new", filled.data / "stream.alpha")
+    assert ordinald("-o", f"DATA_DIR={filled.data}", "--quarantine", "stream.alpha").returncode == 0
+    os.rename(aside[0], filled.data / "stream.alpha")
+    filled.start()
+    assert frames(filled, "alpha") == ["a1", "a2"]
+    filled.stop()
+
+
+def test_quarantine_refuses(filled, tmp_path):
+    at = f"DATA_DIR={filled.data}"
+    before = tree(filled.data)
+    for name, says in (("nobody", 'there is no stream "nobody"'), ("ids", "only a stream's log can be set aside"), ("x" * 65, "is not the name of a stream")):
+        done = ordinald("-o", at, "--quarantine", name)
+        assert done.returncode == 2 and says in done.stderr, done
+    filled.start()
+    done = ordinald("-o", at, "--quarantine", "alpha")
+    assert done.returncode == 1 and "stop the daemon first" in done.stderr
+    filled.stop()
+    done = ordinald("-o", f"DATA_DIR={tmp_path / 'nowhere'}", "--quarantine", "alpha")
+    assert done.returncode == 1 and not (tmp_path / "nowhere").exists()
+    (tmp_path / "unmounted").mkdir()
+    done = ordinald("-o", f"DATA_DIR={tmp_path / 'unmounted'}", "-o", f"DATA_WITNESS={tmp_path / 'witness'}", "--quarantine", "alpha")
+    assert done.returncode == 1 and "is its disk mounted" in done.stderr and not list((tmp_path / "unmounted").iterdir())
+    assert {name: what[3] for name, what in tree(filled.data).items() if "stream" in name} == \
+        {name: what[3] for name, what in before.items() if "stream" in name}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_what_root_does_is_the_owners(filled, tmp_path):
+    for path in [filled.data, *filled.data.rglob("*")]:
+        os.chown(path, 65534, 65534)
+    for path in [tmp_path, *tmp_path.parents][:3]:
+        os.chmod(path, 0o755)
+    assert ordinald("-o", f"DATA_DIR={filled.data}", "--quarantine", "beta").returncode == 0
+    assert {path.lstat().st_uid for path in filled.data.rglob("*")} == {65534}

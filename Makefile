@@ -402,7 +402,7 @@ INSTALLS := 755:$(B)/ordinald:$(SBINDIR)/ordinald 755:$(B)/ordinal:$(BINDIR)/ord
 	$(foreach p,latency throughput small,644:systemd/profiles/$p.conf:$(PREFIX)/share/ordinal/profiles/$p.conf) \
 	644:systemd/access.example:$(PREFIX)/share/ordinal/access.example \
 	644:$(B)/ordinald.service:$(UNITDIR)/ordinald.service \
-	644:systemd/ordinald.socket:$(UNITDIR)/ordinald.socket 644:systemd/sysusers.conf:$(LIBDIR)/sysusers.d/ordinal.conf 644:systemd/sysctl.conf:$(LIBDIR)/sysctl.d/60-ordinal.conf \
+	644:systemd/ordinald.socket:$(UNITDIR)/ordinald.socket 644:systemd/sysusers.conf:$(LIBDIR)/sysusers.d/ordinal.conf 644:systemd/sysctl.conf:$(LIBDIR)/sysctl.d/10-ordinal.conf \
 	644:tools/man/ordinald.8:$(MANDIR)/man8/ordinald.8 644:$(B)/ordinal.1:$(MANDIR)/man1/ordinal.1 \
 	644:$(B)/ordinal.conf.5:$(MANDIR)/man5/ordinal.conf.5 644:tools/completion/ordinal:$(COMPDIR)/ordinal
 .PHONY: install uninstall man deb deb-package

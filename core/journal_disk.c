@@ -165,9 +165,18 @@ static int real_lock(void *ctx, const char *path, uint64_t timeout_ns, bool shar
 {
 	uint64_t end = clock_mono_ns() + timeout_ns;
 	int fd = real_open(ctx, path, shared ? JD_READ : JD_CREATE);
+	struct stat st;
 
 	if (fd < 0)
 		return fd;
+	/* Whoever can open the file can lock it, and a copy of the directory may have made it
+	 * readable to all. */
+	if (!shared && fstat(fd, &st) == 0 && (st.st_mode & 077) != 0 && fchmod(fd, 0600) != 0 && errno != EPERM) {
+		int err = -errno;
+
+		close(fd);
+		return err;
+	}
 	while (flock(fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
 		struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
 		int err = -errno;

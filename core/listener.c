@@ -1,5 +1,15 @@
-/* Listening sockets; see the header. Main thread, before the shards start. */
+/* Listening sockets; see the header. Main thread, before the shards start.
+ *
+ * Only one process may listen on an address, and yet each of its shards has a socket of its own
+ * there, which SO_REUSEPORT allows to every process of the same user. Therefore the first socket of
+ * an address is bound, and listens, without that option: the kernel refuses it while any other
+ * socket listens there, and refuses every other first socket from then on. The check and the use
+ * are one system call. Only afterwards does the socket get SO_REUSEPORT, so that the other sockets
+ * of this process can join. The first socket of another process never joins, because it does not
+ * have the option itself (Linux, inet_csk_get_port: both sockets must have it). */
 #include "core/listener.h"
+#include "core/base/clock.h"
+#include "core/port_holder.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -11,7 +21,26 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-static char why[512];
+static char why[640];
+
+enum {
+	CLAIM_TRIES = 20,      /* of the first socket, before the address is taken to be in use */
+	CLAIM_PAUSE_US = 8000, /* at most, between two tries */
+};
+
+/* An IPv4 address that is written as an IPv6 one, ::ffff:127.0.0.1, becomes the IPv4 address: it
+ * is the same address, and is compared as such. */
+static void unmap(struct sockaddr_storage *ss, socklen_t *len)
+{
+	const struct sockaddr_in6 v6 = *(const struct sockaddr_in6 *)ss;
+	struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = v6.sin6_port};
+	if (ss->ss_family != AF_INET6 || !IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr))
+		return;
+	memcpy(&v4.sin_addr, v6.sin6_addr.s6_addr + 12, sizeof v4.sin_addr);
+	memset(ss, 0, sizeof *ss);
+	memcpy(ss, &v4, sizeof v4);
+	*len = sizeof v4;
+}
 
 /* "host:port" or "[host]:port" into an address. */
 static int resolve(const char *text, struct sockaddr_storage *ret, socklen_t *ret_len)
@@ -33,12 +62,14 @@ static int resolve(const char *text, struct sockaddr_storage *ret, socklen_t *re
 	struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV | AI_PASSIVE}, *found;
 	int rc = getaddrinfo(host, colon + 1, &hints, &found);
 	if (rc) {
-		snprintf(why, sizeof why, "LISTEN=\"%s\": %s", text, gai_strerror(rc));
+		snprintf(why, sizeof why, "LISTEN=\"%s\": %s", text,
+			 rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));
 		return -EINVAL;
 	}
 	memcpy(ret, found->ai_addr, found->ai_addrlen);
 	*ret_len = found->ai_addrlen;
 	freeaddrinfo(found);
+	unmap(ret, ret_len);
 	return 0;
 }
 
@@ -63,14 +94,17 @@ static void set_inherited(int fd, unsigned user_timeout_ms)
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout_ms, sizeof user_timeout_ms);
 }
 
-static int open_one(const struct sockaddr *addr, socklen_t len, unsigned user_timeout_ms)
+/* A bound socket, with SO_REUSEPORT if it is to `join` others; or -errno. [::] is for IPv4, too,
+ * whatever net.ipv6.bindv6only says. */
+static int bind_one(const struct sockaddr *addr, socklen_t len, bool join, unsigned user_timeout_ms)
 {
-	int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+	int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, zero = 0;
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
 	set_inherited(fd, user_timeout_ms);
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one) || bind(fd, addr, len) || listen(fd, BACKLOG)) {
+	if ((addr->sa_family == AF_INET6 && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero)) ||
+	    (join && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one)) || bind(fd, addr, len)) {
 		int rc = -errno;
 		close(fd);
 		return rc;
@@ -78,17 +112,43 @@ static int open_one(const struct sockaddr *addr, socklen_t len, unsigned user_ti
 	return fd;
 }
 
-/* SO_REUSEPORT would let a second daemon of the same user share the port silently: a plain bind tells. */
-static int check_free(const struct sockaddr *addr, socklen_t len)
+/* A socket beside those that this process has on the address already. */
+static int open_another(const struct sockaddr *addr, socklen_t len, unsigned user_timeout_ms)
 {
-	int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1, rc = 0;
+	int fd = bind_one(addr, len, true, user_timeout_ms);
+	if (fd >= 0 && listen(fd, BACKLOG)) {
+		int rc = -errno;
+		close(fd);
+		return rc;
+	}
+	return fd;
+}
+
+/* The first socket on an address, which no other process has. */
+static int claim_once(const struct sockaddr *addr, socklen_t len, unsigned user_timeout_ms)
+{
+	int fd = bind_one(addr, len, false, user_timeout_ms), one = 1;
 	if (fd < 0)
-		return -errno;
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (bind(fd, addr, len))
-		rc = -errno;
-	close(fd);
-	return rc;
+		return fd;
+	if (listen(fd, BACKLOG) || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one)) {
+		int rc = -errno;
+		close(fd);
+		return rc;
+	}
+	return fd;
+}
+
+/* The kernel marks a socket as listening before it looks for conflicts, so two first sockets
+ * that begin to listen in the same microsecond may both be refused, and a third one beside them.
+ * Each tries again after a time of its own. */
+static int claim(const struct sockaddr *addr, socklen_t len, unsigned user_timeout_ms)
+{
+	int fd = claim_once(addr, len, user_timeout_ms);
+	for (unsigned i = 1; fd == -EADDRINUSE && i < CLAIM_TRIES; i++) {
+		usleep(((unsigned)getpid() * 2654435761u ^ (unsigned)clock_mono_ns()) % CLAIM_PAUSE_US + 1);
+		fd = claim_once(addr, len, user_timeout_ms);
+	}
+	return fd;
 }
 
 static void describe(const struct sockaddr_storage *ss, char out[LISTENER_TEXT])
@@ -129,6 +189,7 @@ bool listener_is_on(int fd, const char *listen, char ret_bound[LISTENER_TEXT])
 	    getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &int_len) || protocol != IPPROTO_TCP ||
 	    getsockname(fd, (struct sockaddr *)&have, &have_len))
 		return false;
+	unmap(&have, &have_len);
 	describe(&have, have_text);
 	if (ret_bound)
 		memcpy(ret_bound, have_text, LISTENER_TEXT);
@@ -140,10 +201,22 @@ bool listener_is_on(int fd, const char *listen, char ret_bound[LISTENER_TEXT])
 	return strcmp(want_text, have_text) == 0;
 }
 
-/* One more socket on the address: its errno tells why not, and then one that is there is shared. */
+bool listener_lacks_ipv4(int fd)
+{
+	struct sockaddr_in6 have = {0};
+	socklen_t len = sizeof have, int_len = sizeof(int);
+	int only = 0;
+	return getsockname(fd, (struct sockaddr *)&have, &len) == 0 && have.sin6_family == AF_INET6 &&
+	       IN6_IS_ADDR_UNSPECIFIED(&have.sin6_addr) &&
+	       getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only, &int_len) == 0 && only;
+}
+
+/* One more socket on the address. Where the kernel refuses it, because the given ones are
+ * another user's, one of those is shared. */
 static int add_one(const struct sockaddr_storage *ss, socklen_t len, unsigned user_timeout_ms, struct listener *l)
 {
-	int fd = open_one((const struct sockaddr *)ss, len, user_timeout_ms);
+	const struct sockaddr *addr = (const struct sockaddr *)ss;
+	int fd = l->count ? open_another(addr, len, user_timeout_ms) : claim(addr, len, user_timeout_ms);
 	if (fd < 0 && l->given) {
 		int share = fcntl(l->fds[l->count % l->given], F_DUPFD_CLOEXEC, 3);
 		fd = share < 0 ? -errno : share;
@@ -163,6 +236,26 @@ static void learn_port(const struct listener *l, struct sockaddr_storage *ss)
 		getsockname(l->fds[0], (struct sockaddr *)ss, &got);
 }
 
+static void explain(const char *listen, int err, const struct sockaddr_storage *ss)
+{
+	char holder[320];
+	snprintf(why, sizeof why, "cannot listen on %.100s: %s", listen, strerror(-err));
+	size_t n = strlen(why);
+	if (err == -EADDRINUSE)
+		snprintf(why + n, sizeof why - n, "; %s. End that, or set LISTEN to another port",
+			 port_holder_describe((const struct sockaddr *)ss, holder, sizeof holder));
+	else if (err == -EADDRNOTAVAIL)
+		snprintf(why + n, sizeof why - n, "; LISTEN must name an address of this machine");
+	else if (err == -EACCES)
+		snprintf(why + n, sizeof why - n,
+			 "; ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE");
+	else if (err == -EAFNOSUPPORT)
+		snprintf(why + n, sizeof why - n, "; IPv6 is switched off on this machine");
+	else if (err == -EINVAL && ss->ss_family == AF_INET6)
+		snprintf(why + n, sizeof why - n,
+			 "; a link-local address needs its interface, for example [fe80::1%%eth0]:50051");
+}
+
 int listener_open(const char *listen, unsigned n, unsigned user_timeout_ms, struct listener *l, const char **ret_why)
 {
 	struct sockaddr_storage ss = {0};
@@ -174,17 +267,13 @@ int listener_open(const char *listen, unsigned n, unsigned user_timeout_ms, stru
 	l->count = l->given;
 	for (unsigned i = 0; i < l->given; i++)
 		set_inherited(l->fds[i], user_timeout_ms);
-	if (!l->given)
-		rc = check_free((struct sockaddr *)&ss, len);
 	learn_port(l, &ss);
 	while (rc == 0 && l->count < n) {
 		rc = add_one(&ss, len, user_timeout_ms, l);
 		learn_port(l, &ss);
 	}
 	if (rc) {
-		snprintf(why, sizeof why, "cannot listen on %s: %s%s", listen, strerror(-rc),
-			 rc == -EADDRINUSE ? "; another process has this port: stop it, or set LISTEN to another one"
-					   : "");
+		explain(listen, rc, &ss);
 		while (l->count > l->given)
 			close(l->fds[--l->count]);
 		return rc;

@@ -1,14 +1,16 @@
 /* Which CPUs to use: reads the affinity mask, sysfs and the cgroup's quota, and deals CPUs out.
  *
- * Invariants: every CPU in a plan is one that the process may run on, and is there once; each shard has one. What the
- * system does not tell (no sysfs in a container, a kernel without NUMA) makes the order plainer, never a failure; what
- * the operator wrote wrongly is always a failure, with the CPU named.
+ * Invariants: every CPU in a plan is one that the process may run on, and is there once; each shard
+ * has one. What the system does not tell (no sysfs in a container, a kernel without NUMA) makes the
+ * order plainer, never a failure; what the operator wrote wrongly is always a failure, with the CPU
+ * named.
  *
- * The quota only bounds the number of shards that nobody chose: a number in the configuration is kept, and
- * topo_describe says that it is above the quota. Of cgroups, version 2 is read; a limit of any ancestor counts.
+ * The quota only bounds the number of shards that nobody chose: a number in the configuration is
+ * kept, and topo_describe says that it is above the quota. Cgroups of both versions are read; a
+ * limit of any ancestor counts.
  *
- * topo_plan runs on the main thread at start; the calls for `self` on the thread that they are about.
- */
+ * topo_plan runs on the main thread at start; the calls for `self` on the thread that they are
+ * about. */
 #include "core/topo.h"
 
 #include "core/base/check.h"
@@ -216,51 +218,118 @@ static void read_nodes(struct machine *m, const char *root)
 	}
 }
 
-/* One cpu.max: "150000 100000" or "max 100000", in microseconds. Thousandths of a CPU, or 0 for no limit. */
-static uint32_t read_cpu_max(const char *path)
+/* A quota and its period, both in microseconds. Thousandths of a CPU, or 0 for no limit. */
+static uint32_t milli_of(const char *quota_text, const char *period_text)
 {
-	char text[64], *end;
 	unsigned long long quota, period, milli;
 
-	if (!read_text(text, sizeof text, path) || text[0] < '0' || text[0] > '9')
+	if (quota_text[0] < '0' || quota_text[0] > '9')
 		return 0;
-	quota = strtoull(text, &end, 10);
-	period = strtoull(end, NULL, 10);
+	quota = strtoull(quota_text, NULL, 10);
+	period = strtoull(period_text, NULL, 10);
 	if (period == 0 || quota > ULLONG_MAX / 1000)
 		return 0;
 	milli = quota * 1000 / period;
 	return milli == 0 ? 1 : milli > UINT32_MAX ? 0 : (uint32_t)milli;
 }
 
-/* The tightest limit of the process's cgroup and its ancestors. */
+/* Of cgroups of version 2: cpu.max in the folder `dir`, "150000 100000" or "max 100000". As
+ * milli_of. */
+static uint32_t read_cpu_max(const char *dir)
+{
+	char path[2 * PATH_MAX + 16], text[64];
+
+	snprintf(path, sizeof path, "%s/cpu.max", dir);
+	return read_text(text, sizeof text, path) ? milli_of(text, text + strcspn(text, " ")) : 0;
+}
+
+/* Of cgroups of version 1: cpu.cfs_quota_us, -1 for none, and cpu.cfs_period_us, in the folder
+ * `dir`. As read_cpu_max. */
+static uint32_t read_cfs_quota(const char *dir)
+{
+	char path[2 * PATH_MAX + 64], quota[64], period[64];
+
+	snprintf(path, sizeof path, "%s/cpu.cfs_quota_us", dir);
+	if (!read_text(quota, sizeof quota, path))
+		return 0;
+	snprintf(path, sizeof path, "%s/cpu.cfs_period_us", dir);
+	return read_text(period, sizeof period, path) ? milli_of(quota, period) : 0;
+}
+
+static uint32_t tighter(uint32_t a, uint32_t b)
+{
+	return a == 0 || (b != 0 && b < a) ? b : a;
+}
+
+/* The tightest limit of `group` and its ancestors, in the hierarchy that is mounted at `mount`. */
+static uint32_t read_hierarchy(const char *mount, const char *group, uint32_t (*read_one)(const char *dir))
+{
+	char dir[2 * PATH_MAX], at[PATH_MAX];
+	uint32_t best = 0;
+
+	/* A path that leaves the cgroup namespace cannot be followed; its root can. */
+	snprintf(at, sizeof at, "%s", strstr(group, "/..") != NULL ? "" : group);
+	for (;;) {
+		char *slash;
+
+		snprintf(dir, sizeof dir, "%s%s", mount, at);
+		best = tighter(best, read_one(dir));
+		slash = strrchr(at, '/');
+		if (slash == NULL)
+			return best;
+		*slash = 0;
+	}
+}
+
+/* Whether a comma-separated list of controllers has "cpu". */
+static bool has_cpu(const char *list, size_t n)
+{
+	for (size_t at = 0, len; at < n; at += len + 1) {
+		len = strcspn(list + at, ",:");
+		if (len == 3 && memcmp(list + at, "cpu", 3) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The tightest limit that one line of /proc/self/cgroup leads to: "0::/path" of version 2,
+ * "4:cpu,cpuacct:/path" of version 1. */
+static uint32_t read_group(const char *root, const char *line)
+{
+	char mount[PATH_MAX];
+	const char *list = strchr(line, ':');
+	const char *path = list != NULL ? strchr(list + 1, ':') : NULL;
+	uint32_t v1;
+
+	if (path == NULL || path[1] != '/')
+		return 0;
+	list++;
+	if (list == path) {
+		snprintf(mount, sizeof mount, "%s/sys/fs/cgroup", root);
+		return read_hierarchy(mount, path + 1, read_cpu_max);
+	}
+	if (!has_cpu(list, (size_t)(path - list)))
+		return 0;
+	/* The folder has the name of its controllers; "cpu" alone is a link to it, or the folder
+	 * itself. */
+	snprintf(mount, sizeof mount, "%s/sys/fs/cgroup/%.*s", root, (int)(path - list), list);
+	v1 = read_hierarchy(mount, path + 1, read_cfs_quota);
+	snprintf(mount, sizeof mount, "%s/sys/fs/cgroup/cpu", root);
+	return tighter(v1, read_hierarchy(mount, path + 1, read_cfs_quota));
+}
+
+/* The tightest limit of the process's cgroups and their ancestors. */
 static uint32_t read_quota(const char *root)
 {
-	char text[PATH_MAX], path[2 * PATH_MAX], group[PATH_MAX], *line;
+	char text[PATH_MAX], path[PATH_MAX], *rest = text, *line;
 	uint32_t best = 0;
 
 	snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
 	if (!read_text(text, sizeof text, path))
 		return 0;
-	line = strncmp(text, "0::/", 4) == 0 ? text : strstr(text, "\n0::/");
-	if (line == NULL)
-		return 0;
-	line = strchr(line, '/');
-	line[strcspn(line, "\n")] = 0;
-	/* A path that leaves the cgroup namespace cannot be followed; its root can. */
-	snprintf(group, sizeof group, "%s", strstr(line, "/..") != NULL ? "" : line);
-	for (;;) {
-		char *slash;
-		uint32_t milli;
-
-		snprintf(path, sizeof path, "%s/sys/fs/cgroup%s/cpu.max", root, group);
-		milli = read_cpu_max(path);
-		if (milli != 0 && (best == 0 || milli < best))
-			best = milli;
-		slash = strrchr(group, '/');
-		if (slash == NULL)
-			return best;
-		*slash = 0;
-	}
+	while ((line = strsep(&rest, "\n")) != NULL)
+		best = tighter(best, read_group(root, line));
+	return best;
 }
 
 /* How many CPUs the machine has; 0: unknown. */

@@ -396,8 +396,9 @@ int daemon_load_access(struct daemon *d, const char **ret_why)
 	return 0;
 }
 
-static int check_cleartext(const struct config *c)
+static int check_cleartext(const struct config *c, const char **ret_why)
 {
+	*ret_why = why;
 	if (c->allow_cleartext || *c->tls_cert || listener_is_loopback(c->listen) != 0)
 		return 0;
 	snprintf(
@@ -467,7 +468,7 @@ int daemon_check(const struct config *c, const char **ret_why)
 		return rc;
 	struct ids_opts io = ids_options(c, &t);
 	struct workers_opts wo = workers_options(c, &t);
-	rc = check_cleartext(c);
+	rc = check_cleartext(c, ret_why);
 	if (rc == 0)
 		rc = check_files(c, ret_why);
 	if (rc == 0)

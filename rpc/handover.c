@@ -38,6 +38,13 @@ int handover_take(const char *listen, struct listener *l, const char **ret_why)
 		char bound[LISTENER_TEXT] = "";
 		bool stored = strcmp(names[i], STORED_NAME) == 0;
 		bool fits = listener_is_on(fd, listen, bound) && l->given < LISTENER_MAX;
+		if (fits && listener_lacks_ipv4(fd)) {
+			fits = !stored; /* an earlier version's, which left IPV6_V6ONLY to the system: opened anew */
+			if (fits)
+				log_warn(
+					"systemd's socket %.64s is for IPv6 alone: set BindIPv6Only=both in its unit to serve IPv4, too",
+					names[i]);
+		}
 		if (fits) {
 			l->fds[l->given++] = fd;
 			continue;

@@ -1,15 +1,20 @@
 /* An HTTP/1.1 server on a Unix socket; see the header. Main thread; nothing here blocks.
  *
  *   READING --a request, or a fault in one--> WRITING --all taken--> READING
- *      |                                         \--all taken, last answer--> LINGERING --EOF, or a second--> closed
+ *      |                                         \--all taken, last answer--> LINGERING --EOF, or a
+ * second--> closed
  *      \--EOF-- closed
  *
- * Invariants: one answer at a time for a client, and nothing is read while it is being taken; so a client's memory is one head and one answer.
- * After a fault, or a request with a body, nothing that follows on that connection is trusted: the answer is its last. Lingering reads what is
- * still coming and drops it, so that closing does not cut off the answer.
+ * Invariants: one answer at a time for a client, and nothing is read while it is being taken; so a
+ * client's memory is one head and one answer. After a fault, or a request with a body, nothing that
+ * follows on that connection is trusted: the answer is its last. Lingering reads what is still
+ * coming and drops it, so that closing does not cut off the answer.
  *
- * A socket's file outlives a daemon that was killed. It is removed only after a connection to it was refused, under a lock on the directory, so that
- * of two daemons that start at once neither removes the other's. */
+ * A socket's file outlives a daemon that was killed. It is removed only after a connection to it
+ * was refused, under a lock, so that of two daemons that start at once neither removes the
+ * other's. The lock is on a file beside the socket, PATH.lock, that only the daemon's user can
+ * open: everybody who can open a file or a directory, if only for reading, can lock it. The file
+ * is there only as long as the lock. */
 #include "rpc/statsock.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
@@ -31,7 +36,9 @@ enum {
 	EVENTS = 64,
 	TURN_REQUESTS = 8, /* of one client, pipelined, before others have their turn */
 	BACKLOG = 64,
-	LOCK_TRIES = 100, /* 10 ms each */
+	LOCK_TRIES = 100,
+	LOCK_PAUSE_US = 10000, /* between two of them */
+	LOCK_NAME = sizeof(((struct sockaddr_un *)0)->sun_path) + sizeof ".lock",
 };
 #define LINGER_NS NS_PER_S
 #define ACCEPT_RETRY_NS (100 * NS_PER_MS)
@@ -97,21 +104,58 @@ static int make_dirs(const char *path, char *dir, size_t cap)
 	return mkdir(dir, 0755) && errno != EEXIST ? -errno : 0;
 }
 
-/* A descriptor that holds the directory's lock until it is closed, or -errno. */
-static int lock_dir(const char *dir)
+/* Opens the lock's file and locks it. A descriptor; -EAGAIN: its holder has removed the file
+ * meanwhile, so another try makes a new one; -errno. */
+static int lock_once(const char *path)
 {
-	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct stat mine, there;
+	int fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600), rc = 0;
 	if (fd < 0)
 		return -errno;
-	for (int i = 0; flock(fd, LOCK_EX | LOCK_NB); i++) {
-		int err = errno;
-		if (err != EINTR && (err != EWOULDBLOCK || i == LOCK_TRIES)) {
-			close(fd);
-			return -err;
-		}
-		usleep(10000);
+	if (fstat(fd, &mine))
+		rc = -errno;
+	else if (!S_ISREG(mine.st_mode) || mine.st_uid != geteuid() || (mine.st_mode & 077))
+		rc = -EACCES;
+	else if (flock(fd, LOCK_EX | LOCK_NB))
+		rc = -errno;
+	else if (lstat(path, &there) || there.st_ino != mine.st_ino || there.st_dev != mine.st_dev)
+		rc = -EAGAIN;
+	if (rc == 0)
+		return fd;
+	close(fd);
+	return rc;
+}
+
+/* A descriptor that holds the lock for the socket at `path`, or -errno. */
+static int lock(const char *path, char ret_name[LOCK_NAME])
+{
+	snprintf(ret_name, LOCK_NAME, "%s.lock", path);
+	for (int i = 0;; i++) {
+		int fd = lock_once(ret_name);
+		if ((fd != -EINTR && fd != -EAGAIN) || i == LOCK_TRIES)
+			return fd;
+		usleep(LOCK_PAUSE_US);
 	}
-	return fd;
+}
+
+static void unlock(int fd, const char *name)
+{
+	unlink(name); /* before the descriptor is closed: afterwards the file may be another daemon's lock */
+	close(fd);
+}
+
+static int explain_lock(int err, const char *path, const char *name)
+{
+	char what[LOCK_NAME + 160];
+	snprintf(
+		what, sizeof what,
+		err == -EAGAIN
+			? "%s has been locked for a second by another process (a second ordinald?); give each its own"
+		: err == -EACCES
+			? "%s, which two daemons that start at once would lock, is another user's or open to others: remove it"
+			: "%s cannot be locked",
+		name);
+	return fail(err, path, err == -EAGAIN || err == -EACCES ? what : NULL);
 }
 
 /* Removes a socket's file that nobody listens on. Under the lock. */
@@ -127,9 +171,17 @@ static int remove_stale(const struct sockaddr_un *un)
 	if (fd < 0)
 		return fail(-errno, path, NULL);
 	int err = connect(fd, (const struct sockaddr *)un, sizeof *un) ? errno : 0;
+	struct ucred holder = {0};
+	socklen_t len = sizeof holder;
+	char what[128];
+	if (err == 0 && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &holder, &len) == 0 && holder.pid > 0)
+		snprintf(what, sizeof what, "process %d listens there (a second ordinald?); give each its own",
+			 (int)holder.pid);
+	else
+		snprintf(what, sizeof what, "another process listens there (a second ordinald?); give each its own");
 	close(fd);
 	if (err == 0 || err == EAGAIN || err == EPROTOTYPE)
-		return fail(-EADDRINUSE, path, "another process listens there (a second ordinald?); give each its own");
+		return fail(-EADDRINUSE, path, what);
 	if (err != ECONNREFUSED)
 		return fail(-err, path, NULL);
 	return unlink(path) && errno != ENOENT ? fail(-errno, path, NULL) : 0;
@@ -146,11 +198,10 @@ static int listen_on(struct statsock *s)
 	int rc = make_dirs(s->path, dir, sizeof dir);
 	if (rc)
 		return fail(rc, s->path, NULL);
-	int lock = lock_dir(dir);
-	if (lock < 0)
-		return fail(lock, s->path,
-			    lock == -EWOULDBLOCK ? "its directory has been locked for a second by another process"
-						 : NULL);
+	char lock_name[LOCK_NAME];
+	int lock_fd = lock(s->path, lock_name);
+	if (lock_fd < 0)
+		return explain_lock(lock_fd, s->path, lock_name);
 	rc = remove_stale(&un);
 	if (rc == 0) {
 		s->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -160,7 +211,7 @@ static int listen_on(struct statsock *s)
 		else if (chmod(s->path, 0660) || lstat(s->path, &s->made) || listen(s->listen_fd, BACKLOG))
 			rc = fail(-errno, s->path, NULL);
 	}
-	close(lock);
+	unlock(lock_fd, lock_name);
 	return rc;
 }
 

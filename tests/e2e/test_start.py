@@ -1,8 +1,10 @@
 """Starting: what it needs, what it refuses, and how it says so. And what it does with its log."""
 
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -20,6 +22,98 @@ def test_the_port_in_use(daemon):
     other = daemon.prepare(LISTEN=d.address)
     code, said = other.start_refused()
     assert code == 1 and d.address in said and "LISTEN" in said
+
+
+def race(one, two):
+    """Starts both at the same moment, and returns (the one that listens, the one that gave up)."""
+    one.launch()
+    two.launch()
+
+    def ended():
+        return [d for d in (one, two) if d.process.poll() is not None]
+
+    def is_decided():
+        listening = [d for d in (one, two) if re.search(r" listens on \S+: ", d.log_since_start())]
+        return len(listening) + len(ended()) == 2
+    appliance.wait_until(is_decided, "one to listen and the other to give up")
+    assert len(ended()) == 1, "both run"
+    loser = ended()[0]
+    return (two if loser is one else one), loser
+
+
+def test_two_daemons_that_start_at_once_both_had_the_port(daemon):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % s.getsockname()[1]
+    one, two = daemon.prepare(LISTEN=address, SHARDS=2), daemon.prepare(LISTEN=address.replace("127.0.0.1", "[::ffff:127.0.0.1]"), SHARDS=2)
+    for _ in range(10):
+        winner, loser = race(one, two)
+        assert loser.process.returncode == 1
+        assert f"process {winner.pid} (ordinald) listens on {address}" in loser.log_since_start()
+        winner.stop()
+
+
+def test_two_daemons_that_start_at_once_on_one_stats_socket(daemon):
+    one, two = daemon.prepare(SHARDS=1), daemon.prepare(SHARDS=1)
+    two.options["STATS_SOCKET"] = one.options["STATS_SOCKET"]
+    for _ in range(5):
+        winner, loser = race(one, two)
+        assert loser.process.returncode == 1 and str(one.stats_socket) in loser.log_since_start()
+        assert one.stats()["pid"] == winner.pid
+        winner.stop()
+
+
+def test_the_port_of_an_outgoing_connection(daemon):
+    """The kernel gives 50051, too, to whoever connects to somewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as peer, socket.create_connection(peer.getsockname()) as c:
+        code, said = daemon.prepare(LISTEN="127.0.0.1:%d" % c.getsockname()[1]).start_refused()
+        assert code == 1 and f"process {os.getpid()} (" in said and "connection to 127.0.0.1:%d" % peer.getsockname()[1] in said
+        assert "ordinal-tune" in said
+
+
+@pytest.mark.skipif(not is_root() or not shutil.which("setpriv"), reason="needs root, and setpriv (util-linux), to be a user without rights")
+def test_a_lock_of_any_local_user_stopped_the_start(daemon, tmp_path):
+    """A stranger locks everything that he can open for reading, in the directories of the stats socket and of the data."""
+    locker = "import fcntl, os, sys\nn = 0\nfor f in sys.argv[1:]:\n try:\n  fcntl.flock(os.open(f, os.O_RDONLY), fcntl.LOCK_EX)\n" \
+        "  n += 1\n except OSError: pass\nprint(n, flush=True)\nsys.stdin.read()"
+    d = daemon.prepare(SHARDS=1, DATA_WITNESS=tmp_path / "witness", LOG_TARGET=f"file:{tmp_path / 'ordinald.log'}")
+    for directory in (*tmp_path.parents[:2], tmp_path, d.directory):  # pytest makes them for its own user
+        os.chmod(directory, 0o755)
+    os.umask(0o022)
+
+    def run():
+        d.launch()
+        appliance.wait_until(d.stats_socket.exists, "the start")
+        d.stop()
+    run()
+    os.chmod(d.data, 0o755)  # as an administrator may have it
+    found = [d.directory, d.data, *d.data.rglob("*"), *tmp_path.glob("*")]
+    with subprocess.Popen(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", locker, *found],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stranger:
+        assert int(stranger.stdout.readline()) > 1, "he has at least the directories"
+        try:
+            run()
+        finally:
+            stranger.stdin.close()
+
+
+def test_an_ipv4_address_written_as_ipv6_was_refused_without_a_reason(daemon):
+    d = daemon(SHARDS=1, LISTEN="[::ffff:127.0.0.1]:0")
+    with native.Client(d) as c:
+        assert c.next() == range(1, 2)
+
+
+@pytest.mark.skipif(not is_root() or not shutil.which("unshare"), reason="needs root, and unshare, to set bindv6only of a network of its own")
+def test_any_address_serves_ipv4_whatever_the_system_says(daemon):
+    d = daemon.prepare(SHARDS=2, LISTEN="[::]:50051", ALLOW_CLEARTEXT="y")
+    d.wrapper = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo 1 > /proc/sys/net/ipv6/bindv6only && exec \"$@\"", "sh"]
+    d.launch()
+    appliance.wait_until(lambda: "listens on" in d.log() or not d.is_running(), "the start")
+    if not d.is_running() or shutil.which("nsenter") is None:
+        pytest.skip("no network namespaces here, or no IPv6: " + d.log())
+    done = subprocess.run(["nsenter", f"--net=/proc/{d.pid}/ns/net", appliance.ORDINAL, "next", "--server", "127.0.0.1:50051"],
+                          capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0 and done.stdout.strip() == "1", done.stderr
 
 
 def test_the_data_directory_in_use(daemon):

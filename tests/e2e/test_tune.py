@@ -11,7 +11,7 @@ TUNE = os.path.join(appliance.ROOT, "tools", "tune", "ordinal-tune")
 SYSCTLS = {"net/core/somaxconn": "4096", "net/core/netdev_max_backlog": "99999", "net/core/busy_poll": "50", "net/ipv4/tcp_max_syn_backlog": "128",
            "net/ipv4/tcp_rmem": "4096\t131072\t6291456", "net/ipv4/tcp_wmem": "4096\t16384\t4194304",
            "net/ipv4/tcp_mem": "1000000\t2000000\t3000000", "net/ipv4/tcp_slow_start_after_idle": "1",
-           "net/ipv4/ip_local_port_range": "32768\t60999", "fs/nr_open": "1048576", "fs/file-max": "9223372036854775807",
+           "net/ipv4/ip_local_port_range": "32768\t60999", "net/ipv4/ip_local_reserved_ports": "", "fs/nr_open": "1048576", "fs/file-max": "9223372036854775807",
            "kernel/io_uring_disabled": "2"}
 
 
@@ -84,6 +84,36 @@ def test_the_configuration_directory_of_the_package_stays(machine):
     tune(machine, "--apply")
     tune(machine, "--revert")
     assert (machine / "etc/ordinal/ordinal.conf").read_text() == "mine\n"
+
+
+RESERVED = "proc/sys/net/ipv4/ip_local_reserved_ports"
+
+
+@pytest.mark.parametrize("conf, before, after", [
+    (None, "", "50051"), ('CONFIG_LISTEN="0.0.0.0:7000"\n', "", "7000"), ("CONFIG_LISTEN=[::1]:7001\n", "22,8000-8100", "22,8000-8100,7001"),
+    ('CONFIG_LISTEN="127.0.0.1:7002"\n', "7000-7005,9000", "7000-7005,9000"), ('CONFIG_LISTEN="127.0.0.1:0"\n', "", ""),
+    ('# CONFIG_LISTEN="127.0.0.1:1"\n', "5005,500510", "5005,500510,50051")])
+def test_an_outgoing_connection_took_the_port(machine, conf, before, after):
+    """The port is reserved, beside those that were reserved before."""
+    (machine / "etc/ordinal").mkdir()
+    if conf:
+        (machine / "etc/ordinal/ordinal.conf").write_text(conf)
+    (machine / RESERVED).write_text(before + "\n")
+    found = everything(machine)
+    tune(machine)
+    tune(machine, "--apply")
+    assert (machine / RESERVED).read_text() == after + "\n"
+    kept = (machine / "etc/sysctl.d/90-ordinal-tune.conf").read_text()
+    assert (f"net.ipv4.ip_local_reserved_ports = {after}\n" in kept) == (before != after)
+    assert "Nothing to change" in tune(machine, "--dry-run")
+    tune(machine, "--revert")
+    assert everything(machine) == found
+
+
+def test_the_package_reserves_the_port_and_changes_nothing_else():
+    with open(os.path.join(appliance.ROOT, "systemd", "sysctl.conf"), encoding="utf-8") as f:
+        settings = [line.strip() for line in f if line.strip() and not line.startswith("#")]
+    assert settings == ["net.ipv4.ip_local_reserved_ports = 50051"]
 
 
 def test_wrong_usage(machine):

@@ -312,6 +312,39 @@ static void test_no_or_unreadable_quota_is_none(void **state)
 	assert_int_equal(t.quota_milli, 3000);
 }
 
+static void test_a_quota_of_cgroups_version_1_was_not_seen(void **state)
+{
+	put("9:memory:/d/c\n4:cpu,cpuacct:/d/c\n0::/x\n", "proc/self/cgroup");
+	put("-1\n", "sys/fs/cgroup/cpu,cpuacct/d/c/cpu.cfs_quota_us");
+	put("100000\n", "sys/fs/cgroup/cpu,cpuacct/d/c/cpu.cfs_period_us");
+	assert_int_equal(plan("0-7", NULL, 0), 0);
+	assert_int_equal(t.quota_milli, 0);
+	put("150000\n", "sys/fs/cgroup/cpu,cpuacct/d/c/cpu.cfs_quota_us");
+	assert_int_equal(plan("0-7", NULL, 0), 0);
+	assert_int_equal(t.quota_milli, 1500);
+	assert_int_equal(t.shards, 2);
+	/* A container's own group is the root of what is mounted there, while its path is the
+	 * host's. */
+	put("50000\n", "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us");
+	put("50000\n", "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us");
+	assert_int_equal(plan("0-7", NULL, 0), 0);
+	assert_int_equal(t.quota_milli, 1000);
+}
+
+static void test_both_versions_of_cgroups_count(void **state)
+{
+	put("2:cpuset,cpu:/a\n3:cpuset:/b\n0::/c\n", "proc/self/cgroup");
+	put("300000\n", "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us");
+	put("100000\n", "sys/fs/cgroup/cpu/a/cpu.cfs_period_us");
+	put("100000\n", "sys/fs/cgroup/cpuset/b/cpu.cfs_quota_us"); /* not of this controller */
+	put("100000\n", "sys/fs/cgroup/cpuset/b/cpu.cfs_period_us");
+	assert_int_equal(plan("0-7", NULL, 0), 0);
+	assert_int_equal(t.quota_milli, 3000);
+	put("200000 100000\n", "sys/fs/cgroup/c/cpu.max");
+	assert_int_equal(plan("0-7", NULL, 0), 0);
+	assert_int_equal(t.quota_milli, 2000);
+}
+
 static void test_description(void **state)
 {
 	char buf[256], small[20];
@@ -412,6 +445,8 @@ int main(void)
 		TEST(test_quota_bounds_the_default),
 		TEST(test_tightest_quota_of_all_ancestors_counts),
 		TEST(test_no_or_unreadable_quota_is_none),
+		TEST(test_a_quota_of_cgroups_version_1_was_not_seen),
+		TEST(test_both_versions_of_cgroups_count),
 		TEST(test_description),
 		TEST(test_real_mask_is_the_default),
 		TEST(test_taking_a_place),

@@ -429,7 +429,9 @@ static void test_a_second_daemon_is_refused_and_the_first_goes_on(void **state)
 	bool eof;
 	assert_int_equal(open_at(r, r->path, &s, &why), -EADDRINUSE);
 	assert_non_null(strstr(why, r->path));
-	assert_non_null(strstr(why, "another process listens there"));
+	char holder[64];
+	snprintf(holder, sizeof holder, "process %d listens there", (int)getpid());
+	assert_non_null(strstr(why, holder));
 	turn(r);
 	ask(r, "GET /stats HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 200 OK\r\n", &eof);
 }
@@ -496,15 +498,51 @@ static void test_two_that_start_at_once_take_turns(void **state)
 	struct rig *r = *state;
 	const char *why;
 	struct statsock *s;
+	struct stat st;
+	char path[64], name[80];
+	snprintf(path, sizeof path, "%s/turns.sock", r->dir);
+	snprintf(name, sizeof name, "%s.lock", path);
+	int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(flock(fd, LOCK_EX), 0);
+	assert_int_equal(open_at(r, path, &s, &why), -EWOULDBLOCK);
+	assert_non_null(strstr(why, "locked"));
+	close(fd);
+	assert_int_equal(open_at(r, path, &s, &why), 0);
+	assert_int_equal(stat(name, &st), -1); /* it is there only as long as the lock */
+	statsock_close(s);
+}
+
+/* The directory can be opened for reading by every local user, and what can be opened can be
+ * locked. */
+static void test_a_lock_on_the_directory_stopped_the_start(void **state)
+{
+	struct rig *r = *state;
+	const char *why;
+	struct statsock *s;
 	char path[64];
 	int dir = open(r->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	assert_int_equal(flock(dir, LOCK_EX), 0);
-	snprintf(path, sizeof path, "%s/turns.sock", r->dir);
-	assert_int_equal(open_at(r, path, &s, &why), -EWOULDBLOCK);
-	assert_non_null(strstr(why, "locked"));
-	close(dir);
+	snprintf(path, sizeof path, "%s/locked.sock", r->dir);
 	assert_int_equal(open_at(r, path, &s, &why), 0);
 	statsock_close(s);
+	close(dir);
+}
+
+static void test_a_lock_file_that_others_can_open_is_refused(void **state)
+{
+	struct rig *r = *state;
+	const char *why;
+	struct statsock *s;
+	char path[64], name[80];
+	snprintf(path, sizeof path, "%s/open.sock", r->dir);
+	snprintf(name, sizeof name, "%s.lock", path);
+	int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_int_equal(fchmod(fd, 0644), 0);
+	close(fd);
+	assert_int_equal(open_at(r, path, &s, &why), -EACCES);
+	assert_non_null(strstr(why, name));
+	assert_non_null(strstr(why, "remove it"));
+	assert_int_equal(unlink(name), 0);
 }
 
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -531,6 +569,8 @@ int main(void)
 		T(test_what_is_no_socket_is_left_alone),
 		T(test_another_ones_file_is_not_removed),
 		T(test_two_that_start_at_once_take_turns),
+		T(test_a_lock_on_the_directory_stopped_the_start),
+		T(test_a_lock_file_that_others_can_open_is_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,7 +33,7 @@ static struct ids_opts opts = {
 
 static uint64_t sum, answered;
 
-static void on_answer(void *ctx, struct ids_wait *w, uint64_t first)
+static void on_answer(void *ctx, struct ids_wait *w, uint64_t first, uint64_t incarnation)
 {
 	sum += first;
 	answered++;

@@ -17,6 +17,7 @@
 #define TAG_GAP_TO 0x38
 #define TAG_PUBLISHER 0x42
 #define TAG_PUBLISHER_SEQ 0x48
+#define TAG_INCARNATION 0x51
 #define TAG_CRC 0x7d
 
 static size_t varint_size(uint64_t v)
@@ -67,7 +68,7 @@ size_t frame_size(const struct frame *f)
 	return FRAME_PREFIX + FRAME_CRC + number_size(f->seq_no) + bytes_size(f->payload) +
 	       number_size((uint64_t)f->timestamp) + number_size(f->offset) + number_size((uint64_t)f->mark) +
 	       number_size(f->gap_from) + number_size(f->gap_to) + bytes_size(f->publisher) +
-	       number_size(f->publisher_seq);
+	       number_size(f->publisher_seq) + (f->incarnation ? 9 : 0);
 }
 
 size_t frame_put(uint8_t *out, const struct frame *f)
@@ -83,6 +84,11 @@ size_t frame_put(uint8_t *out, const struct frame *f)
 	p = number_put(p, TAG_GAP_TO, f->gap_to);
 	p = bytes_put(p, TAG_PUBLISHER, f->publisher);
 	p = number_put(p, TAG_PUBLISHER_SEQ, f->publisher_seq);
+	if (f->incarnation != 0) {
+		*p = TAG_INCARNATION;
+		store_le64(p + 1, f->incarnation);
+		p += 9;
+	}
 	uint32_t crc = crc32c(0, message, (size_t)(p - message));
 	*p++ = TAG_CRC;
 	store_le32(p, crc);
@@ -118,6 +124,17 @@ static inline bool number_get(const uint8_t **p, const uint8_t *end, uint8_t tag
 		return true;
 	++*p;
 	return varint_get(p, end, ret);
+}
+
+static inline bool fixed64_get(const uint8_t **p, const uint8_t *end, uint8_t tag, uint64_t *ret)
+{
+	if (*p >= end || **p != tag)
+		return true;
+	if (end - *p < 9)
+		return false;
+	*ret = load_le64(*p + 1);
+	*p += 9;
+	return true;
 }
 
 static inline bool bytes_get(const uint8_t **p, const uint8_t *end, uint8_t tag, struct span *ret)
@@ -160,7 +177,8 @@ int frame_get(struct span wire, struct frame *ret, size_t *ret_size)
 	    !number_get(&p, end, TAG_TIMESTAMP, &timestamp) || !number_get(&p, end, TAG_OFFSET, &f.offset) ||
 	    !number_get(&p, end, TAG_MARK, &mark) || !number_get(&p, end, TAG_GAP_FROM, &f.gap_from) ||
 	    !number_get(&p, end, TAG_GAP_TO, &f.gap_to) || !bytes_get(&p, end, TAG_PUBLISHER, &f.publisher) ||
-	    !number_get(&p, end, TAG_PUBLISHER_SEQ, &f.publisher_seq) || p != end || mark > FRAME_GOING_AWAY)
+	    !number_get(&p, end, TAG_PUBLISHER_SEQ, &f.publisher_seq) ||
+	    !fixed64_get(&p, end, TAG_INCARNATION, &f.incarnation) || p != end || mark > FRAME_RESUMED)
 		return -EBADMSG;
 	f.timestamp = (int64_t)timestamp;
 	f.mark = (enum frame_mark)mark;

@@ -1,7 +1,7 @@
 /* The bytes of a frame: the gRPC message that a subscriber receives, and that memory and disk keep.
  *
  *   0 | length, 4 bytes big-endian | Frame: seq_no 1, payload 2, timestamp 3, offset 4, [mark 5, gap_from 6, gap_to 7,]
- *                                           [publisher 8, publisher_seq 9,] crc32c 15 as the last field
+ *                                           [publisher 8, publisher_seq 9,] [incarnation 10,] crc32c 15 as the last field
  *
  * Fields with their default value are left out, as protobuf encoders do; crc32c is always there. It covers every byte of the message
  * before its own tag (not the prefix, whose length it confirms by its place). Pure; any thread.
@@ -19,7 +19,7 @@
 #define FRAME_MARK_MAX 64 /* bytes of an encoded mark, prefix included */
 
 /* As ordinal.v1.Mark. */
-enum frame_mark { FRAME_NONE, FRAME_CAUGHT_UP, FRAME_GAP, FRAME_GOING_AWAY };
+enum frame_mark { FRAME_NONE, FRAME_CAUGHT_UP, FRAME_GAP, FRAME_GOING_AWAY, FRAME_RESUMED };
 
 struct frame {
 	uint64_t seq_no;
@@ -30,12 +30,14 @@ struct frame {
 	uint64_t publisher_seq;
 	enum frame_mark mark;
 	uint64_t gap_from, gap_to; /* FRAME_GAP: the first and last offset that are missing */
+	uint64_t incarnation;      /* marks alone: of the stream */
 };
 
 /* Bytes that frame_put will write, prefix included. */
 size_t frame_size(const struct frame *f);
 /* Writes f at out, which has frame_size(f) bytes of room, and returns that number. A mark is a frame like any other here: CAUGHT_UP (offset: the
- * last one of history), GAP (gap_from, gap_to), GOING_AWAY (offset: the one to resume from; 0: from the beginning). */
+ * last one of history), GAP (gap_from, gap_to), GOING_AWAY (offset: the one to resume from; 0: from the beginning), RESUMED (offset: of the first frame that
+ * follows; 0: sorted history does). */
 size_t frame_put(uint8_t *out, const struct frame *f);
 
 /* Bytes of the frame that begins at `wire`, by its prefix, or 0 when it is not there in full. */

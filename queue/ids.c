@@ -1,13 +1,15 @@
 /* All sequences: opening them from the journal, and what any thread may ask about them.
  *
  * Recovery: the "ids" log is a list of facts (queue/ids_record.h). For each name the position is the largest value of
- * its WINDOW and CHECKPOINT entries, except that a STAND entry sets it exactly. A sequence continues at its position;
- * the clock plays no part.
+ * its WINDOW and CHECKPOINT entries, except that a STAND entry sets it exactly, and that an entry with another
+ * incarnation begins anew. A sequence continues at its position; the clock plays no part. A sequence without an
+ * incarnation (an older version wrote its records) gets one, which is written before any of its IDs is handed out.
  * Runs on the main thread, but for the small getters at the end.
  */
 #include "queue/ids.h"
 #include "queue/ids_record.h"
 #include "queue/ids_shared.h"
+#include "queue/incarnation.h"
 #include "queue/producer.h"
 
 #include <errno.h>
@@ -31,7 +33,7 @@ void ids_unmap(void *p, size_t bytes)
 }
 
 struct found {
-	uint64_t position;
+	uint64_t position, incarnation;
 	uint32_t name_len;
 	char name[SEQUENCE_NAME_MAX];
 };
@@ -73,6 +75,7 @@ static int recovery_slot(struct recovery *r, struct span name, struct found **re
 	}
 	found = &r->found[r->count];
 	found->position = 1; /* the first ID */
+	found->incarnation = 0;
 	found->name_len = (uint32_t)name.n;
 	if (name.n != 0)
 		memcpy(found->name, name.p, name.n);
@@ -84,34 +87,54 @@ static int recovery_slot(struct recovery *r, struct span name, struct found **re
 	return 0;
 }
 
+static void recovery_take(struct found *found, uint32_t type, const struct ids_fact *f)
+{
+	bool exact = type == IDS_RECORD_STAND || type == IDS_RECORD_OLD_STAND;
+
+	if (f->incarnation != 0 && f->incarnation != found->incarnation) {
+		exact = exact ||
+			found->incarnation != 0; /* another life; else the same one, which has its number now */
+		found->incarnation = f->incarnation;
+	}
+	if (exact || f->value > found->position)
+		found->position = f->value;
+}
+
 static int recovery_replay(void *ctx, const struct jrecord *rec)
 {
 	struct recovery *r = ctx;
 	struct span rest = rec->payload;
 
-	if (rec->type < IDS_RECORD_WINDOW || rec->type > IDS_RECORD_STAND) {
+	if (rec->type < IDS_RECORD_OLD_WINDOW || rec->type > IDS_RECORD_STAND) {
 		r->why = "the ids log has a record of an unknown type: it was written by a newer version";
 		return -EBADMSG;
 	}
 	do {
 		struct found *found;
-		struct span name;
-		uint64_t value;
+		struct ids_fact f;
 		int rc;
 
-		if (!ids_record_take(&rest, &name, &value) || value == 0 || !sequence_name_ok(name)) {
+		if (!ids_record_take(&rest, rec->type, &f) || !sequence_name_ok(f.name)) {
 			r->why = "the ids log has a malformed record";
 			return -EBADMSG;
 		}
-		rc = recovery_slot(r, name, &found);
+		rc = recovery_slot(r, f.name, &found);
 		if (rc != 0) {
 			r->why = "out of memory while reading the ids log";
 			return rc;
 		}
-		if (rec->type == IDS_RECORD_STAND || value > found->position)
-			found->position = value;
+		recovery_take(found, rec->type, &f);
 	} while (rest.n != 0);
 	return 0;
+}
+
+/* Whether some sequence is known from records that say no incarnation alone. */
+static bool recovery_is_old(const struct recovery *r)
+{
+	for (uint32_t i = 0; i < r->count; i++)
+		if (r->found[i].incarnation == 0 && (i > 0 || r->found[i].position > 1))
+			return true;
+	return false;
 }
 
 static int ids_open_sequences(struct ids *ids, const struct recovery *r)
@@ -125,6 +148,7 @@ static int ids_open_sequences(struct ids *ids, const struct recovery *r)
 
 		memcpy(s->name, r->found[i].name, r->found[i].name_len);
 		s->name_len = r->found[i].name_len;
+		s->incarnation = r->found[i].incarnation ? r->found[i].incarnation : incarnation_new();
 		atomic_init(&s->next, r->found[i].position);
 		atomic_init(&s->durable_end, r->found[i].position);
 	}
@@ -240,6 +264,8 @@ int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, c
 		rc = journal_port_new(j, &ids->bell, PRODUCER_PORT_DEPTH, &port);
 	if (rc == 0)
 		rc = producer_new(ids, port, &ids->producer);
+	if (rc == 0 && recovery_is_old(&r))
+		producer_upgrade(ids->producer);
 out:
 	names_done(&r.names);
 	free(r.found);
@@ -335,6 +361,7 @@ bool ids_sequence_info(const struct ids *ids, uint32_t slot, struct ids_sequence
 	ret->durable_end = atomic_load_explicit(&s->durable_end, memory_order_relaxed);
 	ret->window = atomic_load_explicit(&s->window, memory_order_relaxed);
 	ret->windows = atomic_load_explicit(&s->windows, memory_order_relaxed);
+	ret->incarnation = s->incarnation;
 	return true;
 }
 

@@ -96,7 +96,7 @@ void ids_view_cancel(struct ids_view *v, struct ids_wait *w);
  * callback, so it may be reused in it. `refused` is called likewise for requests that can never be served. Cheap when
  * nothing waits and nothing arrived. */
 struct ids_view_ops {
-	void (*answer)(void *ctx, struct ids_wait *w, uint64_t first);
+	void (*answer)(void *ctx, struct ids_wait *w, uint64_t first, uint64_t incarnation);
 	void (*refused)(void *ctx, struct ids_wait *w, enum ids_error why);
 };
 void ids_view_turn(struct ids_view *v, const struct ids_view_ops *ops, void *ctx);
@@ -120,6 +120,8 @@ struct ids_sequence_info {
 	uint64_t next, durable_end;
 	uint32_t window;  /* its present size */
 	uint64_t windows; /* reserved since start */
+	/* The number of this life of the sequence, as in every answer. IDs are strict, and unique, within one. */
+	uint64_t incarnation;
 };
 uint32_t ids_sequence_count(const struct ids *ids);
 /* false: no such slot. Any thread. */

@@ -1,12 +1,15 @@
 /* The records of the "ids" log: facts about sequences. A payload is one or more entries, little-endian:
  *
- *   u64 value   u8 name_len   name
+ *   u64 value   u64 incarnation   u8 name_len   name
  *
  * WINDOW and CHECKPOINT say: IDs below `value` may have been handed out. The position of a sequence is the largest such
  * value.
  * STAND says: exactly those below `value` have been; it takes the position back. Only a clean stop writes it,
  * when nothing is handed out any more. As each entry stands alone, a CHECKPOINT or STAND may be cut into several
  * records.
+ * An entry with another incarnation than the one before it begins a new life of the sequence: what was said before says
+ * nothing about it. Records of the kinds OLD_* were written by versions that knew no incarnations; their entries
+ * lack the number, and are about whatever life the sequence is in.
  * Pure; any thread.
  */
 #ifndef ORDINAL_QUEUE_IDS_RECORD_H
@@ -15,28 +18,46 @@
 #include "core/base/bytes.h"
 #include "queue/ids.h"
 
-enum ids_record_type { IDS_RECORD_WINDOW = 1, IDS_RECORD_CHECKPOINT = 2, IDS_RECORD_STAND = 3 };
+enum ids_record_type {
+	IDS_RECORD_OLD_WINDOW = 1,
+	IDS_RECORD_OLD_CHECKPOINT = 2,
+	IDS_RECORD_OLD_STAND = 3,
+	IDS_RECORD_WINDOW = 4,
+	IDS_RECORD_CHECKPOINT = 5,
+	IDS_RECORD_STAND = 6,
+};
 
-#define IDS_RECORD_ENTRY_MAX (8 + 1 + SEQUENCE_NAME_MAX)
+struct ids_fact {
+	struct span name;
+	uint64_t value;
+	uint64_t incarnation; /* 0: an old record, which does not say it */
+};
 
-/* Writes an entry at p (IDS_RECORD_ENTRY_MAX bytes of room); returns its length. */
-static inline size_t ids_record_put(uint8_t *p, struct span name, uint64_t value)
+#define IDS_RECORD_ENTRY_MAX (8 + 8 + 1 + SEQUENCE_NAME_MAX)
+
+/* Writes an entry of a record that is not an old one at p (IDS_RECORD_ENTRY_MAX bytes of room); returns its length. */
+static inline size_t ids_record_put(uint8_t *p, const struct ids_fact *f)
 {
-	store_le64(p, value);
-	p[8] = (uint8_t)name.n;
-	memcpy(p + 9, name.p, name.n);
-	return 9 + name.n;
+	store_le64(p, f->value);
+	store_le64(p + 8, f->incarnation);
+	p[16] = (uint8_t)f->name.n;
+	if (f->name.n > 0)
+		memcpy(p + 17, f->name.p, f->name.n);
+	return 17 + f->name.n;
 }
 
-/* Takes the first entry off *rest. False: malformed (or empty); *rest is untouched. */
-static inline bool ids_record_take(struct span *rest, struct span *ret_name, uint64_t *ret_value)
+/* Takes the first entry off *rest, of a record of this type. False: malformed (or empty); *rest is untouched. */
+static inline bool ids_record_take(struct span *rest, uint32_t type, struct ids_fact *ret)
 {
-	if (rest->n < 9 || rest->p[8] > SEQUENCE_NAME_MAX || rest->n - 9 < rest->p[8])
+	size_t head = type <= IDS_RECORD_OLD_STAND ? 9 : 17;
+
+	if (rest->n < head || rest->p[head - 1] > SEQUENCE_NAME_MAX || rest->n - head < rest->p[head - 1])
 		return false;
-	*ret_value = load_le64(rest->p);
-	*ret_name = (struct span){rest->p + 9, rest->p[8]};
-	*rest = (struct span){rest->p + 9 + ret_name->n, rest->n - 9 - ret_name->n};
-	return true;
+	ret->value = load_le64(rest->p);
+	ret->incarnation = head == 17 ? load_le64(rest->p + 8) : 0;
+	ret->name = (struct span){rest->p + head, rest->p[head - 1]};
+	*rest = (struct span){rest->p + head + ret->name.n, rest->n - head - ret->name.n};
+	return ret->value != 0 && (ret->incarnation != 0 || head == 9);
 }
 
 #endif

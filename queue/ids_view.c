@@ -229,8 +229,8 @@ static inline uint64_t view_fit(struct view_seq *s, uint64_t room, struct ids_wa
 static uint64_t view_answer(struct ids_view *v, struct view_seq *s, struct ids_wait *stop, uint64_t first,
 			    const struct ids_view_ops *ops, void *ctx)
 {
+	uint64_t id = first, incarnation = v->sequences[view_slot(v, s)].incarnation;
 	struct ids_wait batch, *w;
-	uint64_t id = first;
 	uint32_t answered = 0;
 
 	/* Cut the batch out of the queue: the callbacks may take from it and add to the queue. */
@@ -250,7 +250,7 @@ static uint64_t view_answer(struct ids_view *v, struct view_seq *s, struct ids_w
 		w->next = w->prev = NULL;
 		s->total -= count;
 		v->waiting--;
-		ops->answer(ctx, w, id);
+		ops->answer(ctx, w, id, incarnation);
 		id += count;
 		answered++;
 	}
@@ -372,7 +372,7 @@ static void view_serve_singles(struct ids_view *v, struct view_seq *s, const str
 		v->taken += w->count;
 		stat_add(&v->stats.claims, 1);
 		stat_add(&v->stats.ids, w->count);
-		ops->answer(ctx, w, first);
+		ops->answer(ctx, w, first, v->sequences[0].incarnation);
 	}
 	if (!view_seq_is_empty(s))
 		view_touch(v, s); /* what was requested in the answers */

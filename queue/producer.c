@@ -8,6 +8,7 @@
  * It owns every struct window, the name table, and the publishing of sequences. What it leaves to others:
  * claiming (the views).
  */
+#include "queue/incarnation.h"
 #include "queue/producer.h"
 
 #include <errno.h>
@@ -83,6 +84,11 @@ void producer_free(struct producer *p)
 	free(p);
 }
 
+void producer_upgrade(struct producer *p)
+{
+	p->records_since_checkpoint = UINT64_MAX / 2; /* a checkpoint is due */
+}
+
 /* Two shards may ask for the same name at once: the second gets what the first has made. */
 static void producer_create(struct producer *p, struct ids_port *port, struct creation *c)
 {
@@ -102,6 +108,7 @@ static void producer_create(struct producer *p, struct ids_port *port, struct cr
 	}
 	memcpy(s->name, c->name, c->name_len);
 	s->name_len = c->name_len;
+	s->incarnation = incarnation_new();
 	atomic_store_explicit(&s->next, 1, memory_order_relaxed); /* the first ID */
 	producer_init_window(p, slot);
 	/* Pairs with view_catch_up and ids_sequence_count. */

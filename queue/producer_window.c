@@ -57,7 +57,9 @@ static bool window_send(struct producer *p)
 {
 	uint32_t slot = p->unsent.head;
 	struct window *w = &p->windows[slot];
-	size_t len = ids_record_put(w->record, sequence_name(&p->ids->sequences[slot]), w->reserved_end);
+	struct sequence *s = &p->ids->sequences[slot];
+	struct ids_fact f = {sequence_name(s), w->reserved_end, s->incarnation};
+	size_t len = ids_record_put(w->record, &f);
 
 	if (!journal_append(p->port, p->ids->log, IDS_RECORD_WINDOW, p->mark + 1, w->record, (uint32_t)len))
 		return false; /* the bell rings when there is room */
@@ -107,10 +109,12 @@ static bool snapshot_take(struct producer *p, struct snapshot *s, bool stand)
 	for (uint32_t i = 0; i < count; i++) {
 		struct sequence *q = &p->ids->sequences[i];
 		uint64_t next = atomic_load_explicit(&q->next, memory_order_acquire);
+		struct ids_fact f;
 
 		if (stand && !p->windows[i].used)
 			continue; /* its last record says the same */
-		s->len += ids_record_put(s->buf + s->len, sequence_name(q), stand ? next : p->windows[i].reserved_end);
+		f = (struct ids_fact){sequence_name(q), stand ? next : p->windows[i].reserved_end, q->incarnation};
+		s->len += ids_record_put(s->buf + s->len, &f);
 	}
 	return true;
 }
@@ -119,13 +123,13 @@ static bool snapshot_take(struct producer *p, struct snapshot *s, bool stand)
 static bool snapshot_send(struct producer *p, struct snapshot *s, enum ids_record_type type)
 {
 	while (s->sent < s->len) {
-		struct span rest = {s->buf + s->sent, s->len - s->sent}, name;
+		struct span rest = {s->buf + s->sent, s->len - s->sent};
+		struct ids_fact f;
 		struct jappend a;
 		size_t len = 0;
-		uint64_t value;
 
 		while (len <= PRODUCER_RECORD_BYTES - IDS_RECORD_ENTRY_MAX && rest.n != 0) {
-			CHECK(ids_record_take(&rest, &name, &value));
+			CHECK(ids_record_take(&rest, type, &f));
 			len = s->len - s->sent - rest.n;
 		}
 		a = (struct jappend){.log = p->ids->log, .type = type, .mark = p->mark + 1};

@@ -312,12 +312,12 @@ static void take_answer(struct svc_ids *s, struct req *r, const uint8_t *msg, si
 	take_advance(c);
 }
 
-static void on_answer(void *ctx, struct ids_wait *w, uint64_t first)
+static void on_answer(void *ctx, struct ids_wait *w, uint64_t first, uint64_t incarnation)
 {
 	struct svc_ids *s = ctx;
 	struct req *r = container_of(w, struct req, wait);
 	uint8_t msg[PB_NEXT_REPLY_MAX];
-	size_t n = pb_next_reply_put(msg, first, w->count, s->order);
+	size_t n = pb_next_reply_put(msg, &(struct pb_next_reply){first, w->count, s->order, incarnation});
 	if (likely(r->item == SLAB_NONE))
 		call_reply(r->call, msg, n);
 	else

@@ -298,13 +298,13 @@ static void answer_refused(struct worker *w, enum ids_error e)
 	w->done = true;
 }
 
-static void on_answer(void *ctx, struct ids_wait *wait, uint64_t first)
+static void on_answer(void *ctx, struct ids_wait *wait, uint64_t first, uint64_t incarnation)
 {
 	struct worker *w = ctx;
 	struct bytes *out = &w->job->out;
 	bytes_set(w->desk, out, (struct span){0}); /* so that it points somewhere; a reply is small */
 	w->job->status = GRPC_OK;
-	out->n = (uint32_t)pb_next_reply_put(out->p, first, wait->count, 0);
+	out->n = (uint32_t)pb_next_reply_put(out->p, &(struct pb_next_reply){first, wait->count, 0, incarnation});
 	w->done = true;
 }
 

@@ -34,6 +34,7 @@ static void add_counts(struct load_counts *to, const struct load_counts *from)
 	to->unsent += __atomic_load_n(&from->unsent, __ATOMIC_RELAXED);
 	to->disordered += __atomic_load_n(&from->disordered, __ATOMIC_RELAXED);
 	to->disordered_here += __atomic_load_n(&from->disordered_here, __ATOMIC_RELAXED);
+	to->elsewhere += __atomic_load_n(&from->elsewhere, __ATOMIC_RELAXED);
 	to->lost += __atomic_load_n(&from->lost, __ATOMIC_RELAXED);
 }
 

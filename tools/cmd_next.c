@@ -99,7 +99,10 @@ static void print_range(const struct next *n, const struct pb_next_reply *r, boo
 		if (first) {
 			printf("{\"sequence\":");
 			tool_json_string(stdout, n->sequence);
-			printf(",\"order\":\"%s\",\"ranges\":[", r->order ? "sharded" : "strict");
+			printf(",\"order\":\"%s\"", r->order ? "sharded" : "strict");
+			if (r->incarnation != 0) /* as text: it needs all of 64 bits */
+				printf(",\"incarnation\":\"%" PRIu64 "\"", r->incarnation);
+			printf(",\"ranges\":[");
 		}
 		printf("%s{\"first\":%" PRIu64 ",\"count\":%" PRIu32 "}", first ? "" : ",", r->first, r->count);
 		return;
@@ -142,9 +145,22 @@ static bool is_answer(const struct pb_next_reply *r, uint32_t piece, uint64_t la
 	return r->count > 0 && r->count <= piece && r->first > last && r->first <= UINT64_MAX - (r->count - 1);
 }
 
+/* The IDs of several answers rise only while the sequence is the same one. */
+static int other_incarnation(const struct next *n, uint64_t was, uint64_t is)
+{
+	if (n->json)
+		printf("]}\n");
+	fprintf(stderr,
+		"ordinal: the sequence has begun another incarnation, %" PRIu64 " (it was %" PRIu64
+		"): it was lost, restored or forgotten on the server, and gives IDs again that it had given before\n",
+		is, was);
+	return TOOL_FAILED;
+}
+
 static int run(const struct next *n, struct sync_channel *s)
 {
 	uint8_t request[SEQUENCE_MAX + 2 * PB_VARINT_MAX];
+	uint64_t incarnation = 0;
 	bool first = true;
 	uint64_t last = 0;
 	struct pieces pieces = {.now = PIECE_MAX, .refused = UINT64_MAX};
@@ -161,11 +177,15 @@ static int run(const struct next *n, struct sync_channel *s)
 				printf("]}\n");
 			return print_failure(n, r, &reply);
 		}
-		if (pb_next_reply_get(reply.message, &ids) || !is_answer(&ids, piece, last)) {
+		r = pb_next_reply_get(reply.message, &ids);
+		if (r == 0 && !first && ids.incarnation != incarnation)
+			return other_incarnation(n, incarnation, ids.incarnation);
+		if (r || !is_answer(&ids, piece, last)) {
 			fprintf(stderr, "ordinal: the server's answer is no NextReply for %" PRIu32 " IDs that rise\n",
 				piece);
 			return TOOL_FAILED;
 		}
+		incarnation = ids.incarnation;
 		last = ids.first + ids.count - 1;
 		pieces_grant(&pieces, piece);
 		print_range(n, &ids, first);

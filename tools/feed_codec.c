@@ -7,7 +7,7 @@
 
 #include <errno.h>
 
-enum { WIRE_VARINT = 0, WIRE_BYTES = 2 };
+enum { WIRE_VARINT = 0, WIRE_I64 = 1, WIRE_BYTES = 2 };
 
 const char *feed_durability_name(unsigned durability)
 {
@@ -17,7 +17,7 @@ const char *feed_durability_name(unsigned durability)
 
 const char *feed_mark_name(unsigned mark)
 {
-	static const char *const names[] = {"NONE", "CAUGHT_UP", "GAP", "GOING_AWAY"};
+	static const char *const names[] = {"NONE", "CAUGHT_UP", "GAP", "GOING_AWAY", "RESUMED"};
 	return mark < ARRAY_SIZE(names) ? names[mark] : "UNKNOWN";
 }
 
@@ -28,6 +28,15 @@ static size_t put_number(uint8_t *out, unsigned field, uint64_t v)
 		return 0;
 	out[0] = (uint8_t)(field << 3 | WIRE_VARINT);
 	return 1 + pb_put_varint(out + 1, v);
+}
+
+static size_t put_fixed64(uint8_t *out, unsigned field, uint64_t v)
+{
+	if (v == 0)
+		return 0;
+	out[0] = (uint8_t)(field << 3 | WIRE_I64);
+	store_le64(out + 1, v);
+	return 9;
 }
 
 static size_t put_bytes(uint8_t *out, unsigned field, struct span s)
@@ -56,7 +65,9 @@ size_t feed_subscribe_put(uint8_t *out, const struct feed_subscribe *s)
 	n += put_number(out + n, 2, s->since);
 	n += put_number(out + n, 3, s->slow);
 	n += put_number(out + n, 4, s->resume_offset);
-	return n + put_number(out + n, 5, s->reorder_ms);
+	n += put_number(out + n, 5, s->reorder_ms);
+	n += put_fixed64(out + n, 6, s->incarnation);
+	return n + put_number(out + n, 7, s->mark_begin);
 }
 
 int feed_publish_reply_get(struct span msg, struct feed_publish_reply *ret)
@@ -70,6 +81,8 @@ int feed_publish_reply_get(struct span msg, struct feed_publish_reply *ret)
 		struct span bytes;
 		if (pb_get_field(&p, end, &number, &wire, &v, &bytes))
 			return -EBADMSG;
+		if (wire == WIRE_I64 && number == 5)
+			r.incarnation = v;
 		if (wire != WIRE_VARINT)
 			continue;
 		if (number == 1)
@@ -141,6 +154,8 @@ int feed_frame_get(struct span msg, struct feed_frame *ret)
 			return -EBADMSG;
 		if (wire == WIRE_VARINT)
 			frame_number(&f, number, v);
+		else if (wire == WIRE_I64 && number == 10)
+			f.incarnation = v;
 		else if (wire == WIRE_BYTES && number == 2)
 			f.payload = bytes;
 		else if (wire == WIRE_BYTES && number == 8)

@@ -10,7 +10,7 @@
 
 enum feed_durability { FEED_FSYNC, FEED_WRITE, FEED_MEMORY, FEED_DURABILITIES };
 enum feed_slow { FEED_SLOW_WAIT, FEED_SLOW_DROP, FEED_SLOW_DISCONNECT };
-enum feed_mark { FEED_MARK_NONE, FEED_MARK_CAUGHT_UP, FEED_MARK_GAP, FEED_MARK_GOING_AWAY };
+enum feed_mark { FEED_MARK_NONE, FEED_MARK_CAUGHT_UP, FEED_MARK_GAP, FEED_MARK_GOING_AWAY, FEED_MARK_RESUMED };
 
 /* "fsync", "write", "memory"; "unknown" for numbers of later versions. */
 const char *feed_durability_name(unsigned durability);
@@ -35,6 +35,7 @@ struct feed_publish_reply {
 	int64_t timestamp;
 	uint32_t durability;
 	bool duplicate;
+	uint64_t incarnation; /* 0: the server is of a version that does not tell */
 };
 /* 0, or -EBADMSG: no PublishReply, or one without an offset, or with an impossible one. */
 int feed_publish_reply_get(struct span msg, struct feed_publish_reply *ret);
@@ -45,8 +46,10 @@ struct feed_subscribe {
 	enum feed_slow slow;
 	uint64_t resume_offset;
 	uint32_t reorder_ms;
+	uint64_t incarnation;
+	bool mark_begin;
 };
-#define FEED_SUBSCRIBE_OVERHEAD 48
+#define FEED_SUBSCRIBE_OVERHEAD 64
 size_t feed_subscribe_put(uint8_t *out, const struct feed_subscribe *s);
 
 struct feed_frame {
@@ -57,6 +60,7 @@ struct feed_frame {
 	uint64_t publisher_seq;
 	uint32_t mark; /* enum feed_mark, or a later version's */
 	uint64_t gap_from, gap_to;
+	uint64_t incarnation; /* of marks; 0: the server is of a version that does not tell */
 };
 /* 0, or -EBADMSG: no Frame, or one with an offset that is impossible where it stands. */
 int feed_frame_get(struct span msg, struct feed_frame *ret);

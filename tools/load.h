@@ -70,6 +70,8 @@ struct load {
 	/* The highest ID in any reply that any worker has received. A worker raises it after the replies of a loop turn, and reads it before the
 	 * requests of the turn are sent: what it reads was received before. Acquire and release are not needed for one number. */
 	_Alignas(CACHE_LINE) atomic_uint_fast64_t highest;
+	/* Of the sequence or stream, as the first reply said; 0: none has yet. */
+	atomic_uint_fast64_t incarnation;
 	/* LOAD_FANOUT: frames that have been started, in all. */
 	_Alignas(CACHE_LINE) atomic_uint_fast64_t issued;
 	struct subs subs;
@@ -88,6 +90,7 @@ struct load_counts {
 	uint64_t disordered;      /* IDs not above what anybody had received before the request was sent */
 	uint64_t disordered_here; /* the same, counting only what this connection had received */
 	uint64_t lost;            /* connections that ended otherwise than by a drain */
+	uint64_t elsewhere;       /* IDs of another incarnation of the sequence than the first reply's: not checked */
 };
 
 struct load_worker {

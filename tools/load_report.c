@@ -39,7 +39,8 @@ uint64_t load_errors(const struct load_counts *c)
 /* In strict order nothing may be out of order; in sharded order only what one connection saw counts. */
 static bool check_holds(const struct load_totals *t)
 {
-	return t->check.repeated == 0 && (t->sharded ? t->counts.disordered_here : t->counts.disordered) == 0;
+	return t->check.repeated == 0 && t->counts.elsewhere == 0 &&
+	       (t->sharded ? t->counts.disordered_here : t->counts.disordered) == 0;
 }
 
 static const char *method_name(const struct load_opts *o)
@@ -94,9 +95,9 @@ static void print_json(const struct load_opts *o, const struct load_totals *t)
 	load_json_statuses(c);
 	printf(",\"check\":{\"received\":%" PRIu64 ",\"repeated\":%" PRIu64 ",\"disordered\":%" PRIu64
 	       ",\"missing\":%" PRIu64 ",\"disordered_on_connection\":%" PRIu64 ",\"unchecked\":%" PRIu64
-	       ",\"order\":\"%s\",\"ok\":%s}",
+	       ",\"other_incarnation\":%" PRIu64 ",\"order\":\"%s\",\"ok\":%s}",
 	       t->check.received, t->check.repeated, c->disordered, t->check.missing, c->disordered_here,
-	       t->check.unchecked, t->sharded ? "sharded" : "strict", check_holds(t) ? "true" : "false");
+	       t->check.unchecked, c->elsewhere, t->sharded ? "sharded" : "strict", check_holds(t) ? "true" : "false");
 	printf(",\"calls\":%" PRIu64 ",\"items\":%" PRIu64 ",\"unprocessed\":%" PRIu64 ",\"unsent\":%" PRIu64
 	       ",\"elapsed_seconds\":%.6f,\"client_cpu_seconds\":%.6f",
 	       c->calls, c->items, c->unprocessed, c->unsent, (double)t->elapsed_ns / 1e9, (double)t->cpu_ns / 1e9);
@@ -127,6 +128,10 @@ static void print_check(const struct load_opts *o, const struct load_totals *t)
 	       t->check.received, t->check.repeated, t->counts.disordered, t->check.missing);
 	if (t->check.received == 0)
 		printf("           no %s came, so nothing was checked\n", what);
+	else if (t->counts.elsewhere)
+		printf("           BROKEN: the %s has begun another incarnation during the run: %" PRIu64
+		       " %s of it were not checked, and may repeat earlier ones\n",
+		       o->kind == LOAD_PUBLISH ? "stream" : "sequence", t->counts.elsewhere, what);
 	else if (!check_holds(t))
 		printf("           BROKEN: %s were given twice or out of order\n", what);
 	else if (o->kind == LOAD_PUBLISH)

@@ -83,7 +83,7 @@ struct worker {
 	uint32_t in_flight, open, closed, dead; /* calls; connections in those states */
 	int phase;
 	bool abandoning; /* the end has come, and what is in flight is given up */
-	uint64_t highest;
+	uint64_t highest, incarnation;
 	uint64_t left, budget; /* measured calls that may still be started, and could at first */
 	uint64_t issued;       /* open loop: calls that were due, since start_ns */
 	uint64_t start_ns, cpu_start_ns;
@@ -126,11 +126,27 @@ static void unpark(struct worker *w, struct load_conn *conn)
 
 /* ---- replies ---- */
 
+/* The first reply of all says which incarnation is checked. False: this one is of another. */
+static bool is_same_incarnation(struct worker *w, const struct pb_next_reply *r)
+{
+	uint64_t first = 0;
+
+	if (atomic_compare_exchange_strong_explicit(&w->load->incarnation, &first, r->incarnation, memory_order_relaxed,
+						    memory_order_relaxed))
+		first = r->incarnation;
+	w->incarnation = first;
+	return first == r->incarnation;
+}
+
 static void check_reply(struct worker *w, struct load_call *call, const struct pb_next_reply *r)
 {
 	struct load_conn *conn = call->conn;
 	struct load_counts *c = &w->pub->counts;
 	uint64_t last = r->first + r->count - 1;
+	if (unlikely(r->incarnation != w->incarnation) && r->incarnation != 0 && !is_same_incarnation(w, r)) {
+		hist_bump(&c->elsewhere, r->count);
+		return;
+	}
 	if (unlikely(r->first <= call->floor)) {
 		uint64_t below = call->floor - r->first + 1;
 		hist_bump(&c->disordered, below < r->count ? below : r->count);
@@ -158,7 +174,8 @@ static int reply_get(struct worker *w, struct span msg, struct pb_next_reply *re
 	if (feed_publish_reply_get(msg, &r))
 		return -EBADMSG;
 	w->pub->durability = r.durability;
-	*ret = (struct pb_next_reply){.first = r.offset, .count = r.offset != 0 && !r.duplicate};
+	*ret = (struct pb_next_reply){
+		.first = r.offset, .count = r.offset != 0 && !r.duplicate, .incarnation = r.incarnation};
 	return 0;
 }
 

@@ -226,6 +226,7 @@ bool pb_is_utf8(struct span s)
 #define REPLY_FIRST 0x08
 #define REPLY_COUNT 0x10
 #define REPLY_ORDER 0x18
+#define REPLY_INCARNATION 0x21
 
 /* A field whose tag is not the one-byte tag of a known field: unknown, or known by a tag that is longer than need be. */
 static __attribute__((noinline)) int request_field_slow(const uint8_t **p, const uint8_t *end,
@@ -291,21 +292,26 @@ size_t pb_next_request_put(uint8_t *out, size_t cap, struct span sequence, uint3
 	return n;
 }
 
-size_t pb_next_reply_put(uint8_t *out, uint64_t first, uint32_t count, uint32_t order)
+size_t pb_next_reply_put(uint8_t *out, const struct pb_next_reply *r)
 {
 	size_t n = 0;
 
-	if (likely(first)) {
+	if (likely(r->first)) {
 		out[n++] = REPLY_FIRST;
-		n += pb_put_varint(out + n, first);
+		n += pb_put_varint(out + n, r->first);
 	}
-	if (likely(count)) {
+	if (likely(r->count)) {
 		out[n++] = REPLY_COUNT;
-		n += pb_put_varint(out + n, count);
+		n += pb_put_varint(out + n, r->count);
 	}
-	if (order) {
+	if (r->order) {
 		out[n++] = REPLY_ORDER;
-		n += pb_put_varint(out + n, order);
+		n += pb_put_varint(out + n, r->order);
+	}
+	if (likely(r->incarnation)) {
+		out[n++] = REPLY_INCARNATION;
+		store_le64(out + n, r->incarnation);
+		n += 8;
 	}
 	return n;
 }
@@ -319,6 +325,8 @@ static __attribute__((noinline)) int reply_field_slow(const uint8_t **p, const u
 
 	if (pb_get_field(p, end, &number, &wire, &value, &bytes) < 0)
 		return -EBADMSG;
+	if (wire == WIRE_I64 && number == 4)
+		r->incarnation = value;
 	if (wire != WIRE_VARINT)
 		return 0;
 	if (number == 1)
@@ -332,13 +340,18 @@ static __attribute__((noinline)) int reply_field_slow(const uint8_t **p, const u
 
 int pb_next_reply_get(struct span msg, struct pb_next_reply *ret)
 {
-	struct pb_next_reply r = {0, 0, 0};
+	struct pb_next_reply r = {0};
 	const uint8_t *p = msg.p, *end = msg.n ? p + msg.n : p; /* an empty message may have no address */
 
 	while (p != end) {
 		uint8_t tag = *p;
 		uint64_t value;
 
+		if (tag == REPLY_INCARNATION && end - p >= 9) {
+			r.incarnation = load_le64(p + 1);
+			p += 9;
+			continue;
+		}
 		if (unlikely(tag != REPLY_FIRST && tag != REPLY_COUNT && tag != REPLY_ORDER)) {
 			if (reply_field_slow(&p, end, &r) < 0)
 				return -EBADMSG;

@@ -43,14 +43,14 @@ struct pb_next_request {
 };
 /* 0, or -EBADMSG: not a NextRequest. */
 int pb_next_request_get(struct span msg, struct pb_next_request *ret);
-#define PB_NEXT_REPLY_MAX 24
-/* Encodes a NextReply; returns its length, at most PB_NEXT_REPLY_MAX. Default values are left out. */
-size_t pb_next_reply_put(uint8_t *out, uint64_t first, uint32_t count, uint32_t order);
-
 struct pb_next_reply {
 	uint64_t first;
 	uint32_t count, order;
+	uint64_t incarnation;
 };
+#define PB_NEXT_REPLY_MAX 32
+/* Encodes a NextReply; returns its length, at most PB_NEXT_REPLY_MAX. Default values are left out. */
+size_t pb_next_reply_put(uint8_t *out, const struct pb_next_reply *r);
 int pb_next_reply_get(struct span msg, struct pb_next_reply *ret);
 /* Encodes a NextRequest; returns its length. `cap` must be at least sequence.n + 2 * PB_VARINT_MAX. */
 size_t pb_next_request_put(uint8_t *out, size_t cap, struct span sequence, uint32_t count);

@@ -8,7 +8,7 @@
 
 #include <errno.h>
 
-enum { VARINT = 0, LEN = 2 };
+enum { VARINT = 0, I64 = 1, LEN = 2 };
 
 static uint8_t tag(unsigned number, unsigned wire)
 {
@@ -21,6 +21,15 @@ static uint8_t *put_number(uint8_t *p, unsigned number, uint64_t v)
 		return p;
 	*p++ = tag(number, VARINT);
 	return p + pb_put_varint(p, v);
+}
+
+static uint8_t *put_fixed64(uint8_t *p, unsigned number, uint64_t v)
+{
+	if (v == 0)
+		return p;
+	*p++ = tag(number, I64);
+	store_le64(p, v);
+	return p + 8;
 }
 
 static uint8_t *put_bytes(uint8_t *p, unsigned number, struct span s)
@@ -110,6 +119,7 @@ size_t pb_publish_reply_put(uint8_t *out, const struct pb_publish_reply *r)
 	p = put_number(p, 2, (uint64_t)r->timestamp);
 	p = put_number(p, 3, r->durability);
 	p = put_number(p, 4, r->duplicate);
+	p = put_fixed64(p, 5, r->incarnation);
 	return (size_t)(p - out);
 }
 
@@ -122,6 +132,8 @@ int pb_publish_reply_get(struct span msg, struct pb_publish_reply *ret)
 	while (p != end) {
 		if (!next_field(&p, end, &f))
 			return -EBADMSG;
+		if (f.wire == I64 && f.number == 5)
+			r.incarnation = f.value;
 		if (f.wire != VARINT)
 			continue;
 		if (f.number == 1)
@@ -147,6 +159,8 @@ static void subscribe_number(const struct field *f, struct pb_subscribe_request 
 		r->resume_offset = f->value;
 	else if (f->number == 5)
 		r->reorder_ms = (uint32_t)f->value;
+	else if (f->number == 7)
+		r->mark_begin = f->value != 0;
 }
 
 int pb_subscribe_request_get(struct span msg, struct pb_subscribe_request *ret)
@@ -160,6 +174,8 @@ int pb_subscribe_request_get(struct span msg, struct pb_subscribe_request *ret)
 			return -EBADMSG;
 		if (f.wire == VARINT)
 			subscribe_number(&f, &r);
+		else if (f.wire == I64 && f.number == 6)
+			r.incarnation = f.value;
 		else if (f.wire == LEN && f.number == 1 && !take_string(&f, &r.stream))
 			return -EBADMSG;
 	}
@@ -175,5 +191,7 @@ size_t pb_subscribe_request_put(uint8_t *out, const struct pb_subscribe_request 
 	p = put_number(p, 3, r->slow);
 	p = put_number(p, 4, r->resume_offset);
 	p = put_number(p, 5, r->reorder_ms);
+	p = put_fixed64(p, 6, r->incarnation);
+	p = put_number(p, 7, r->mark_begin);
 	return (size_t)(p - out);
 }

@@ -25,6 +25,7 @@ struct pb_publish_reply {
 	int64_t timestamp;
 	uint32_t durability; /* as ordinal.v1.Durability */
 	bool duplicate;
+	uint64_t incarnation;
 };
 #define PB_PUBLISH_REPLY_MAX 40
 /* Encodes r; returns its length, at most PB_PUBLISH_REPLY_MAX. Default values are left out. */
@@ -37,6 +38,8 @@ struct pb_subscribe_request {
 	uint32_t slow; /* as ordinal.v1.SlowPolicy, or a number that is none of them */
 	uint64_t resume_offset;
 	uint32_t reorder_ms;
+	uint64_t incarnation;
+	bool mark_begin;
 };
 int pb_subscribe_request_get(struct span msg, struct pb_subscribe_request *ret);
 #define PB_SUBSCRIBE_REQUEST_OVERHEAD 64

@@ -38,14 +38,28 @@ def get_varint(p, at):
         shift += 7
 
 
-def next_reply(p):
-    """(first, count, order)"""
+def next_reply_fields(p):
     fields, at = {}, 0
     while at < len(p):
         tag, at = get_varint(p, at)
+        if tag == 4 << 3 | 1:  # the incarnation
+            fields[4], at = int.from_bytes(p[at:at + 8], "little"), at + 8
+            continue
         assert tag & 7 == 0, p
         fields[tag >> 3], at = get_varint(p, at)
+    return fields
+
+
+def next_reply(p):
+    """(first, count, order)"""
+    fields = next_reply_fields(p)
+    assert fields.get(4), "a reply tells the sequence's incarnation"
     return fields.get(1, 0), fields.get(2, 0), fields.get(3, 0)
+
+
+def incarnation(p):
+    """Of a NextReply."""
+    return next_reply_fields(p)[4]
 
 
 def frame(kind, call=0, payload=b"", *, flags=0, code=0, arg=0, length=None):

@@ -92,25 +92,37 @@ static size_t put_name(uint8_t *p)
 	return strlen(names[b & 7]);
 }
 
+/* As the versions wrote it that knew no incarnations. */
+static size_t put_old_fact(uint8_t *p, const struct ids_fact *f)
+{
+	store_le64(p, f->value);
+	p[8] = (uint8_t)f->name.n;
+	memcpy(p + 9, f->name.p, f->name.n);
+	return 9 + f->name.n;
+}
+
 static void ids_record(struct writer *w)
 {
 	static const uint64_t values[] = {0, 1, 100, 1000, UINT32_MAX, UINT64_MAX - 1, UINT64_MAX, 77};
-	uint8_t p[2048], b = byte(), entries = byte() % 8;
+	uint8_t p[2048], b = byte(), entries = byte() % 8, type = b & 0x20 ? b : 1 + b % 6;
 	size_t n = 0;
 
 	for (unsigned i = 0; i < entries; i++) {
 		uint8_t v = byte();
 
 		uint8_t name[256];
-		struct span s = {name, put_name(name)};
+		struct ids_fact f = {{name, put_name(name)}, values[v & 7] + (v >> 3), b & 7};
 
-		n += ids_record_put(p + n, s, values[v & 7] + (v >> 3));
+		if (type > IDS_RECORD_OLD_STAND)
+			n += ids_record_put(p + n, &f);
+		else
+			n += put_old_fact(p + n, &f);
 	}
 	if (b & 0x40)
 		n -= n ? 1 : 0;
 	if (b & 0x80)
 		p[n++] = b;
-	record(w, b & 0x20 ? b : 1 + b % 3, w->mark + 1, p, n);
+	record(w, type, w->mark + 1, p, n);
 }
 
 static size_t put_frames(struct writer *w, uint8_t *p, size_t cap, unsigned count)

@@ -18,7 +18,16 @@ struct differences {
 	bool number, wire, text;
 };
 
-static struct differences differences_find(const uint8_t *p, const uint8_t *end, unsigned known, unsigned strings)
+/* Fields 1 to `known` are varints, but for these, by bit: */
+#define STRING(number) (1u << (number))
+#define FIXED64(number) (1u << 16 << (number))
+
+static unsigned wire_of(unsigned kinds, uint32_t number)
+{
+	return kinds & STRING(number) ? 2 : kinds & FIXED64(number) ? 1 : 0;
+}
+
+static struct differences differences_find(const uint8_t *p, const uint8_t *end, unsigned known, unsigned kinds)
 {
 	struct differences d = {false, false, false};
 
@@ -39,7 +48,7 @@ static struct differences differences_find(const uint8_t *p, const uint8_t *end,
 			break;
 		if (number > known)
 			continue;
-		if (wire != (strings >> number & 1 ? 2u : 0u))
+		if (wire != wire_of(kinds, number))
 			d.wire = true;
 		else if (wire == 2 && !pb_is_utf8(bytes))
 			d.text = true;
@@ -51,7 +60,7 @@ static void fuzz_request(const uint8_t *data, size_t size)
 {
 	struct pb_next_request r, again;
 	int got = pb_next_request_get((struct span){data, size}, &r);
-	struct differences d = differences_find(data, data + size, 2, 1 << 1);
+	struct differences d = differences_find(data, data + size, 2, STRING(1));
 	Ordinal__V1__NextRequest *want = ordinal__v1__next_request__unpack(NULL, size, data);
 
 	CHECK(got == 0 || got == -EBADMSG);
@@ -81,12 +90,13 @@ static void fuzz_reply(const uint8_t *data, size_t size)
 {
 	struct pb_next_reply r, again;
 	int got = pb_next_reply_get((struct span){data, size}, &r);
-	struct differences d = differences_find(data, data + size, 3, 0);
+	struct differences d = differences_find(data, data + size, 4, FIXED64(4));
 	Ordinal__V1__NextReply *want = ordinal__v1__next_reply__unpack(NULL, size, data);
 
 	CHECK(got == 0 || got == -EBADMSG);
 	if (got == 0 && want)
-		CHECK(r.first == want->first && r.count == want->count && r.order == (uint32_t)want->order);
+		CHECK(r.first == want->first && r.count == want->count && r.order == (uint32_t)want->order &&
+		      r.incarnation == want->incarnation);
 	else if (got == 0)
 		CHECK(d.wire);
 	else if (want)
@@ -95,9 +105,10 @@ static void fuzz_reply(const uint8_t *data, size_t size)
 		ordinal__v1__next_reply__free_unpacked(want, NULL);
 	if (got == 0) {
 		uint8_t out[PB_NEXT_REPLY_MAX];
-		size_t n = pb_next_reply_put(out, r.first, r.count, r.order);
+		size_t n = pb_next_reply_put(out, &r);
 		CHECK(n <= sizeof out && pb_next_reply_get((struct span){out, n}, &again) == 0);
-		CHECK(again.first == r.first && again.count == r.count && again.order == r.order);
+		CHECK(again.first == r.first && again.count == r.count && again.order == r.order &&
+		      again.incarnation == r.incarnation);
 	}
 }
 

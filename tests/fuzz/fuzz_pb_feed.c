@@ -48,7 +48,7 @@ static void fuzz_publish(struct span in)
 }
 
 /* protobuf-c takes a boolean of any wire type; for us such a field is an unknown one. */
-static bool has_odd_boolean(struct span in)
+static bool has_odd_boolean(struct span in, uint32_t field)
 {
 	const uint8_t *p = in.p, *end = in.p + in.n;
 	uint32_t number;
@@ -57,7 +57,7 @@ static bool has_odd_boolean(struct span in)
 	struct span bytes;
 
 	while (p != end && pb_get_field(&p, end, &number, &wire, &value, &bytes) == 0) {
-		if (number == 4 && wire != 0)
+		if (number == field && wire != 0)
 			return true;
 	}
 	return false;
@@ -73,8 +73,8 @@ static void fuzz_reply(struct span in)
 	CHECK(got == 0 || got == -EBADMSG);
 	if (got == 0 && want)
 		CHECK(r.offset == want->offset && r.timestamp == want->timestamp &&
-		      r.durability == (uint32_t)want->durability &&
-		      (has_odd_boolean(in) || r.duplicate == (want->duplicate != 0)));
+		      r.durability == (uint32_t)want->durability && r.incarnation == want->incarnation &&
+		      (has_odd_boolean(in, 4) || r.duplicate == (want->duplicate != 0)));
 	if (want)
 		ordinal__v1__publish_reply__free_unpacked(want, NULL);
 	if (got)
@@ -82,7 +82,7 @@ static void fuzz_reply(struct span in)
 	size_t n = pb_publish_reply_put(out, &r);
 	CHECK(n <= sizeof out && pb_publish_reply_get((struct span){out, n}, &again) == 0);
 	CHECK(again.offset == r.offset && again.timestamp == r.timestamp && again.durability == r.durability &&
-	      again.duplicate == r.duplicate);
+	      again.duplicate == r.duplicate && again.incarnation == r.incarnation);
 }
 
 static void fuzz_subscribe(struct span in)
@@ -95,7 +95,8 @@ static void fuzz_subscribe(struct span in)
 	if (got == 0 && want)
 		CHECK(same_text(r.stream, want->stream) && r.replay_seq_no_start == want->replay_seq_no_start &&
 		      r.slow == (uint32_t)want->slow && r.resume_offset == want->resume_offset &&
-		      r.reorder_ms == want->reorder_ms);
+		      r.reorder_ms == want->reorder_ms && r.incarnation == want->incarnation &&
+		      (has_odd_boolean(in, 7) || r.mark_begin == (want->mark_begin != 0)));
 	if (want)
 		ordinal__v1__subscribe_request__free_unpacked(want, NULL);
 	if (got)
@@ -104,7 +105,8 @@ static void fuzz_subscribe(struct span in)
 	CHECK(out);
 	CHECK(pb_subscribe_request_get((struct span){out, pb_subscribe_request_put(out, &r)}, &again) == 0);
 	CHECK(span_eq(again.stream, r.stream) && again.replay_seq_no_start == r.replay_seq_no_start &&
-	      again.slow == r.slow && again.resume_offset == r.resume_offset && again.reorder_ms == r.reorder_ms);
+	      again.slow == r.slow && again.resume_offset == r.resume_offset && again.reorder_ms == r.reorder_ms &&
+	      again.incarnation == r.incarnation && again.mark_begin == r.mark_begin);
 	free(out);
 }
 

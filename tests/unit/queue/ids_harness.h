@@ -20,7 +20,7 @@
 
 struct call {
 	struct ids_wait w;
-	uint64_t first;
+	uint64_t first, incarnation;
 	uint32_t count;
 	unsigned order; /* 1: answered or refused first */
 	enum ids_error refused;
@@ -104,7 +104,7 @@ static inline enum ids_error ask(unsigned shard, struct call *c, const char *nam
 	return e;
 }
 
-static inline void on_answer(void *ctx, struct ids_wait *w, uint64_t first)
+static inline void on_answer(void *ctx, struct ids_wait *w, uint64_t first, uint64_t incarnation)
 {
 	struct call *c = container_of(w, struct call, w);
 
@@ -112,6 +112,8 @@ static inline void on_answer(void *ctx, struct ids_wait *w, uint64_t first)
 	assert_false(c->answered);
 	c->answered = true;
 	c->first = first;
+	assert_int_not_equal(incarnation, 0);
+	c->incarnation = incarnation;
 	c->order = ++t.order;
 	if (c->cancels)
 		ids_view_cancel(t.turning, &c->cancels->w);

@@ -43,7 +43,8 @@ static struct frame any_frame(uint8_t payload[300])
 		f.publisher_seq = number();
 	}
 	if (dice() % 5 == 0) {
-		f.mark = (enum frame_mark)(dice() % 4);
+		f.mark = (enum frame_mark)(dice() % 5);
+		f.incarnation = dice() % 4 == 0 ? 0 : dice();
 		f.gap_from = number();
 		f.gap_to = number();
 	}
@@ -61,6 +62,7 @@ static void assert_same(const struct frame *a, const struct frame *b)
 	assert_int_equal(a->mark, b->mark);
 	assert_int_equal(a->gap_from, b->gap_from);
 	assert_int_equal(a->gap_to, b->gap_to);
+	assert_int_equal(a->incarnation, b->incarnation);
 }
 
 static void test_frames_are_what_protobuf_says(void **state)
@@ -87,6 +89,7 @@ static void test_frames_are_what_protobuf_says(void **state)
 		assert_int_equal(pb->mark, f.mark);
 		assert_int_equal(pb->gap_from, f.gap_from);
 		assert_int_equal(pb->gap_to, f.gap_to);
+		assert_int_equal(pb->incarnation, f.incarnation);
 		assert_int_equal(strlen(pb->publisher), f.publisher.n);
 		assert_int_equal(pb->publisher_seq, f.publisher_seq);
 		assert_int_equal(pb->crc32c, crc32c(0, wire + FRAME_PREFIX, n - FRAME_PREFIX - FRAME_CRC));
@@ -104,7 +107,11 @@ static void test_frames_are_what_protobuf_says(void **state)
 static void test_marks_fit(void **state)
 {
 	uint8_t wire[FRAME_MARK_MAX];
-	struct frame f = {.offset = UINT64_MAX, .mark = FRAME_GAP, .gap_from = UINT64_MAX, .gap_to = UINT64_MAX};
+	struct frame f = {.offset = UINT64_MAX,
+			  .mark = FRAME_GAP,
+			  .gap_from = UINT64_MAX,
+			  .gap_to = UINT64_MAX,
+			  .incarnation = UINT64_MAX};
 
 	(void)state;
 	assert_true(frame_size(&f) <= sizeof wire);

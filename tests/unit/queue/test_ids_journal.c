@@ -65,7 +65,7 @@ static void bench_close(struct bench *b)
 	doorbell_done(&b->bell);
 }
 
-static void on_answer(void *ctx, struct ids_wait *w, uint64_t first)
+static void on_answer(void *ctx, struct ids_wait *w, uint64_t first, uint64_t incarnation)
 {
 	struct bench *b = ctx;
 

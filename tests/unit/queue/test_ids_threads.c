@@ -40,7 +40,7 @@ struct job {
 	const char *wrong;
 };
 
-static void job_answer(void *ctx, struct ids_wait *w, uint64_t first)
+static void job_answer(void *ctx, struct ids_wait *w, uint64_t first, uint64_t incarnation)
 {
 	struct job *j = ctx;
 	uint64_t last = first + w->count - 1, max;

@@ -386,7 +386,7 @@ static void test_checkpoint_in_parts(void **state)
 			assert_true(c.answered);
 		}
 	}
-	assert_in_range(fake_count(IDS_RECORD_CHECKPOINT), 3, 6); /* 2500 * 137 bytes, in records of 128 KiB */
+	assert_in_range(fake_count(IDS_RECORD_CHECKPOINT), 3, 6); /* 2500 * 145 bytes, in records of 128 KiB */
 	bench_close(false);
 	fake_reopen(FAKE_IMMEDIATE);
 	bench_open(&o);
@@ -406,6 +406,7 @@ static void test_checkpoint_in_parts(void **state)
 static void stand_at(uint64_t next)
 {
 	struct jlog_opts lo = {.replay = NULL};
+	struct ids_fact f = {str(""), next, 7};
 	uint8_t rec[IDS_RECORD_ENTRY_MAX];
 	struct journal *j;
 	struct jlog *log;
@@ -414,7 +415,7 @@ static void stand_at(uint64_t next)
 	journal_open(NULL, &j, NULL);
 	journal_log_open(j, &lo, &log, NULL);
 	assert_true(journal_append((struct journal_port *)j, log, IDS_RECORD_STAND, 1, rec,
-				   (uint32_t)ids_record_put(rec, str(""), next)));
+				   (uint32_t)ids_record_put(rec, &f)));
 }
 
 static void test_exhausted(void **state)

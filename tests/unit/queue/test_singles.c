@@ -263,7 +263,7 @@ struct taker {
 
 static _Atomic uint64_t seen;
 
-static void taker_answer(void *ctx, struct ids_wait *w, uint64_t first)
+static void taker_answer(void *ctx, struct ids_wait *w, uint64_t first, uint64_t incarnation)
 {
 	struct taker *k = ctx;
 

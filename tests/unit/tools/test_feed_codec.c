@@ -62,14 +62,15 @@ static void test_publish_requests(void **ctx)
 static void test_subscribe_requests(void **ctx)
 {
 	uint8_t out[64];
-	struct feed_subscribe s = {SPAN_LIT("s"), UINT64_MAX, FEED_SLOW_DISCONNECT, UINT64_MAX, UINT32_MAX};
+	struct feed_subscribe s = {SPAN_LIT("s"), UINT64_MAX, FEED_SLOW_DISCONNECT, UINT64_MAX, UINT32_MAX,
+				   UINT64_MAX,    true};
 	size_t n = feed_subscribe_put(out, &s);
 	assert_true(n <= s.stream.n + FEED_SUBSCRIBE_OVERHEAD);
 	Ordinal__V1__SubscribeRequest *r = ordinal__v1__subscribe_request__unpack(NULL, n, out);
 	assert_non_null(r);
 	assert_string_equal(r->stream, "s");
 	assert_true(r->replay_seq_no_start == UINT64_MAX && r->resume_offset == UINT64_MAX &&
-		    r->reorder_ms == UINT32_MAX);
+		    r->reorder_ms == UINT32_MAX && r->incarnation == UINT64_MAX && r->mark_begin);
 	assert_int_equal(r->slow, ORDINAL__V1__SLOW_POLICY__SLOW_DISCONNECT);
 	ordinal__v1__subscribe_request__free_unpacked(r, NULL);
 }
@@ -84,11 +85,13 @@ static void test_publish_replies(void **ctx)
 		m.timestamp = (int64_t)rnd_number();
 		m.durability = rnd(3);
 		m.duplicate = rnd(2);
+		m.incarnation = rnd_number();
 		size_t n = ordinal__v1__publish_reply__pack(&m, out);
 		assert_int_equal(feed_publish_reply_get((struct span){out, n}, &r), 0);
 		assert_true(r.offset == m.offset && r.timestamp == m.timestamp);
 		assert_int_equal(r.durability, m.durability);
 		assert_int_equal(r.duplicate, m.duplicate);
+		assert_true(r.incarnation == m.incarnation);
 	}
 	struct feed_publish_reply r;
 	assert_int_equal(feed_publish_reply_get(SPAN_LIT("\x08\x80"), &r), -EBADMSG);
@@ -108,7 +111,9 @@ static void test_frames(void **ctx)
 		if (f.publisher.n)
 			f.publisher_seq = rnd_number();
 		if (rnd(10) == 0)
-			f.mark = (enum frame_mark)rnd(4);
+			f.mark = (enum frame_mark)rnd(5);
+		if (f.mark != FRAME_NONE)
+			f.incarnation = rnd_number();
 		if (f.mark == FRAME_GAP) {
 			f.gap_to = rnd_offset();
 			f.gap_from = f.gap_to - rnd_number() % f.gap_to;
@@ -122,7 +127,7 @@ static void test_frames(void **ctx)
 		assert_true(g.seq_no == f.seq_no && g.timestamp == f.timestamp && g.offset == f.offset);
 		assert_true(span_eq(g.payload, f.payload) && span_eq(g.publisher, f.publisher));
 		assert_true(g.publisher_seq == f.publisher_seq && g.mark == (uint32_t)f.mark);
-		assert_true(g.gap_from == f.gap_from && g.gap_to == f.gap_to);
+		assert_true(g.gap_from == f.gap_from && g.gap_to == f.gap_to && g.incarnation == f.incarnation);
 		assert_int_equal(feed_frame_crc(msg), FEED_CRC_OK);
 		if (feed_lean_get(msg.p, msg.n, &l)) {
 			fast++;

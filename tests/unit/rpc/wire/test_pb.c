@@ -265,14 +265,21 @@ static size_t make_text(uint64_t *seed, uint8_t *p, bool *ret_bad)
 	return n;
 }
 
-/* A field: known (1 to 3) by its own or another wire type, or unknown. `strings` has bit n set when field n is a string. */
-static size_t make_field(uint64_t *seed, uint8_t *p, unsigned strings, unsigned known, struct made *m)
+/* Known fields are varints, but for these, by bit: */
+#define STRING(number) (1u << (number))
+#define FIXED64(number) (1u << 16 << (number))
+
+/* A field: known (1 to `known`) by its own or another wire type, or unknown. */
+static size_t make_field(uint64_t *seed, uint8_t *p, unsigned kinds, unsigned known, struct made *m)
 {
 	size_t n = 0;
 	bool is_known = random_below(seed, 4) != 0;
 	uint32_t number = is_known ? 1 + random_below(seed, known)
 				   : known + 1 + (uint32_t)random_wide(seed) % 0x1ffffff0;
-	unsigned right = is_known && (strings >> number & 1) ? 2 : 0, wire = right;
+	unsigned right = is_known && (kinds & STRING(number))    ? 2
+			 : is_known && (kinds & FIXED64(number)) ? 1
+								 : 0,
+		 wire = right;
 
 	if (!is_known || random_below(seed, 25) == 0)
 		wire = (unsigned[]){0, 1, 2, 5}[random_below(seed, 4)];
@@ -306,14 +313,14 @@ static size_t make_field(uint64_t *seed, uint8_t *p, unsigned strings, unsigned 
 	}
 }
 
-static size_t make_message(uint64_t *seed, uint8_t *p, unsigned strings, unsigned known, struct made *m)
+static size_t make_message(uint64_t *seed, uint8_t *p, unsigned kinds, unsigned known, struct made *m)
 {
 	size_t n = 0;
 	uint32_t fields = random_below(seed, 6);
 
 	*m = (struct made){0};
 	for (uint32_t i = 0; i < fields; i++)
-		n += make_field(seed, p + n, strings, known, m);
+		n += make_field(seed, p + n, kinds, known, m);
 	return n;
 }
 
@@ -351,7 +358,7 @@ static void test_next_request_against_protobuf_c(void **state)
 	for (int i = 0; i < 30000; i++) {
 		uint8_t msg[8192];
 		struct made m;
-		size_t n = make_message(&seed, msg, 1 << 1, 2, &m);
+		size_t n = make_message(&seed, msg, STRING(1), 2, &m);
 		plain += !m.mismatch && !m.bad_utf8 && !m.bad_number;
 		request_compare(msg, n, &m);
 	}
@@ -361,7 +368,7 @@ static void test_next_request_against_protobuf_c(void **state)
 static void reply_compare(const uint8_t *bytes, size_t n, const struct made *m)
 {
 	uint8_t *copy = exact_copy(bytes, n);
-	struct pb_next_reply r = {1, 2, 3};
+	struct pb_next_reply r = {1, 2, 3, 4};
 	int got = pb_next_reply_get((struct span){copy, n}, &r);
 	Ordinal__V1__NextReply *want = ordinal__v1__next_reply__unpack(NULL, n, copy);
 
@@ -373,9 +380,10 @@ static void reply_compare(const uint8_t *bytes, size_t n, const struct made *m)
 		assert_true(r.first == want->first);
 		assert_int_equal(r.count, want->count);
 		assert_int_equal(r.order, (uint32_t)want->order);
+		assert_true(r.incarnation == want->incarnation);
 	}
 	if (got < 0)
-		assert_true(r.first == 1 && r.count == 2 && r.order == 3);
+		assert_true(r.first == 1 && r.count == 2 && r.order == 3 && r.incarnation == 4);
 	if (want)
 		ordinal__v1__next_reply__free_unpacked(want, NULL);
 	free(copy);
@@ -388,7 +396,7 @@ static void test_next_reply_against_protobuf_c(void **state)
 	for (int i = 0; i < 30000; i++) {
 		uint8_t msg[8192];
 		struct made m;
-		size_t n = make_message(&seed, msg, 0, 3, &m);
+		size_t n = make_message(&seed, msg, FIXED64(4), 4, &m);
 		reply_compare(msg, n, &m);
 	}
 }
@@ -401,12 +409,12 @@ static void test_truncation_against_protobuf_c(void **state)
 	for (int i = 0; i < 400; i++) {
 		uint8_t msg[8192];
 		struct made m;
-		size_t n = make_message(&seed, msg, 1 << 1, 2, &m);
+		size_t n = make_message(&seed, msg, STRING(1), 2, &m);
 		if (m.bad_utf8 || m.bad_number || m.mismatch)
 			continue;
 		for (size_t cut = 0; cut < n; cut++)
 			request_compare(msg, cut, &m);
-		n = make_message(&seed, msg, 0, 3, &m);
+		n = make_message(&seed, msg, FIXED64(4), 4, &m);
 		if (m.bad_number || m.mismatch)
 			continue;
 		for (size_t cut = 0; cut < n; cut++)
@@ -454,12 +462,14 @@ static void test_writing_against_protobuf_c(void **state)
 		reply.first = random_below(&seed, 8) ? random_wide(&seed) : 0;
 		reply.count = random_below(&seed, 4) ? (uint32_t)random_wide(&seed) : 0;
 		reply.order = (Ordinal__V1__Order)random_below(&seed, 2);
-		size_t n = pb_next_reply_put(ours, reply.first, reply.count, (uint32_t)reply.order);
+		reply.incarnation = random_below(&seed, 4) ? random_next(&seed) : 0;
+		size_t n = pb_next_reply_put(ours, &(struct pb_next_reply){reply.first, reply.count,
+									   (uint32_t)reply.order, reply.incarnation});
 		assert_int_equal(n, ordinal__v1__next_reply__pack(&reply, theirs));
 		assert_memory_equal(ours, theirs, n);
 		assert_int_equal(pb_next_reply_get((struct span){ours, n}, &back), 0);
 		assert_true(back.first == reply.first && back.count == reply.count &&
-			    back.order == (uint32_t)reply.order);
+			    back.order == (uint32_t)reply.order && back.incarnation == reply.incarnation);
 
 		size_t len = random_below(&seed, 3) ? random_below(&seed, sizeof name) : 0;
 		memset(name, 'a' + (int)random_below(&seed, 26), len);
@@ -473,7 +483,8 @@ static void test_writing_against_protobuf_c(void **state)
 		assert_true(req_back.sequence.n == len && req_back.count == req.count);
 	}
 	uint8_t out[PB_NEXT_REPLY_MAX];
-	assert_true(pb_next_reply_put(out, UINT64_MAX, UINT32_MAX, UINT32_MAX) <= PB_NEXT_REPLY_MAX);
+	struct pb_next_reply longest = {UINT64_MAX, UINT32_MAX, UINT32_MAX, UINT64_MAX};
+	assert_int_equal(pb_next_reply_put(out, &longest), PB_NEXT_REPLY_MAX);
 }
 
 static void test_next_request_common_forms(void **state)

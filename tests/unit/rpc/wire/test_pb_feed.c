@@ -161,20 +161,23 @@ static void test_publish_reply(void **state)
 		struct pb_publish_reply back, r = {.offset = number(&seed),
 						   .timestamp = (int64_t)number(&seed),
 						   .durability = random_below(&seed, 3),
-						   .duplicate = random_below(&seed, 2)};
+						   .duplicate = random_below(&seed, 2),
+						   .incarnation = number(&seed)};
 		Ordinal__V1__PublishReply m;
 		ordinal__v1__publish_reply__init(&m);
 		m.offset = r.offset;
 		m.timestamp = r.timestamp;
 		m.durability = (Ordinal__V1__Durability)r.durability;
 		m.duplicate = r.duplicate;
+		m.incarnation = r.incarnation;
 		size_t n = pb_publish_reply_put(ours, &r);
 		assert_true(n <= sizeof ours);
 		assert_int_equal(ordinal__v1__publish_reply__pack(&m, theirs), n);
 		assert_memory_equal(ours, theirs, n);
 		assert_int_equal(pb_publish_reply_get((struct span){ours, n}, &back), 0);
 		assert_true(back.offset == r.offset && back.timestamp == r.timestamp &&
-			    back.durability == r.durability && back.duplicate == r.duplicate);
+			    back.durability == r.durability && back.duplicate == r.duplicate &&
+			    back.incarnation == r.incarnation);
 		for (size_t cut = 0; cut < n; cut++) {
 			uint8_t *copy = exact_copy(ours, cut);
 			Ordinal__V1__PublishReply *want = ordinal__v1__publish_reply__unpack(NULL, cut, copy);
@@ -197,7 +200,9 @@ static void test_subscribe_request(void **state)
 						       .replay_seq_no_start = number(&seed),
 						       .slow = random_below(&seed, 4),
 						       .resume_offset = number(&seed),
-						       .reorder_ms = (uint32_t)number(&seed)};
+						       .reorder_ms = (uint32_t)number(&seed),
+						       .incarnation = number(&seed),
+						       .mark_begin = random_below(&seed, 2)};
 		Ordinal__V1__SubscribeRequest m;
 		ordinal__v1__subscribe_request__init(&m);
 		m.stream = stream;
@@ -205,6 +210,8 @@ static void test_subscribe_request(void **state)
 		m.slow = (Ordinal__V1__SlowPolicy)r.slow;
 		m.resume_offset = r.resume_offset;
 		m.reorder_ms = r.reorder_ms;
+		m.incarnation = r.incarnation;
+		m.mark_begin = r.mark_begin;
 		size_t n = pb_subscribe_request_put(ours, &r);
 		assert_int_equal(ordinal__v1__subscribe_request__get_packed_size(&m), n);
 		ordinal__v1__subscribe_request__pack(&m, theirs);
@@ -212,7 +219,8 @@ static void test_subscribe_request(void **state)
 		assert_int_equal(pb_subscribe_request_get((struct span){ours, n}, &back), 0);
 		assert_true(span_eq(back.stream, r.stream) && back.replay_seq_no_start == r.replay_seq_no_start &&
 			    back.slow == r.slow && back.resume_offset == r.resume_offset &&
-			    back.reorder_ms == r.reorder_ms);
+			    back.reorder_ms == r.reorder_ms && back.incarnation == r.incarnation &&
+			    back.mark_begin == r.mark_begin);
 		for (size_t cut = 0; cut < n; cut++) {
 			uint8_t *copy = exact_copy(ours, cut);
 			Ordinal__V1__SubscribeRequest *want = ordinal__v1__subscribe_request__unpack(NULL, cut, copy);

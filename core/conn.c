@@ -1,7 +1,9 @@
-/* A connection's life and its output: open, send, close; see the header for the states, and conn_input.c for what it receives. Runs on the owning shard.
+/* A connection's life and its output: open, send, close. The header has the states, conn_input.c what
+ * is received, conn_time.c what happens when nothing does. Runs on the owning shard.
  *
- * What a peer can make grow here, and its bound: output (opts->conn_queue_max before anything is added), operations in flight (one receive, one send,
- * two cancellations). Leaves the meaning of bytes to the session, and the order of a turn to shard.c.
+ * What a peer can make grow here, and its bound: output (opts->conn_queue_max before anything is
+ * added), operations in flight (one receive, one send, two cancellations). Leaves the meaning of bytes
+ * to the session, and the order of a turn to shard.c.
  */
 #include "core/conn_impl.h"
 #include "core/base/check.h"
@@ -20,17 +22,17 @@
 #include <unistd.h>
 
 enum {
-	SEND_MAX = 256 << 10, /* bytes of one operation, so that progress can be seen */
-	GATHER_MAX = 256,     /* pieces of one operation */
+	SEND_MAX =
+		256
+		<< 10, /* bytes of one operation, of slices too, so that a large message does not fill the queue's time */
+	GATHER_MAX = 256, /* pieces of one operation */
 };
-#define LINGER_NS NS_PER_S /* fixed: the peer has been answered, and its place is wanted */
 
 struct conn_gather {
 	struct msghdr msg;
 	struct iovec iov[GATHER_MAX];
 };
 
-static void on_timer(struct timer *t, void *ctx);
 static void doom(struct conn *c);
 
 const char *conn_reason_name(enum conn_reason why)
@@ -64,17 +66,14 @@ struct conn *conn_open(struct shard *s, int fd)
 	c->fd = fd;
 	c->state = CONN_OPEN;
 	conn_ip_of(fd, c->ip); /* now: a connection that has broken tells no more */
-	c->active_ns = s->now_ns;
-	c->timer.fire = on_timer;
-	c->stall_mark = UINT64_MAX; /* a first send that is under way when the idle timer fires has not stalled */
+	c->timer.fire = conn_time_fire;
 	atomic_store_explicit(&s->conn_count, s->conns.used, memory_order_relaxed);
 	count_add(&s->stats.accepted, 1);
 	if (!s->opts->attach(c, s->opts->ctx)) {
 		conn_die(c, CONN_R_MEMORY);
 		return NULL;
 	}
-	if (s->opts->idle_ns)
-		wheel_add(&s->wheel, &c->timer, s->now_ns + s->opts->idle_ns);
+	conn_time_start(c);
 	conn_input_start(c);
 	return c;
 }
@@ -205,24 +204,15 @@ static void send_gathered(struct conn *c)
 			continue;
 		}
 		const uint8_t *p = seg->ext.p ? seg->ext.p : o->p + seg->own;
+		size_t left = seg->ext.n - skip;
 		g->iov[n].iov_base = (void *)(uintptr_t)(p + skip);
-		g->iov[n].iov_len = seg->ext.n - skip;
+		g->iov[n].iov_len = left < SEND_MAX - total ? left : SEND_MAX - total;
 		total += g->iov[n++].iov_len;
 		skip = 0;
 	}
 	g->msg = (struct msghdr){.msg_iov = g->iov, .msg_iovlen = n};
 	ring_sendmsg(c->shard->ring, c->fd, &g->msg, conn_tag(c, SHARD_OP_SEND));
 	c->inflight++;
-}
-
-/* The timer looks at this send in time. One that is armed for the idle time, which is longer, is brought forward. */
-static void watch_for_stall(struct conn *c)
-{
-	uint64_t due_ns = c->shard->now_ns + c->shard->opts->stall_ns;
-	if (timer_is_armed(&c->timer) && c->timer.due_ms <= due_ns / NS_PER_MS + 1)
-		return;
-	c->stall_mark = c->bytes_sent;
-	wheel_add(&c->shard->wheel, &c->timer, due_ns);
 }
 
 static void send_more(struct conn *c)
@@ -237,12 +227,7 @@ static void send_more(struct conn *c)
 		c->inflight++;
 	}
 	count_add(&c->shard->stats.sends, 1);
-	watch_for_stall(c);
-}
-
-static bool is_sending(const struct conn *c)
-{
-	return c->sending.len + c->sending.ext != 0;
+	conn_time_sending(c);
 }
 
 /* All output has gone: the good end of FLUSHING. */
@@ -254,7 +239,7 @@ static void finish(struct conn *c)
 	}
 	shutdown(c->fd, SHUT_WR);
 	c->state = CONN_LINGERING;
-	wheel_add(&c->shard->wheel, &c->timer, c->shard->now_ns + LINGER_NS);
+	conn_time_linger(c);
 }
 
 static void flush(struct conn *c)
@@ -264,7 +249,7 @@ static void flush(struct conn *c)
 		conn_input_go_on(c);
 	if (c->state == CONN_FLUSHING)
 		conn_input_ignore(c);
-	if (c->state == CONN_DEAD || c->state == CONN_LINGERING || is_sending(c))
+	if (c->state == CONN_DEAD || c->state == CONN_LINGERING || conn_is_sending(c))
 		return;
 	if (c->out.len + c->out.ext && c->out.segs && !out_seal(&c->out)) {
 		conn_abort(c, CONN_R_MEMORY);
@@ -279,7 +264,7 @@ static void flush(struct conn *c)
 		c->sending = c->out;
 		c->out = (struct conn_out){0};
 	}
-	if (is_sending(c)) {
+	if (conn_is_sending(c)) {
 		c->sent = 0;
 		send_more(c);
 		if (conn_queued(c) > conn_high(c))
@@ -348,8 +333,8 @@ void conn_die(struct conn *c, enum conn_reason why)
 	doom(c);
 }
 
-/* TCP_USER_TIMEOUT, which is STALL_TIMEOUT_MS, may run out before our own timer: a send that has been under way all the time ends with EPIPE then, where a
- * reset would be ECONNRESET. */
+/* TCP_USER_TIMEOUT may run out: a send that has been under way all the time ends with EPIPE then, where
+ * a reset would be ECONNRESET. */
 void conn_break_off(struct conn *c, int err)
 {
 	bool stalled = err == -ETIMEDOUT || (err == -EPIPE && c->choked && !c->recv_armed);
@@ -438,36 +423,6 @@ void conn_flush_all(struct shard *s)
 		struct conn *c = s->doomed;
 		s->doomed = c->doomed_next;
 		bury(c);
-	}
-}
-
-static void on_timer(struct timer *t, void *ctx)
-{
-	struct conn *c = container_of(t, struct conn, timer);
-	struct shard *s = c->shard;
-	if (c->state == CONN_LINGERING) {
-		conn_die(c, (enum conn_reason)c->reason);
-		return;
-	}
-	if (is_sending(c)) {
-		if (c->bytes_sent == c->stall_mark) {
-			conn_die(c, CONN_R_STALLED);
-			return;
-		}
-		c->stall_mark = c->bytes_sent;
-		wheel_add(&s->wheel, t, s->now_ns + s->opts->stall_ns);
-		return;
-	}
-	if (s->opts->idle_ns && c->state == CONN_OPEN) {
-		uint64_t idle_at_ns = c->active_ns + s->opts->idle_ns;
-		if (s->now_ns >= idle_at_ns) {
-			if (!c->ops->busy || !c->ops->busy(c)) {
-				c->reason = CONN_R_IDLE;
-				conn_drain(c);
-			}
-			idle_at_ns = s->now_ns + s->opts->idle_ns;
-		}
-		wheel_add(&s->wheel, t, idle_at_ns);
 	}
 }
 

@@ -35,6 +35,13 @@ struct conn_ops {
 	bool (*busy)(const struct conn *c);
 	/* Finish politely: end when what is in flight has been answered. */
 	void (*drain)(struct conn *c);
+	/* The peer has closed its sending half, and nothing has moved for a second: write something that
+	 * is harmless to a peer that still reads. A peer that has gone answers it with a reset. May be
+	 * NULL. */
+	void (*probe)(struct conn *c);
+	/* The peer has closed its sending half, and nothing has moved for stall_ns: end what is in flight,
+	 * and close. The default (NULL) is conn_close. */
+	void (*abandon)(struct conn *c);
 	/* The connection is gone; free the session. May be NULL. */
 	void (*closed)(struct conn *c);
 };
@@ -117,9 +124,14 @@ struct conn {
 	uint32_t sent; /* of `sending` */
 	struct conn_held held;
 	uint64_t bytes_sent;
-	uint64_t stall_mark;        /* bytes_sent when the timer last looked */
-	uint64_t active_ns;         /* last receipt */
-	struct timer timer;         /* stall, idle and linger */
+	uint64_t taken;      /* changes with what the peer has acknowledged; when the timer last looked */
+	uint64_t moved_ns;   /* when `taken` was seen to change, or sending began after nothing was owed */
+	uint64_t active_ns;  /* last receipt */
+	uint64_t ended_ns;   /* since when it is known that the peer has closed its sending half; 0: it has not */
+	uint64_t idle_at_ns; /* when to look whether it is idle */
+	bool owed;           /* output may be with us or the kernel that the peer has not acknowledged */
+	bool probed;         /* after ended_ns */
+	struct timer timer;  /* conn_time.c */
 	struct conn_gather *gather; /* with slices only */
 	struct tls *tls;            /* NULL: cleartext */
 	bool tls_closed;            /* close_notify has been sent */

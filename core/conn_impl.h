@@ -1,5 +1,6 @@
-/* The insides of a connection, shared by conn.c (its life and its output), conn_input.c (what it receives) and conn_tls.c (the filter). For these three
- * only; all on the owning shard's thread. */
+/* The insides of a connection, shared by conn.c (its life and its output), conn_input.c (what it
+ * receives), conn_time.c (its timer) and conn_tls.c (the filter). For these four only; all on the
+ * owning shard's thread. */
 #ifndef ORDINAL_CORE_CONN_IMPL_H
 #define ORDINAL_CORE_CONN_IMPL_H
 
@@ -18,6 +19,12 @@ static inline uint64_t conn_tag(const struct conn *c, enum shard_op op)
 static inline size_t conn_high(const struct conn *c)
 {
 	return conn_high_water(c->shard->opts->conn_queue_max);
+}
+
+/* A send is under way. */
+static inline bool conn_is_sending(const struct conn *c)
+{
+	return c->sending.len + c->sending.ext != 0;
 }
 
 /* conn.c */
@@ -48,6 +55,19 @@ void conn_input_rearm(struct conn *c);
 void conn_input_drop(struct conn *c);
 /* The same of one that closes in good order, and has to see the peer's end. */
 void conn_input_ignore(struct conn *c);
+
+/* conn_time.c */
+
+void conn_time_start(struct conn *c);
+/* A send begins, or goes on. */
+void conn_time_sending(struct conn *c);
+/* The connection waits for the peer's end, for a moment. */
+void conn_time_linger(struct conn *c);
+/* The peer has closed its sending half, and the session may still have something to say. */
+void conn_time_ended(struct conn *c);
+/* Nothing has been received for a while, perhaps because no receive is armed. */
+void conn_time_deaf(struct conn *c);
+void conn_time_fire(struct timer *t, void *ctx);
 
 /* conn_tls.c */
 

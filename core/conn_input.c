@@ -291,10 +291,12 @@ void conn_receive(struct conn *c, const uint8_t *p, size_t n)
 void conn_on_end(struct conn *c)
 {
 	c->recv_eof = true;
-	if (c->state == CONN_LINGERING)
+	if (c->state == CONN_LINGERING) {
 		conn_die(c, (enum conn_reason)c->reason);
-	else
-		conn_input_go_on(c);
+		return;
+	}
+	conn_input_go_on(c);
+	conn_time_ended(c);
 }
 
 /* Kernels lose the end of a connection that comes together with its last bytes: the wake-ups of both are taken for one, the multishot receive
@@ -302,6 +304,7 @@ void conn_on_end(struct conn *c)
 void conn_settle(struct conn *c)
 {
 	uint8_t byte;
+	conn_time_deaf(c);
 	if (!c->recv_armed || c->recv_eof || c->state == CONN_DEAD)
 		return;
 	ssize_t n = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);

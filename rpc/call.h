@@ -44,6 +44,10 @@ struct call_ops {
 	 * one receive had brought is still delivered; so services take messages after a pause, too. */
 	void (*pause)(struct call *c);
 	void (*resume)(struct call *c);
+	/* Whether what is to be sent waits because the client opens no window. If it waits for the
+	 * connection's output instead, the connection itself watches that the client takes some. NULL: not
+	 * known, and taken for true. */
+	bool (*is_shut)(const struct call *c);
 };
 
 /* Metadata of a call, for methods that have asked for it. */
@@ -222,6 +226,10 @@ static inline bool call_send(struct call *c, const uint8_t *msg, size_t n)
 static inline size_t call_send_framed(struct call *c, const struct conn_slice *s)
 {
 	return c->ops->send_framed(c, s);
+}
+static inline bool call_is_shut(const struct call *c)
+{
+	return !c->ops->is_shut || c->ops->is_shut(c);
 }
 /* A service may give any status and any text, for example those of another server: what is beyond gRPC's codes becomes UNKNOWN, and a text is cut at
  * CALL_TEXT_MAX bytes. */

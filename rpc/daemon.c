@@ -329,6 +329,13 @@ static void spread_options(struct daemon *d)
 		free_older(o);
 }
 
+/* TCP_USER_TIMEOUT of connections: when the kernel gives up what it has to send, for connections that
+ * nobody watches any more. Those that are open are watched more closely, by core/conn_time.c. */
+static unsigned user_timeout_ms(const struct config *c)
+{
+	return 3 * (unsigned)c->stall_timeout_ms;
+}
+
 int daemon_apply(struct daemon *d, const struct config *fresh)
 {
 	struct config before = d->cfg;
@@ -339,7 +346,7 @@ int daemon_apply(struct daemon *d, const struct config *fresh)
 		return rc;
 	}
 	log_set_level((enum log_level)d->cfg.log_level);
-	listener_set_user_timeout(&d->listener, (unsigned)d->cfg.stall_timeout_ms);
+	listener_set_user_timeout(&d->listener, user_timeout_ms(&d->cfg));
 	spread_options(d);
 	return 0;
 }
@@ -630,7 +637,7 @@ static int make_shards(struct daemon *d, const char **ret_why)
 	int rc = pages_new(&po, &d->pages);
 	if (rc)
 		return rc;
-	rc = listener_open(d->cfg.listen, n, (unsigned)d->cfg.stall_timeout_ms, l, ret_why);
+	rc = listener_open(d->cfg.listen, n, user_timeout_ms(&d->cfg), l, ret_why);
 	if (rc)
 		return rc;
 	memcpy(d->bound, l->bound, sizeof d->bound);

@@ -75,6 +75,7 @@ struct h2_stream {
 	bool gzip, unknown_coding, takes_gzip;
 	bool plain;         /* no metadata, no compression: the constant blocks do */
 	bool want_writable; /* call_send said false, or call_send_framed took less than all */
+	bool held_back;     /* call_send_framed took less than all */
 	bool waits;         /* counted in the session's `waiting` */
 	uint8_t prefix_len, prefix[GRPC_PREFIX];
 	uint8_t end_status;
@@ -175,6 +176,7 @@ void h2_put_trailers(struct h2_stream *st, enum grpc_status status, struct span 
 /* The answer to something that is not gRPC. */
 void h2_put_http_status(struct h2_session *s, uint32_t id, uint16_t status);
 void h2_note_waiting(struct h2_stream *st, bool waits);
+bool h2_is_shut(const struct call *c);
 
 /* h2_stream.c */
 
@@ -193,8 +195,10 @@ void h2_streams_pump(struct h2_session *s);
 void h2_streams_each(struct h2_session *s, void (*fn)(struct h2_stream *st, void *ctx), void *ctx);
 /* assembly_share's give_way of a session. */
 void h2_streams_give_way(struct assembly_share *share, uint64_t bytes);
-/* Looks for requests and answers that do not move. */
+/* Ends requests and answers that do not move, and with the last of them a connection that is to end. */
 void h2_streams_check(struct h2_session *s);
+/* Ends all calls: the peer has closed its side and takes nothing. */
+void h2_streams_abandon(struct h2_session *s);
 bool h2_streams_need_watch(const struct h2_session *s);
 void h2_streams_free(struct h2_session *s);
 /* A malformed request: stream error PROTOCOL_ERROR. */

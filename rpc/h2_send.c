@@ -75,6 +75,14 @@ void h2_note_waiting(struct h2_stream *st, bool waits)
 	st->waits = waits;
 }
 
+/* There is something to send that a window does not let out. */
+bool h2_is_shut(const struct call *c)
+{
+	const struct h2_stream *st = container_of(c, struct h2_stream, call);
+	bool waits = st->pend.len > st->pend.at || st->held_back;
+	return waits && (st->send_window <= 0 || st->session->send_window <= 0);
+}
+
 /* Both sides have ended, or ours has and the rest of the request is of no interest. */
 static void finish_stream(struct h2_stream *st)
 {
@@ -348,7 +356,7 @@ size_t h2_send_framed(struct call *c, const struct conn_slice *all)
 	}
 	if (!owned && all->release)
 		all->release(all->owner);
-	st->want_writable = at < all->n;
+	st->want_writable = st->held_back = at < all->n;
 	h2_note_waiting(st, st->want_writable || is_pending(st));
 	return at;
 }

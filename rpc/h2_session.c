@@ -290,7 +290,10 @@ static uint64_t tick_ns(const struct h2_session *s)
 	const struct rpc_opts *o = s->rpc->opts;
 	if (s->draining == H2_DRAIN_WARNED && is_quiet(s))
 		return QUIET_GRACE_NS;
-	return least(least(NS_PER_S, o->preface_ns / 4), least(o->headers_ns / 4, o->body_ns / 4)) + NS_PER_MS;
+	uint64_t stall_ns = s->rpc->shard->opts->stall_ns;
+	return least(least(least(NS_PER_S, stall_ns / 4), o->preface_ns / 4),
+		     least(o->headers_ns / 4, o->body_ns / 4)) +
+	       NS_PER_MS;
 }
 
 void h2_watch(struct h2_session *s)
@@ -334,7 +337,8 @@ static void on_timer(struct timer *t, void *ctx)
 
 /* The connection's events. */
 
-/* Requests that will never be complete; and answers without an end, such as subscriptions, whose client can open no window any more. */
+/* Ends requests that will never be complete, and answers without an end, such as subscriptions, whose
+ * client can open no window any more. */
 static void kill_unended(struct h2_stream *st, void *ctx)
 {
 	if (!st->remote_end || st->call.method->kind == METHOD_SERVER_STREAM)
@@ -346,7 +350,25 @@ static void h2_eof(struct conn *c)
 	struct h2_session *s = c->session;
 	s->eof = true;
 	h2_streams_each(s, kill_unended, NULL);
+	h2_streams_check(s);
 	h2_maybe_close(s);
+}
+
+/* To a client that still reads it says what is true: this connection will take no more streams. */
+static void h2_probe(struct conn *c)
+{
+	struct h2_session *s = c->session;
+	if (s->preface_done && !s->ending)
+		h2_put_goaway(s, s->draining == H2_DRAIN_FINAL ? s->goaway_id : H2_WINDOW_MAX, H2_NO_ERROR,
+			      "the client has closed its side");
+}
+
+static void h2_abandon(struct conn *c)
+{
+	struct h2_session *s = c->session;
+	h2_streams_abandon(s);
+	s->ending = true;
+	conn_close(c);
 }
 
 static void h2_writable(struct conn *c)
@@ -404,6 +426,8 @@ static const struct conn_ops h2_ops = {.data = h2_data,
 				       .writable = h2_writable,
 				       .busy = h2_busy,
 				       .drain = h2_drain,
+				       .probe = h2_probe,
+				       .abandon = h2_abandon,
 				       .closed = h2_closed};
 
 bool h2_session_start(struct conn *c, struct rpc_shard *r)

@@ -419,7 +419,8 @@ static const struct call_ops h2_call_ops = {.reply = h2_reply,
 					    .send_framed = h2_send_framed,
 					    .finish = h2_finish,
 					    .pause = h2_pause,
-					    .resume = h2_resume};
+					    .resume = h2_resume,
+					    .is_shut = h2_is_shut};
 
 static void on_call_timer(struct timer *t, void *ctx)
 {
@@ -555,27 +556,60 @@ static bool awaits_request(const struct h2_stream *st)
 	return st->call.live && !st->remote_end && !st->paused && (wants_one_message(st) || st->prefix_len > 0);
 }
 
+/* The peer has taken nothing of the answer, or never can: no trailers can follow. */
+static void give_up(struct h2_stream *st)
+{
+	struct h2_session *s = st->session;
+	uint32_t id = st->id;
+	h2_stream_kill(st);
+	h2_reset(s, id, H2_CANCEL, false);
+}
+
+static void check_answer(struct h2_stream *st)
+{
+	struct h2_session *s = st->session;
+	uint64_t now = s->rpc->shard->now_ns;
+	if (!h2_is_shut(&st->call)) {
+		st->progress_ns = now; /* it waits for the connection's output, whose progress the connection watches */
+	} else if (s->eof) {
+		give_up(st); /* who has closed its side opens no window any more */
+	} else if (st->end_pending && now - st->progress_ns >= s->rpc->shard->opts->stall_ns) {
+		call_note_refusal(s->rpc, s->conn, REFUSAL_STALLED,
+				  "a stream: its client opened no window for the answer for STALL_TIMEOUT_MS");
+		give_up(st);
+	}
+}
+
 static void check_one(struct h2_stream *st, void *ctx)
 {
 	struct h2_session *s = st->session;
-	uint64_t now = s->rpc->shard->now_ns, still = now - st->progress_ns;
-	/* While we do not read, that nothing comes is no fault of the peer's. */
+	uint64_t now = s->rpc->shard->now_ns;
+	/* A session that does not read cannot expect that anything comes. */
 	bool read = !conn_is_held_up(s->conn) && now - s->read_ns >= s->rpc->opts->body_ns;
-	if (read && awaits_request(st) && still >= s->rpc->opts->body_ns) {
+	if (read && awaits_request(st) && now - st->progress_ns >= s->rpc->opts->body_ns)
 		refuse_call(st, GRPC_DEADLINE_EXCEEDED, REFUSAL_TIMEOUT,
 			    "the request did not come within BODY_TIMEOUT_MS");
-	} else if (st->end_pending && still >= s->rpc->shard->opts->stall_ns) {
-		uint32_t id = st->id;
-		call_note_refusal(s->rpc, s->conn, REFUSAL_STALLED,
-				  "a stream: its client opened no window for the answer for STALL_TIMEOUT_MS");
-		h2_stream_drop(st);
-		h2_reset(s, id, H2_CANCEL, false);
-	}
+	else if (st->waits)
+		check_answer(st);
 }
 
 void h2_streams_check(struct h2_session *s)
 {
 	h2_streams_each(s, check_one, NULL);
+	if (s->draining || s->eof)
+		h2_maybe_close(s);
+}
+
+static void abandon_one(struct h2_stream *st, void *ctx)
+{
+	if (st->call.live)
+		fail(st, GRPC_CANCELLED,
+		     "the client has closed its side of the connection, and nothing has moved for STALL_TIMEOUT_MS");
+}
+
+void h2_streams_abandon(struct h2_session *s)
+{
+	h2_streams_each(s, abandon_one, NULL);
 }
 
 bool h2_streams_need_watch(const struct h2_session *s)

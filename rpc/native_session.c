@@ -239,12 +239,19 @@ static void native_resume(struct call *c)
 	maybe_resume(ns);
 }
 
+/* There are no windows. */
+static bool native_is_shut(const struct call *c)
+{
+	return false;
+}
+
 static const struct call_ops native_call_ops = {.reply = native_reply,
 						.send = native_send,
 						.send_framed = native_send_framed,
 						.finish = native_finish,
 						.pause = native_pause,
-						.resume = native_resume};
+						.resume = native_resume,
+						.is_shut = native_is_shut};
 
 static void on_call_timer(struct timer *t, void *ctx)
 {
@@ -602,6 +609,28 @@ static void native_eof(struct conn *c)
 	maybe_close(ns);
 }
 
+/* To a client that still reads it says what is true: no more calls will be taken here. */
+static void native_probe(struct conn *c)
+{
+	put_frame(c->session, NATIVE_GOAWAY, 0, 0, NULL, 0);
+}
+
+static void abandon_call(struct native_entry *e)
+{
+	struct native_call *nc = container_of(e, struct native_call, entry);
+	call_cancel_service(&nc->call);
+	native_finish(&nc->call, GRPC_CANCELLED,
+		      SPAN_LIT("the client has closed its side of the connection, and nothing has moved for "
+			       "STALL_TIMEOUT_MS"));
+}
+
+static void native_abandon(struct conn *c)
+{
+	struct native_session *ns = c->session;
+	native_table_each(&ns->calls, abandon_call);
+	conn_close(c);
+}
+
 static void tell_writable(struct native_entry *e)
 {
 	struct native_call *nc = container_of(e, struct native_call, entry);
@@ -676,6 +705,8 @@ static const struct conn_ops native_ops = {.data = native_data,
 					   .writable = native_writable,
 					   .busy = native_busy,
 					   .drain = native_drain,
+					   .probe = native_probe,
+					   .abandon = native_abandon,
 					   .closed = native_closed};
 
 bool native_session_start(struct conn *c, struct rpc_shard *r)

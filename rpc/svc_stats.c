@@ -166,13 +166,17 @@ static void on_post(struct svc_stats *s, const struct pages_post *post)
 	page_put(post->page);
 }
 
-/* A client that takes nothing of its answer gives its place to others. */
+/* A client that takes nothing of its answer gives its place to others. One whose connection is busy
+ * with what was queued before may be taking it, and is watched by the connection. */
 static void on_tick(struct timer *t, void *ctx)
 {
 	struct svc_stats *s = container_of(t, struct svc_stats, tick);
 	const struct shard *shard = s->rpc->shard;
-	for (struct get *g = s->gets; g; g = g->next)
+	for (struct get *g = s->gets; g; g = g->next) {
+		if (g->page && !call_is_shut(call_of(g)))
+			g->moved_ns = shard->now_ns;
 		g->due = g->page && shard->now_ns - g->moved_ns >= shard->opts->stall_ns;
+	}
 	for (struct get *g; (g = first_due(s));) {
 		static const char text[] = "the answer was not taken within STALL_TIMEOUT_MS";
 		struct call *c = call_of(g);

@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import ssl
+import subprocess
 import threading
 import time
 
@@ -195,3 +197,62 @@ def test_a_paused_take_holds_its_own_native_connection_only(daemon):
         assert firsts == sorted(set(firsts))
         other.ping()
     appliance.wait_until(lambda: d.stats()["total"]["calls_live"] == 0, "the calls to end")
+
+
+def bytes_field(number, data):
+    return bytes([number << 3 | 2]) + native.varint(len(data)) + data
+
+
+class SteadyReader(threading.Thread):
+    """Subscribes from the start, and takes a piece of what is sent every few milliseconds, `want` bytes in all."""
+
+    PIECE, PAUSE_S = 12_000, 0.1
+
+    def __init__(self, d, protocol, context, want):
+        super().__init__()
+        self.got, self.want, self.failure = 0, want, None
+        sock = socket.socket()
+        sock.settimeout(60)
+        sock.connect((d.host, d.port))
+        self.sock = context.wrap_socket(sock, server_hostname="localhost") if context else sock
+        ask = bytes_field(1, b"large")
+        self.sock.sendall(native.request(1, ask, method=5) if protocol == "native" else
+                          h2raw.PREFACE + h2raw.settings(INITIAL_WINDOW_SIZE=1 << 30) + h2raw.window_update(0, 1 << 30)
+                          + h2raw.frame(h2raw.HEADERS, h2raw.END_HEADERS, 1, h2raw.request_block("/ordinal.v1.Feed/Subscribe"))
+                          + h2raw.frame(h2raw.DATA, h2raw.END_STREAM, 1, h2raw.message(ask)))
+
+    def run(self):
+        try:
+            due = time.monotonic()
+            while self.got < self.want:
+                piece = self.sock.recv(self.PIECE)
+                assert piece, f"the end after {self.got} bytes"
+                self.got += len(piece)
+                due += self.PAUSE_S * len(piece) / self.PIECE
+                time.sleep(max(0, due - time.monotonic()))
+        except (OSError, AssertionError) as e:
+            self.failure = e
+        self.sock.close()
+
+
+def test_a_slow_and_steady_reader_of_large_messages_is_not_stalled(daemon, tmp_path):
+    """Who takes bytes is not stalled: one send carried a whole frame of 4 MB, and progress was seen only at its end. In both protocols,
+    with TLS and without; each reader takes 120 kB/s, so that a send of 256 KiB, too, lasts longer than STALL_TIMEOUT_MS."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj",
+                    "/CN=localhost", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"], check=True, capture_output=True)
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    d = daemon(SHARDS=1, STALL_TIMEOUT_MS=2000, TLS_CERT=tmp_path / "cert.pem", TLS_KEY=tmp_path / "key.pem", ALLOW_CLEARTEXT="y")
+    with native.Client(d) as c:
+        for _ in range(3):
+            f = c.call(bytes_field(1, b"large") + bytes_field(3, bytes(4_000_000)), method=3)
+            assert f.kind == native.MESSAGE
+    readers = [SteadyReader(d, protocol, x, 800_000) for protocol in ("native", "h2") for x in (None, context)]
+    for r in readers:
+        r.start()
+    for r in readers:
+        r.join()
+    assert not any(r.failure for r in readers), [r.failure for r in readers]
+    ended = d.stats()["connections_ended"]
+    assert ended["stalled"] == 0, ended

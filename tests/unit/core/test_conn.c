@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 enum { STALL_S = 2, IDLE_S = 60 };
 
@@ -27,7 +28,7 @@ static struct {
 	/* The session. */
 	size_t got;
 	size_t pauses_at; /* 0: never */
-	unsigned datas, ends, drains, closes, writables, released;
+	unsigned datas, ends, drains, closes, writables, released, probes, abandons;
 	bool busy, stays_after_end;
 } t;
 
@@ -79,6 +80,18 @@ static void on_closed(struct conn *c)
 	t.closes++;
 }
 
+static void on_probe(struct conn *c)
+{
+	t.probes++;
+	conn_write(c, "?", 1);
+}
+
+static void on_abandon(struct conn *c)
+{
+	t.abandons++;
+	conn_close(c);
+}
+
 static bool attach(struct conn *c, void *ctx)
 {
 	static const struct conn_ops ops = {.data = on_data,
@@ -86,6 +99,8 @@ static bool attach(struct conn *c, void *ctx)
 					    .writable = on_writable,
 					    .busy = is_busy,
 					    .drain = on_drain,
+					    .probe = on_probe,
+					    .abandon = on_abandon,
 					    .closed = on_closed};
 
 	c->ops = &ops;
@@ -263,6 +278,129 @@ static void test_a_busy_connection_is_not_idle(void **state)
 	pass(IDLE_S * NS_PER_S);
 	assert_int_equal(t.drains, 1);
 	recv_ends(0);
+	turn();
+}
+
+/* ---- a peer that has closed its side ---- */
+
+/* The connection stays, because its session has calls to answer. */
+static void ends_and_is_waited_for(void)
+{
+	t.stays_after_end = true;
+	recv_ends(0);
+	turn();
+	assert_int_equal(t.ends, 1);
+	assert_int_equal(t.closes, 0);
+}
+
+/* It was waited for without end, whoever it was. */
+static void test_a_peer_that_has_ended_is_probed_and_then_given_up(void **state)
+{
+	ends_and_is_waited_for();
+	pass(NS_PER_S / 4);
+	assert_int_equal(t.probes, 0);
+	pass(NS_PER_S / 2);
+	assert_int_equal(t.probes, 1);
+	sent(1);
+	for (unsigned i = 0; i < STALL_S * 10 && !t.abandons; i++)
+		pass(NS_PER_S / 10);
+	assert_int_equal(t.probes, 1);
+	assert_int_equal(t.abandons, 1);
+	turn();
+	assert_int_equal(t.closes, 1);
+	assert_int_equal(t.c->reason, CONN_R_STALLED);
+}
+
+static void test_a_peer_that_has_ended_and_goes_on_reading_is_answered(void **state)
+{
+	ends_and_is_waited_for();
+	for (unsigned i = 0; i < 20; i++) {
+		conn_write(t.c, "an answer", 9);
+		turn();
+		sent(9);
+		pass(STALL_S * NS_PER_S / 2);
+	}
+	assert_int_equal(t.abandons, 0);
+	assert_int_equal(t.closes, 0);
+	conn_close(t.c);
+	turn();
+	assert_int_equal(t.c->reason, CONN_R_DONE);
+}
+
+/* What it had sent before its end is held back by its session: the end is behind that. */
+static void test_a_peer_whose_end_waits_behind_held_input_is_given_up(void **state)
+{
+	conn_pause(t.c);
+	arrives(1000);
+	recv_ends(0);
+	turn();
+	assert_int_equal(t.ends, 0);
+	pass(NS_PER_S);
+	assert_int_equal(t.probes, 1);
+	sent(1);
+	for (unsigned i = 0; i < STALL_S * 10 && !t.abandons; i++)
+		pass(NS_PER_S / 10);
+	assert_int_equal(t.abandons, 1);
+	turn();
+	assert_int_equal(t.closes, 1);
+}
+
+/* One end of a pair of sockets takes the place of the connection that every test begins with. */
+static int on_a_pair_of_sockets(void)
+{
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	assert_int_equal(dup2(pair[0], t.c->fd), t.c->fd);
+	close(pair[0]);
+	return pair[1];
+}
+
+/* The receive is stopped, so that the ring tells nothing: the kernel is asked. */
+static void test_a_peer_that_goes_while_nothing_is_received_is_noticed(void **state)
+{
+	int peer = on_a_pair_of_sockets();
+
+	conn_pause(t.c);
+	for (unsigned i = 0; i < 5; i++)
+		arrives(16384);
+	cancellations_complete();
+	turn();
+	assert_false(ring.recv_armed);
+	conn_settle(t.c);
+	pass(3 * NS_PER_S);
+	assert_int_equal(t.c->ended_ns, 0);
+	assert_int_equal(shutdown(peer, SHUT_WR), 0);
+	pass(NS_PER_S);
+	assert_int_not_equal(t.c->ended_ns, 0);
+	assert_int_equal(t.closes, 0);
+	close(peer);
+	pass(NS_PER_S);
+	assert_int_equal(t.closes, 1);
+	assert_int_equal(t.c->reason, CONN_R_PEER);
+}
+
+/* Its bytes are in the kernel: no send is under way. */
+static void test_output_that_the_kernel_has_and_the_peer_does_not_take_is_a_stall(void **state)
+{
+	int peer = on_a_pair_of_sockets();
+	char read_by_peer[8];
+
+	conn_write(t.c, "12345678", 8);
+	turn();
+	assert_int_equal(write(t.c->fd, "1234", 4), 4);
+	assert_int_equal(write(t.c->fd, "5678", 4), 4);
+	sent(8);
+	pass(STALL_S * NS_PER_S * 3 / 4);
+	assert_int_equal(t.closes, 0);
+	assert_int_equal(read(peer, read_by_peer, 4), 4);
+	pass(STALL_S * NS_PER_S * 3 / 4);
+	assert_int_equal(t.closes, 0);
+	pass(STALL_S * NS_PER_S);
+	assert_int_equal(t.closes, 1);
+	assert_int_equal(t.c->reason, CONN_R_STALLED);
+	close(peer);
+	cancellations_complete();
 	turn();
 }
 
@@ -590,6 +728,26 @@ static void test_slices_stay_until_all_of_them_is_sent(void **state)
 	turn();
 }
 
+/* One send carried all of it, and its progress was seen only at its end. */
+static void test_a_large_slice_is_sent_in_pieces(void **state)
+{
+	static uint8_t bytes[4 << 20];
+	struct conn_slice s = {.p = bytes, .n = sizeof bytes, .release = released};
+
+	conn_write(t.c, "head", 4);
+	conn_write_slice(t.c, &s);
+	turn();
+	for (size_t left = sizeof bytes + 4; left;) {
+		assert_in_range(ring.send_len, 1, 256 << 10);
+		left -= ring.send_len;
+		assert_int_equal(t.released, 0);
+		sent((int32_t)ring.send_len);
+	}
+	assert_int_equal(t.released, 1);
+	turn();
+	assert_false(ring.sending);
+}
+
 static void test_what_is_queued_is_sent_before_a_good_end(void **state)
 {
 	conn_write(t.c, "bye", 3);
@@ -633,6 +791,11 @@ int main(void)
 		T(test_a_send_that_begins_when_the_idle_time_ends_has_its_stall_time),
 		T(test_an_idle_connection_is_closed_when_it_has_been_idle_so_long),
 		T(test_a_busy_connection_is_not_idle),
+		T(test_a_peer_that_has_ended_is_probed_and_then_given_up),
+		T(test_a_peer_that_has_ended_and_goes_on_reading_is_answered),
+		T(test_a_peer_whose_end_waits_behind_held_input_is_given_up),
+		T(test_a_peer_that_goes_while_nothing_is_received_is_noticed),
+		T(test_output_that_the_kernel_has_and_the_peer_does_not_take_is_a_stall),
 		T(test_without_buffers_the_receive_is_armed_again_at_the_turns_end),
 		T(test_a_starved_connection_that_is_closed_meanwhile_is_freed),
 		T(test_a_pause_holds_bytes_stops_the_receive_and_gives_all_back_in_order),
@@ -652,6 +815,7 @@ int main(void)
 		T(test_a_backlog_does_not_keep_who_is_gone),
 		T(test_a_connection_is_freed_after_the_last_completion_that_names_it),
 		T(test_slices_stay_until_all_of_them_is_sent),
+		T(test_a_large_slice_is_sent_in_pieces),
 		T(test_what_is_queued_is_sent_before_a_good_end),
 		T(test_a_writable_that_was_waited_for_comes_once),
 	};

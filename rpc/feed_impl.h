@@ -131,9 +131,9 @@ struct svc_feed {
 	uint32_t subs_made; /* slots that the report may look at; stored with release */
 	struct feed_sub *subscribers;
 	struct feed_many *publishers;
-	TAILQ_HEAD(feed_run, feed_sub) run; /* subscribers to be pumped this turn */
-	TAILQ_HEAD(, feed_many) dirty;      /* PublishMany calls to be looked at this turn */
-	struct feed_count *count;           /* of each stream by its number */
+	TAILQ_HEAD(feed_run, feed_sub) run;      /* subscribers to be pumped this turn */
+	TAILQ_HEAD(feed_dirty, feed_many) dirty; /* PublishMany calls to be looked at this turn */
+	struct feed_count *count;                /* of each stream by its number */
 	bool draining;
 	uint64_t drain_ns; /* when it began */
 	struct timer tick;

@@ -74,7 +74,7 @@ def test_the_port_of_an_outgoing_connection(daemon):
 @pytest.mark.skipif(not is_root() or not shutil.which("setpriv"), reason="needs root, and setpriv (util-linux), to be a user without rights")
 def test_a_lock_of_any_local_user_stopped_the_start(daemon, tmp_path):
     """A stranger locks everything that he can open for reading, in the directories of the stats socket and of the data."""
-    locker = "import fcntl, os, sys\nn = 0\nfor f in sys.argv[1:]:\n try:\n  fcntl.flock(os.open(f, os.O_RDONLY), fcntl.LOCK_EX)\n" \
+    locker = "import fcntl, os, sys\nn = 0\nfor f in sys.argv[1:]:\n try:\n  fcntl.flock(os.open(f, os.O_RDONLY | os.O_NONBLOCK), fcntl.LOCK_EX | fcntl.LOCK_NB)\n" \
         "  n += 1\n except OSError: pass\nprint(n, flush=True)\nsys.stdin.read()"
     d = daemon.prepare(SHARDS=1, DATA_WITNESS=tmp_path / "witness", LOG_TARGET=f"file:{tmp_path / 'ordinald.log'}")
     for directory in (*tmp_path.parents[:2], tmp_path, d.directory):  # pytest makes them for its own user

@@ -385,6 +385,7 @@ static void free_log(struct jlog *log)
 	jfiles_close_log(log, &io);
 	jlog_seg_free_all(log);
 	pthread_mutex_destroy(&log->lock);
+	free(log->why);
 	free(log);
 }
 
@@ -630,7 +631,9 @@ static int look_after(struct journal *j, bool *ret_worked)
 
 	j->work = log->work_next;
 	log->in_work = false;
-	err = jlog_maintain(log, &j->io, &worked);
+	err = jlog_blame(log, &j->io, jlog_maintain(log, &j->io, &worked));
+	if (err == JLOG_E_LOST)
+		err = 0;
 	if (err != 0 && jio_is_shortage(&j->io, err)) {
 		put_off(j, log);
 		set_room(j, JOURNAL_ROOM_TIGHT, err);
@@ -652,7 +655,7 @@ int journal_turn(struct journal *j, bool *ret_worked)
 	*ret_worked = false;
 	if (err != 0)
 		return err;
-	if (journal_gather(j) > 0) {
+	if (journal_gather(j)) {
 		*ret_worked = true;
 		err = journal_commit(j);
 		for (uint32_t i = 0; i < j->nentries && err != 0; i++)
@@ -675,14 +678,14 @@ int journal_note_idle(struct journal *j)
 {
 	while (j->unnoted != NULL) {
 		struct jlog *log = j->unnoted;
-		int err = jlog_note(log, &j->io);
+		int err = jlog_blame(log, &j->io, jlog_note(log, &j->io));
 
 		if (err != 0 && jio_is_shortage(&j->io, err)) {
 			j->note_retry_ns = clock_mono_ns() + j->opts.retry_ms * NS_PER_MS;
 			set_room(j, JOURNAL_ROOM_TIGHT, err);
 			return 0;
 		}
-		if (err != 0)
+		if (err < 0)
 			return journal_fail(j, err, j->io.why);
 		j->unnoted = log->unnoted_next;
 		log->in_unnoted = false;
@@ -788,7 +791,9 @@ static int finish(struct journal *j)
 	while (worked && err == 0)
 		err = journal_turn(j, &worked);
 	for (struct jlog *log = j->opened; log != NULL && err == 0; log = log->opened_next) {
-		err = jlog_end(log, &j->io);
+		err = jlog_blame(log, &j->io, jlog_end(log, &j->io));
+		if (err == JLOG_E_LOST)
+			err = 0; /* the others end as they should */
 		if (err != 0)
 			return journal_fail(j, err, j->io.why);
 	}

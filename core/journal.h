@@ -7,7 +7,8 @@
  *
  * Invariants: a mark is published only after every record of its log up to it is written in full and synced, together
  * with the directory entry and size of its file. An error on the way, and a failed sync of any thread, end the journal:
- * no mark is published any more, the sync is never retried, and opts.failed is called once. What is only done ahead of
+ * no mark is published any more, the sync is never retried, and opts.failed is called once. Nor is a mark published whose
+ * file is not found any more at its place: that log alone is lost (JLOG_LOST). What is only done ahead of
  * need (filling, the next segment, notes, files to be dropped) may want room, and is tried again later. Recovery cuts an
  * unfinished tail after the last durable record and refuses damage before it.
  * Source: journal.md beside this file (formats, recovery, what is assumed of a disk); fsyncgate (PostgreSQL wiki,
@@ -58,6 +59,8 @@ struct journal_opts {
 	void (*failed)(void *ctx, int err, const char *what);
 	/* Journal thread, when the room becomes another: what could not be done, 0 and "" for AMPLE. May be NULL. */
 	void (*room_changed)(void *ctx, enum journal_room room, int err, const char *what);
+	/* Journal thread: a log is lost, see JLOG_LOST; what: jlog_why. May be NULL. */
+	void (*log_lost)(void *ctx, const char *name, const char *what);
 	void *ctx;
 	enum journal_method method;
 	/* After so long without work the thread notes on disk (with no sync) how far each log is durable, so that
@@ -205,6 +208,18 @@ uint32_t journal_port_waiting(const struct journal_port *p);
 uint64_t jlog_durable(const struct jlog *log);
 /* Bytes in the log's live segments. Any thread. */
 uint64_t jlog_bytes(const struct jlog *log);
+
+enum jlog_state {
+	JLOG_WELL,
+	/* Its folder or its active file has been deleted, moved away or cut short by hand: what is written now could not
+	 * be found again. Nothing is written or published of it any more, what is appended is dropped; other logs go
+	 * on. */
+	JLOG_LOST,
+};
+/* Any thread; acquire. The bell of a port rings when a log of it that it has appended to becomes lost. */
+enum jlog_state jlog_state(const struct jlog *log);
+/* Why it is lost; "" when it is not. Any thread; valid as long as the log. */
+const char *jlog_why(const struct jlog *log);
 /* The largest payload of one record. Any thread. */
 uint32_t jlog_record_max(const struct jlog *log);
 const char *jlog_name(const struct jlog *log);

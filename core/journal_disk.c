@@ -63,6 +63,33 @@ static int64_t real_size(void *ctx, int fd)
 	return fstat(fd, &st) == 0 ? (int64_t)st.st_size : -errno;
 }
 
+static void id_of(const struct stat *st, struct jd_id *ret)
+{
+	*ret = (struct jd_id){.dev = st->st_dev, .ino = st->st_ino, .size = (uint64_t)st->st_size};
+}
+
+static int real_id(void *ctx, int fd, struct jd_id *ret)
+{
+	struct stat st;
+
+	(void)ctx;
+	if (fstat(fd, &st) != 0)
+		return -errno;
+	id_of(&st, ret);
+	return 0;
+}
+
+static int real_id_at(void *ctx, const char *path, struct jd_id *ret)
+{
+	struct real *r = ctx;
+	struct stat st;
+
+	if (fstatat(r->dir, path, &st, AT_SYMLINK_NOFOLLOW) != 0)
+		return -errno;
+	id_of(&st, ret);
+	return 0;
+}
+
 static ssize_t real_pread(void *ctx, int fd, void *p, size_t n, uint64_t offset)
 {
 	ssize_t got = pread(fd, p, n, (off_t)offset);
@@ -268,6 +295,8 @@ int journal_disk_open(const char *dir, bool make, struct journal_disk *ret)
 		.open = real_open,
 		.close = real_close,
 		.size = real_size,
+		.id = real_id,
+		.id_at = real_id_at,
 		.pread = real_pread,
 		.pwrite = real_pwrite,
 		.sync = real_sync,
@@ -346,6 +375,20 @@ int64_t jio_size(struct jio *io, int fd, const char *path)
 	int64_t n = io->d->size(io->d->ctx, fd);
 
 	return n >= 0 ? n : failed(io, (int)n, "stat", path);
+}
+
+int jio_id(struct jio *io, int fd, const char *path, struct jd_id *ret)
+{
+	int err = io->d->id(io->d->ctx, fd, ret);
+
+	return err == 0 ? 0 : failed(io, err, "stat", path);
+}
+
+int jio_id_at(struct jio *io, const char *path, struct jd_id *ret)
+{
+	int err = io->d->id_at(io->d->ctx, path, ret);
+
+	return err == 0 ? 0 : failed(io, err, "stat", path);
 }
 
 int jio_write(struct jio *io, int fd, const char *path, const void *p, size_t n, uint64_t offset, unsigned flags)

@@ -20,6 +20,11 @@ enum {
 	JD_DSYNC = 8,  /* pwrite: durable when it returns */
 };
 
+/* What tells one file from another, and how long it is. */
+struct jd_id {
+	uint64_t dev, ino, size;
+};
+
 struct journal_disk {
 	void *ctx;
 	const char *root; /* for people: the directory's name */
@@ -27,6 +32,8 @@ struct journal_disk {
 		    unsigned flags); /* a handle >= 0; with the real disk a file descriptor */
 	void (*close)(void *ctx, int fd);
 	int64_t (*size)(void *ctx, int fd);
+	int (*id)(void *ctx, int fd, struct jd_id *ret);
+	int (*id_at)(void *ctx, const char *path, struct jd_id *ret); /* of the file that has this name now */
 	ssize_t (*pread)(void *ctx, int fd, void *p, size_t n, uint64_t offset);
 	ssize_t (*pwrite)(void *ctx, int fd, const void *p, size_t n, uint64_t offset, unsigned flags);
 	int (*sync)(void *ctx, int fd); /* the file's bytes and size are durable; not its name */
@@ -61,6 +68,8 @@ struct jio {
 int jio_open(struct jio *io, const char *path, unsigned flags); /* a handle */
 void jio_close(struct jio *io, int *fd);                        /* harmless with *fd < 0; sets it to -1 */
 int64_t jio_size(struct jio *io, int fd, const char *path);
+int jio_id(struct jio *io, int fd, const char *path, struct jd_id *ret);
+int jio_id_at(struct jio *io, const char *path, struct jd_id *ret);
 /* All n bytes or an error. Where a write takes fewer bytes, the rest is written once more, which says why; a second short
  * write is -EIO. */
 int jio_write(struct jio *io, int fd, const char *path, const void *p, size_t n, uint64_t offset, unsigned flags);

@@ -132,12 +132,20 @@ static int read_tail_block(struct jlog *log, struct jio *io, const char *path)
 static int open_log(struct jlog *log, struct jio *io)
 {
 	char path[JPATH_MAX];
-	int err = 0;
+	struct jd_id id;
+	int err;
 
 	jlog_segment_path(log, log->number, path);
 	log->wfd = jfiles_open(log->j, io, path, 0);
 	if (log->wfd < 0)
 		return log->wfd;
+	err = jio_id(io, log->wfd, path, &id);
+	if (err == 0 && (id.dev != log->file.dev || id.ino != log->file.ino))
+		err = jio_fail(io, -ENOENT, path, "there is another file in this place");
+	if (err != 0) {
+		jio_close(io, &log->wfd);
+		return err;
+	}
 	if (log->direct) {
 		log->dfd = jfiles_open(log->j, io, path, JD_DIRECT);
 		err = log->dfd < 0 ? log->dfd : read_tail_block(log, io, path);

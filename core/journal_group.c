@@ -64,10 +64,11 @@ void jrequest_done(struct jrequest *req)
 	req->owned = false;
 }
 
-uint32_t journal_gather(struct journal *j)
+bool journal_gather(struct journal *j)
 {
 	unsigned nports = atomic_load_explicit(&j->nports, memory_order_acquire); /* pairs with journal_port_new */
 	uint64_t bytes = 0;
+	bool any = false;
 
 	j->nentries = 0;
 	j->group = NULL;
@@ -79,15 +80,19 @@ uint32_t journal_gather(struct journal *j)
 
 			if (!spsc_pop(&p->q, &e->req))
 				break;
+			p->touched = any = true;
+			if (jlog_is_lost(e->req.log)) {
+				jrequest_done(&e->req);
+				continue;
+			}
 			j->nentries++;
 			bytes += request_bytes(&e->req);
-			p->touched = true;
 			chain(j, e);
 		}
 	}
 	if (nports > 0)
 		j->first_port = (j->first_port + 1) % nports;
-	return j->nentries;
+	return any;
 }
 
 /* Begins a write at the log's tail. */
@@ -196,6 +201,8 @@ static int roll(struct journal *j, struct jlog *log)
 
 	if (err == 0)
 		err = jlog_sync(log, &j->io);
+	if (err == 0)
+		err = jlog_verify(log, &j->io);
 	if (err != 0)
 		return err;
 	jlog_seg_update(log, log->first_mark, log->last_mark, log->begin_ns, log->tail);
@@ -281,6 +288,8 @@ static int write_log(struct journal *j, struct jlog *log)
 {
 	int err = jfiles_open_log(log, &j->io);
 
+	if (err == 0)
+		err = jlog_verify_length(log, &j->io);
 	if (err != 0)
 		return err;
 	buf_begin(j, log);
@@ -325,31 +334,65 @@ static void ring_bells(struct journal *j)
 	}
 }
 
+static void drop_requests(struct jlog *log)
+{
+	for (struct jentry *e = log->group_first; e != NULL; e = e->next)
+		jrequest_done(&e->req);
+}
+
+/* Does one step of the commit for every log of the group. A log that becomes lost leaves the group. 0 or -errno. */
+static int each_log(struct journal *j, int (*step)(struct journal *j, struct jlog *log))
+{
+	struct jlog **link = &j->group;
+
+	while (*link != NULL) {
+		struct jlog *log = *link;
+		int err = jlog_blame(log, &j->io, step(j, log));
+
+		if (err < 0)
+			return err;
+		if (err == JLOG_E_LOST) {
+			drop_requests(log);
+			log->in_group = false;
+			*link = log->group_next;
+		} else {
+			link = &log->group_next;
+		}
+	}
+	return 0;
+}
+
+static int sync_log(struct journal *j, struct jlog *log)
+{
+	return log->durability == JLOG_FSYNC ? jlog_sync(log, &j->io) : 0;
+}
+
+static int verify_log(struct journal *j, struct jlog *log)
+{
+	return jlog_verify(log, &j->io);
+}
+
 int journal_commit(struct journal *j)
 {
-	struct jlog *log;
 	int err;
 
 	take_grown(j);
-	for (log = j->group; log != NULL; log = log->group_next) {
-		err = write_log(j, log);
-		if (err != 0)
-			return err;
-	}
-	for (log = j->group; log != NULL; log = log->group_next) {
-		err = log->durability == JLOG_FSYNC ? jlog_sync(log, &j->io) : 0;
-		if (err != 0)
-			return err;
-	}
-	err = atomic_load_explicit(&j->failed,
-				   memory_order_acquire); /* a sync of an opener's: pairs with journal_fail */
+	err = each_log(j, write_log);
+	if (err == 0)
+		err = each_log(j, sync_log);
+	if (err == 0)
+		err = each_log(j, verify_log);
+	if (err == 0)                                                         /* a sync of an opener's */
+		err = atomic_load_explicit(&j->failed, memory_order_acquire); /* pairs with journal_fail */
 	if (err != 0)
 		return err;
-	for (log = j->group; log != NULL; log = log->group_next)
+	for (struct jlog *log = j->group; log != NULL; log = log->group_next)
 		publish(j, log);
 	j->group = NULL;
-	journal_count(&j->stats.groups, 1);
-	hist_add(&j->stats.group_records, j->nentries, 1);
+	if (j->nentries > 0) {
+		journal_count(&j->stats.groups, 1);
+		hist_add(&j->stats.group_records, j->nentries, 1);
+	}
 	ring_bells(j);
 	return 0;
 }

@@ -5,6 +5,7 @@
  *   journal_group.c    a group: gather, write, sync, publish
  *   journal_segment.c  a log's files: make ready, fill, roll, drop
  *   journal_files.c    which of them are open
+ *   journal_lost.c     logs whose files are not where they were
  *   journal_recover.c  opening a log: scan, tell a torn tail from damage, cut
  *   journal_read.c     readers' side
  *   journal_manifest.c which logs must be there;  journal_remove.c  taking one out
@@ -100,6 +101,8 @@ struct jlog {
 
 	_Alignas(CACHE_LINE) atomic_uint_fast64_t durable; /* mark; release by jlog_publish, acquire by jlog_durable */
 	atomic_uint_fast64_t bytes;
+	atomic_int state; /* enum jlog_state; the journal thread's; release, pairs with jlog_state */
+	char *why;        /* of the state; NULL: none, or no memory for it */
 
 	/* The opener's until the first request arrives, the journal thread's from then on, the closer's at the end. */
 	_Alignas(CACHE_LINE) int wfd; /* the active segment; -1: not open now, see jfiles_open_log */
@@ -109,6 +112,7 @@ struct jlog {
 	uint32_t tail;                /* next byte to write in it */
 	uint32_t filled;              /* its bytes below this are written, synced and in the file's size */
 	uint32_t next_filled;         /* of the segment that was prepared last */
+	struct jd_id file, next_file; /* the active segment's; of the segment that was prepared last */
 	uint64_t seq, synced_seq;     /* of the last record written; of the last one synced */
 	uint64_t noted_seq;           /* of the last note on disk */
 	uint64_t last_mark;
@@ -230,8 +234,8 @@ void jbuf_free(struct jbuf *b);
 /* Frees the body that the journal owns, once it is in the buffer or will never be. */
 void jrequest_done(struct jrequest *req);
 
-/* Takes up to a group from the ports. Returns the number of entries. */
-uint32_t journal_gather(struct journal *j);
+/* Takes up to a group from the ports. False: there was nothing. */
+bool journal_gather(struct journal *j);
 /* Writes, syncs and publishes it. 0 or -errno with j->io.why set. */
 int journal_commit(struct journal *j);
 /* Writes a record at the log's tail into p, which has room for jf_record_size(rec->len) bytes. */
@@ -286,6 +290,22 @@ int jfiles_get(struct jlog *log, struct jseg *seg, struct jio *io);
 void jfiles_put(struct jlog *log, struct jseg *seg);
 /* Before a segment that nobody holds is freed or dropped. */
 void jfiles_forget(struct jlog *log, struct jseg *seg);
+
+/* ---- journal_lost.c ---- */
+
+/* Whether the active segment's file is where it has to be, with all its bytes. 0; JLOG_E_LOST: it is not, and the log has
+ * become lost; -errno. */
+int jlog_verify(struct jlog *log, struct jio *io);
+/* The same of the active segment's open file, and of its bytes alone. */
+int jlog_verify_length(struct jlog *log, struct jio *io);
+/* After something that was done to a log's files has failed with `err`, io->why saying what: JLOG_E_LOST if that was for
+ * the files' not being there, and the log has become lost; else err. */
+int jlog_blame(struct jlog *log, struct jio *io, int err);
+#define JLOG_E_LOST 2
+static inline bool jlog_is_lost(const struct jlog *log)
+{
+	return atomic_load_explicit(&log->state, memory_order_relaxed) == JLOG_LOST;
+}
 
 /* ---- journal_read.c ---- */
 

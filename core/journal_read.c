@@ -185,6 +185,14 @@ static void let_go(struct jlog *log, uint64_t number)
 	}
 }
 
+static void say_missing(const struct jlog *log, struct jio *io, uint64_t segment)
+{
+	char path[JPATH_MAX];
+
+	jlog_segment_path(log, segment, path);
+	jio_fail(io, -EBADMSG, path, "the file is not there any more, it was deleted or moved away");
+}
+
 /* As jlog_file_get; *ret_offset is where to read in the file. */
 static int hold(struct jlog *log, uint64_t where, struct jlog_file *ret, uint32_t *ret_offset, struct jio *io)
 {
@@ -204,12 +212,18 @@ static int hold(struct jlog *log, uint64_t where, struct jlog_file *ret, uint32_
 	if (err != 0)
 		return err;
 	file.handle = seg;
-	file.fd = jfiles_get(log, seg, io); /* -ENOENT: it was trimmed in this very moment */
+	file.fd = jfiles_get(log, seg, io);
 	if (file.fd < 0) {
+		err = file.fd;
 		pthread_mutex_lock(&log->lock);
+		/* the file of one that was trimmed in this very moment need not be there */
+		if (err == -ENOENT && file.segment >= log->segs[0]->number) {
+			err = -EBADMSG;
+			say_missing(log, io, file.segment);
+		}
 		let_go(log, file.segment);
 		pthread_mutex_unlock(&log->lock);
-		return file.fd;
+		return err;
 	}
 	*ret = file;
 	*ret_offset = offset;

@@ -675,6 +675,7 @@ static int open_active(struct scan *s)
 {
 	struct jlog *log = s->log;
 	int64_t size;
+	int err;
 
 	jio_close(s->io, &s->fd);
 	jlog_segment_path(log, log->number, s->path);
@@ -684,6 +685,9 @@ static int open_active(struct scan *s)
 	size = jio_size(s->io, s->fd, s->path);
 	if (size < 0)
 		return (int)size;
+	err = jio_id(s->io, s->fd, s->path, &log->file);
+	if (err != 0)
+		return err;
 	log->filled = (uint32_t)size & ~(JF_BLOCK - 1);
 	if (log->filled < log->tail) /* a file that somebody cut: never fill over records */
 		log->filled = log->tail;

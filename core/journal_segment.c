@@ -152,6 +152,10 @@ static int name_segment(struct jlog *log, struct jio *io, uint64_t number)
 		return fd;
 	jlog_segment_path(log, number, path);
 	size = write_header(log, io, fd, spare, number);
+	if (size >= 0) {
+		err = jio_id(io, fd, spare, &log->next_file);
+		size = err != 0 ? err : size;
+	}
 	jio_close(io, &fd);
 	err = size < 0 ? (int)size : jio_rename(io, spare, path);
 	if (err != 0)
@@ -188,12 +192,32 @@ int jlog_next(struct jlog *log, struct jio *io)
 	log->number++;
 	log->tail = JF_HEADER;
 	log->filled = log->next_filled;
+	log->file = log->next_file;
 	log->first_mark = UINT64_MAX;
 	log->begin_ns = clock_wall_ns();
 	seg.last_mark = log->last_mark;
 	seg.created_ns = log->begin_ns;
 	err = jlog_seg_add(log, &seg);
 	return err != 0 ? jio_fail(io, err, log->name, "out of memory") : 0;
+}
+
+/* Makes sure that the next segment is there. One that was prepared may have been removed by hand since. */
+static int have_next(struct jlog *log, struct jio *io)
+{
+	char path[JPATH_MAX];
+	struct jd_id id;
+	int err = 0;
+
+	if (log->next_ready) {
+		jlog_segment_path(log, log->number + 1, path);
+		err = jio_id_at(io, path, &id);
+		if (err == 0 && id.dev == log->next_file.dev && id.ino == log->next_file.ino)
+			return 0;
+		if (err != 0 && err != -ENOENT)
+			return err;
+		log->next_ready = false;
+	}
+	return jlog_prepare(log, io, log->number + 1);
 }
 
 int jlog_roll(struct jlog *log, struct jio *io)
@@ -204,8 +228,8 @@ int jlog_roll(struct jlog *log, struct jio *io)
 	err = jlog_seal(log, io);
 	if (err != 0 && jio_is_shortage(io, err)) /* the note of the segment after it will do */
 		err = 0;
-	if (err == 0 && !log->next_ready)
-		err = jlog_prepare(log, io, log->number + 1);
+	if (err == 0)
+		err = have_next(log, io);
 	if (err != 0)
 		return err;
 	jfiles_close_log(log, io);
@@ -283,7 +307,7 @@ int jlog_note(struct jlog *log, struct jio *io)
 {
 	int err;
 
-	if (log->noted_seq == log->synced_seq)
+	if (log->noted_seq == log->synced_seq || jlog_is_lost(log))
 		return 0;
 	err = jfiles_open_log(log, io);
 	return err != 0 ? err : jlog_put_note(log, io, log->wfd);
@@ -292,8 +316,11 @@ int jlog_note(struct jlog *log, struct jio *io)
 int jlog_end(struct jlog *log, struct jio *io)
 {
 	char path[JPATH_MAX];
-	int err = jlog_sync(log, io);
+	int err;
 
+	if (jlog_is_lost(log))
+		return 0;
+	err = jlog_sync(log, io);
 	if (err == 0)
 		err = jlog_note(log, io);
 	if (err != 0 || !log->note_unsynced)
@@ -356,6 +383,9 @@ int jlog_maintain(struct jlog *log, struct jio *io, bool *ret_worked)
 	bool waits = log->in_later && !log->try_now;
 	int err = 0;
 
+	*ret_worked = false;
+	if (jlog_is_lost(log))
+		return 0;
 	*ret_worked = true;
 	if (log->retiring == 0 && log->dropped < log->first_live)
 		return drop_oldest(log, io);

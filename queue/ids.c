@@ -395,6 +395,9 @@ const char *ids_error_text(const struct ids *ids, enum ids_error e, char *buf, s
 	case IDS_E_FAILED:
 		snprintf(buf, cap, "the journal has failed: there are no more IDs that are known to be new");
 		break;
+	case IDS_E_LOST:
+		snprintf(buf, cap, "no more IDs, they could repeat after a restart: %s", jlog_why(ids->log));
+		break;
 	case IDS_E_SINGLES:
 		snprintf(buf, cap,
 			 "ID_QUEUE=%.32s carries single IDs of the default sequence: sequence must be empty%s",

@@ -81,6 +81,7 @@ enum ids_error {
 	IDS_E_UNKNOWN,   /* creation is off and there is no such sequence */
 	IDS_E_EXHAUSTED, /* the sequence has reached 2^64-1 */
 	IDS_E_FAILED,    /* the journal has failed: no more are reserved */
+	IDS_E_LOST,      /* the log of reservations has been deleted or moved away: none is handed out any more */
 	IDS_E_SINGLES, /* a named sequence, or count above 1 with several shards, where opts.queue carries single IDs */
 };
 

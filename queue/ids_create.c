@@ -181,7 +181,7 @@ void view_refuse_creations(struct ids_view *v, const struct ids_view_ops *ops, v
 
 				wait_unlink(w);
 				v->waiting--;
-				ops->refused(ctx, w, IDS_E_FAILED);
+				ops->refused(ctx, w, v->refusing);
 			}
 }
 

@@ -76,7 +76,10 @@ struct ids {
 	uint64_t hash_key[2];    /* one for all tables, so that a hash can travel */
 	uint32_t capacity;       /* of sequences: sequences_max, or more if more were found on disk */
 	struct sequence *sequences;
-	_Alignas(CACHE_LINE) _Atomic uint32_t count; /* sequences published; release, pairs with acquire in views */
+	/* IDS_E_OK, or why requests are refused that would have to wait; with IDS_E_LOST all are. The producer's; release, pairs with acquire in
+	 * ids_view_turn. */
+	_Alignas(CACHE_LINE) _Atomic unsigned trouble;
+	_Atomic uint32_t count; /* sequences published; release, pairs with acquire in views */
 	_Atomic(struct ids_port *) ports[IDS_SHARDS_MAX]; /* release by ids_view_new, acquire by the producer */
 	bool started;
 };

@@ -275,8 +275,8 @@ static void view_refuse_front(struct ids_view *v, struct view_seq *s, enum ids_e
 /* Those left over wait for a range, if there may be one. */
 static void view_park(struct ids_view *v, struct view_seq *s, const struct ids_view_ops *ops, void *ctx)
 {
-	while (unlikely(v->failed) && !view_seq_is_empty(s))
-		view_refuse_front(v, s, IDS_E_FAILED, ops, ctx);
+	while (unlikely(v->refusing != IDS_E_OK) && !view_seq_is_empty(s))
+		view_refuse_front(v, s, v->refusing, ops, ctx);
 	if (view_seq_is_empty(s))
 		return;
 	stat_add(&v->stats.parked, s->waits - s->counted);
@@ -438,7 +438,9 @@ static void view_serve_touched(struct ids_view *v, const struct ids_view_ops *op
 			s->touched_next = SLOT_UNLISTED;
 			if (view_seq_is_empty(s))
 				continue;
-			if (likely(v->mode == VIEW_STRICT))
+			if (unlikely(v->refusing == IDS_E_LOST))
+				view_park(v, s, ops, ctx);
+			else if (likely(v->mode == VIEW_STRICT))
 				view_serve_strict(v, s, ops, ctx);
 			else if (v->mode == VIEW_SHARDED)
 				view_serve_sharded(v, s, ops, ctx);
@@ -465,10 +467,17 @@ static bool view_set_hungry(struct ids_view *v)
 	return spsc_count(&v->port->feed) != 0;
 }
 
-/* What is durable is claimed as ever; whoever would have to wait is refused. */
-static void view_fail(struct ids_view *v)
+/* Whether those who have to wait are refused from here on. */
+static void view_look_for_trouble(struct ids_view *v)
 {
-	v->failed = true;
+	/* pairs with producer_tell */
+	enum ids_error e = (enum ids_error)atomic_load_explicit(&v->ids->trouble, memory_order_acquire);
+
+	if (e == IDS_E_OK && journal_has_failed(v->ids->journal))
+		e = IDS_E_FAILED;
+	if (likely(e == v->refusing))
+		return;
+	v->refusing = e;
 	for (uint32_t slot = 0; slot < v->ids->count; slot++)
 		if (v->seqs[slot].waits != 0)
 			view_touch(v, &v->seqs[slot]);
@@ -476,14 +485,14 @@ static void view_fail(struct ids_view *v)
 
 void ids_view_turn(struct ids_view *v, const struct ids_view_ops *ops, void *ctx)
 {
-	if (unlikely(v->waiting != 0 && !v->failed && journal_has_failed(v->ids->journal)))
-		view_fail(v);
+	if (v->waiting != 0)
+		view_look_for_trouble(v);
 	do {
 		if (spsc_count(&v->port->feed) != 0)
 			view_take_feed(v, ops, ctx);
 		if (v->touched != SLOT_END)
 			view_serve_touched(v, ops, ctx);
-		if (unlikely(v->failed && v->creating != 0))
+		if (unlikely(v->refusing != IDS_E_OK && v->creating != 0))
 			view_refuse_creations(v, ops, ctx);
 		if (unlikely(v->later != SLOT_END || v->later_creations != NULL))
 			view_send_later(v);

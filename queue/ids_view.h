@@ -36,8 +36,9 @@ struct ids_view {
 	uint32_t later;   /* head of the list */
 	enum { VIEW_STRICT, VIEW_SHARDED, VIEW_SINGLES } mode;
 	bool hungry;
-	bool failed; /* the journal has: what is durable is still handed out, nobody waits for more */
-	bool ring;   /* the producer was sent something in this turn */
+	/* IDS_E_OK, or nobody waits: those who would have to are refused with this. What is durable is still handed out, but for IDS_E_LOST. */
+	enum ids_error refusing;
+	bool ring; /* the producer was sent something in this turn */
 
 	/* Names (queue/ids_create.c). */
 	uint32_t known; /* sequences in the table */
@@ -66,7 +67,7 @@ void view_names_done(struct ids_view *v);
 enum ids_error view_request_named(struct ids_view *v, struct ids_wait *w, struct span name, uint32_t count);
 /* The producer has answered: those that waited go to the sequence's queue, or are refused. */
 void view_created(struct ids_view *v, struct creation *c, const struct ids_view_ops *ops, void *ctx);
-/* The journal has failed: refuses those that wait for a sequence to be made. */
+/* Refuses those that wait for a sequence to be made, with v->refusing. */
 void view_refuse_creations(struct ids_view *v, const struct ids_view_ops *ops, void *ctx);
 /* Sends the creations that did not fit before. */
 void view_send_creations(struct ids_view *v);

@@ -3,8 +3,8 @@
  *   loop:  demands -> feed_demand / producer_create -> window_reap -> feed_turn -> window_flush -> ring shards -> sleep
  *
  * It sleeps on its doorbell, which shards and the journal ring; it has a time limit only while a rate cap owes somebody
- * IDs, or while a waiting shard's ring is full. Once the journal has failed nothing more is released: it only waits to
- * be stopped.
+ * IDs, or while a waiting shard's ring is full. Once the journal has failed, or the log of reservations is lost, nothing
+ * more is released: it only waits to be stopped.
  * It owns every struct window, the name table, and the publishing of sequences. What it leaves to others:
  * claiming (the views).
  */
@@ -117,12 +117,29 @@ static void producer_create(struct producer *p, struct ids_port *port, struct cr
 	feed_creation(p, port, c);
 }
 
+/* Whether the log takes reservations; tells the shards when that is not so. */
+static void producer_tell(struct producer *p)
+{
+	unsigned e = jlog_state(p->ids->log) == JLOG_LOST ? IDS_E_LOST : IDS_E_OK;
+
+	if (e == atomic_load_explicit(&p->ids->trouble, memory_order_relaxed))
+		return;
+	atomic_store_explicit(&p->ids->trouble, e, memory_order_release); /* pairs with view_look_for_trouble */
+	for (unsigned i = 0; i < p->ids->opts.shards; i++) {
+		struct ids_port *port = atomic_load_explicit(&p->ids->ports[i], memory_order_acquire);
+
+		if (port != NULL)
+			doorbell_ring(port->bell);
+	}
+}
+
 uint64_t producer_turn(struct producer *p, uint64_t now_ns)
 {
 	bool room;
 
 	p->now_ns = now_ns;
-	p->failed = p->failed || journal_has_failed(p->ids->journal);
+	producer_tell(p);
+	p->failed = p->failed || journal_has_failed(p->ids->journal) || jlog_state(p->ids->log) == JLOG_LOST;
 	if (p->failed)
 		return UINT64_MAX;
 	for (unsigned i = 0; i < p->ids->opts.shards; i++) {

@@ -207,22 +207,27 @@ bool window_has_work(const struct producer *p)
 		p->checkpoint.mark_last <= durable);
 }
 
+static bool window_is_lost(const struct producer *p)
+{
+	return journal_has_failed(p->ids->journal) || jlog_state(p->ids->log) == JLOG_LOST;
+}
+
 /* Waits for the journal a while. False: it has failed. */
 static bool window_wait(struct producer *p, uint64_t mark)
 {
 	doorbell_arm(&p->ids->bell);
-	if (jlog_durable(p->ids->log) >= mark || journal_has_failed(p->ids->journal))
+	if (jlog_durable(p->ids->log) >= mark || window_is_lost(p))
 		doorbell_disarm(&p->ids->bell);
 	else
 		doorbell_wait(&p->ids->bell, 10 * NS_PER_MS); /* a failure rings no bell */
-	return !journal_has_failed(p->ids->journal);
+	return !window_is_lost(p);
 }
 
 void producer_finish(struct producer *p)
 {
 	bool sent = false;
 
-	if (journal_has_failed(p->ids->journal))
+	if (window_is_lost(p))
 		return;
 	/* Windows that are not in the journal yet were not released either, and must not come after the stand. */
 	p->unsent.head = SLOT_NONE;

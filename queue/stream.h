@@ -119,10 +119,18 @@ enum stream_error {
 	STREAM_E_STALE,     /* the number is older than the numbers remembered: whether it is a repeat is not known */
 	STREAM_E_BUSY,      /* held_max, or no memory: try again later */
 	STREAM_E_FAILED,    /* the journal has failed: whether the frame is kept is not known */
-	STREAM_E_DAMAGED, /* cursors: what the disk gave is not what was written; stream_cursor_why names file and byte */
+	/* Cursors: what the disk gave is not what was written; stream_cursor_why names file and byte. Publishes: the stream takes no frames any more,
+	 * see stream_damage. */
+	STREAM_E_DAMAGED,
 };
 /* A sentence for people, in buf. Any thread. */
 const char *stream_error_text(const struct streams *ss, enum stream_error e, char *buf, size_t cap);
+/* The same of a refusal by this stream, which may be NULL: names it where the stream is what is wrong. */
+const char *stream_refusal_text(const struct streams *ss, enum stream_error e, const struct stream *s, char *buf,
+				size_t cap);
+/* NULL, or why the stream takes no frames any more: what it is kept in has been deleted or moved away, or is damaged. What can still be read of it is
+ * given to cursors, which then end with STREAM_E_DAMAGED. Any thread; valid as long as the streams. */
+const char *stream_damage(const struct stream *s);
 
 struct streams_view_ops {
 	/* The end of a publish; `user` is as given to streams_publish. Of one stream in the order in which this view published. */
@@ -149,6 +157,8 @@ struct stream_publish; /* one that is under way */
  * this view (never from in here). Else it was not taken, and nothing will come. */
 enum stream_error streams_publish(struct streams_view *v, const struct stream_request *r, void *user,
 				  struct stream_publish **ret);
+/* The stream that gave this view's last refusal, the one that streams_publish has returned or that is being called back with; NULL: none. */
+const struct stream *streams_view_refused(const struct streams_view *v);
 /* The caller does not want the answer any more; the frame may be kept all the same. Only while unanswered. */
 void stream_publish_detach(struct stream_publish *p);
 /* Bytes held by publishes of this view that are not in their stream's memory yet: for back-pressure, against held_max. */
@@ -238,6 +248,7 @@ struct stream_stats {
 	uint64_t gaps;                     /* given to cursors */
 	uint64_t damaged;                  /* reads that found damage */
 	uint64_t cursors, live_cursors;    /* open now */
+	uint64_t stopped;                  /* 1: takes no frames any more, stream_damage says why */
 };
 
 uint32_t streams_count(const struct streams *ss);

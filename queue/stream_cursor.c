@@ -387,7 +387,7 @@ void cursor_fetched(struct stream_cursor *c)
 	if (!landed(c))
 		return;
 	count_add(&c->vs->local->reads_disk, 1);
-	if (f->err == -ENOMEM) {
+	if (f->err == -ENOMEM || f->err == -EMFILE || f->err == -ENFILE) {
 		cursor_end(c, STREAM_E_BUSY, "");
 	} else if (f->err == -ENOENT && c->phase == PHASE_HISTORY) {
 		step_gone(c);

@@ -330,6 +330,7 @@ struct stream {
 	struct stream_local *local;   /* by shard */
 	struct edge durable;          /* what readers may see. offset: of the newest durable frame */
 	struct edge first;            /* the oldest kept. offset: its own */
+	_Atomic(const char *) damage; /* see stream_damage; release by stream_set_damage */
 	/* For figures: count_add by the owner. */
 	uint64_t published, published_bytes, duplicates, stale, stat_next, stat_memory, stat_index, stat_late;
 	struct note trim;      /* NOTE_TRIM, from the keeper */
@@ -407,6 +408,8 @@ bool stream_name_of_log(const char *log, uint8_t out[STREAM_NAME_MAX], size_t *r
 /* A stream, with what its log holds; `exists`: it has one. 0 or -errno, *ret_why as journal_log_open. */
 int stream_make(struct streams *ss, struct span name, bool exists, struct stream **ret, const char **ret_why);
 void stream_free(struct stream *s);
+/* The owner, or the opener: the stream takes no frames any more, and this is why. Once. */
+void stream_set_damage(struct stream *s, const char *why);
 /* Opener or keeper: publishes it. 0 or -ENOMEM. */
 int streams_add(struct streams *ss, struct stream *s);
 
@@ -508,6 +511,11 @@ static inline bool stream_can_advance(const struct stream *s)
 	const struct stream_own *o = &s->own;
 
 	return o->pending_count > 0 && jlog_durable(s->log) >= o->pending[o->pending_head].last_offset;
+}
+/* Owner: whether its log has been lost. */
+static inline bool stream_is_lost(const struct stream *s)
+{
+	return s->durability != STREAM_MEMORY && jlog_state(s->log) == JLOG_LOST;
 }
 /* Owner: frames below the offset are no longer needed. It is where a segment begins. */
 void stream_trim(struct stream *s, uint64_t offset);

@@ -81,7 +81,7 @@ void keeper_round(struct streams *ss, int64_t wall_ns)
 		struct stream *s = streams_at(ss, i);
 		uint64_t below;
 
-		if (s->log == NULL ||
+		if (s->log == NULL || stream_damage(s) != NULL ||
 		    atomic_load_explicit(&s->trim_sent, memory_order_acquire)) /* pairs with the owner's */
 			continue;
 		below = retention(ss, s, wall_ns);

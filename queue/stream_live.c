@@ -17,7 +17,7 @@ static bool watch(struct stream_cursor *c)
 				      memory_order_release); /* the note is the owner's again */
 		atomic_thread_fence(
 			memory_order_seq_cst); /* pairs with the one in wake(): `wanted` is stored before the edge is read */
-		if (edge_pos(&vs->s->durable) > c->pos)
+		if (edge_pos(&vs->s->durable) > c->pos || stream_damage(vs->s) != NULL)
 			return false;
 	}
 	c->queue = QUEUE_WAITING;
@@ -157,6 +157,17 @@ static int live_memory(struct stream_cursor *c, struct hold *h, uint64_t durable
 	return (int)CURSOR_SLICE;
 }
 
+/* Nothing more comes of a damaged stream. Its edge does not move after the damage was told. */
+static bool end_if_damaged(struct stream_cursor *c)
+{
+	const char *why = stream_damage(c->vs->s);
+
+	if (why == NULL || edge_pos(&c->vs->s->durable) > c->pos)
+		return false;
+	cursor_end(c, STREAM_E_DAMAGED, why);
+	return true;
+}
+
 /* The cursor's place is not in memory. */
 static int live_elsewhere(struct stream_cursor *c, uint64_t durable)
 {
@@ -201,7 +212,7 @@ int cursor_next_live(struct stream_cursor *c, size_t max, struct stream_slice *r
 		return (int)CURSOR_CAUGHT_UP;
 	}
 	if (c->pos >= durable) {
-		if (!watch(c))
+		if (end_if_damaged(c) || !watch(c))
 			return CURSOR_AGAIN;
 		c->wants = true;
 		return (int)CURSOR_WAIT;

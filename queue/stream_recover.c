@@ -16,6 +16,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/random.h>
 
 /* No stream gets so far: sums of such positions and offsets cannot overflow. */
@@ -365,10 +366,25 @@ static struct stream *alloc(struct streams *ss, struct span name)
 	return s;
 }
 
+static const char no_memory_to_say[] = "it is damaged on the server's disk";
+
+void stream_set_damage(struct stream *s, const char *why)
+{
+	const char *copy = strdup(why);
+
+	atomic_store_explicit(&s->damage, copy != NULL ? copy : no_memory_to_say,
+			      memory_order_release); /* pairs with stream_damage */
+}
+
 void stream_free(struct stream *s)
 {
+	const char *why;
+
 	if (s == NULL)
 		return;
+	why = stream_damage(s);
+	if (why != no_memory_to_say)
+		free((void *)(uintptr_t)why);
 	stream_log_done(s);
 	index_done(&s->own.index);
 	late_done(&s->own.late);

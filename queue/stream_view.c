@@ -269,8 +269,8 @@ static void take_in(struct streams_view *v, struct stream *s, struct stream_publ
 {
 	struct stream_own *o = &s->own;
 
-	if (v->failed) {
-		p->error = STREAM_E_FAILED;
+	if (v->failed || stream_damage(s) != NULL) {
+		p->error = v->failed ? STREAM_E_FAILED : STREAM_E_DAMAGED;
 		answer(v, p);
 		return;
 	}
@@ -301,6 +301,8 @@ static enum stream_error publish_here(struct streams_view *v, struct stream *s, 
 	struct stream_publish *p;
 	enum stream_error e;
 
+	if (stream_damage(s) != NULL)
+		return STREAM_E_DAMAGED;
 	if (s->own.parked.first != NULL)
 		return STREAM_E_BUSY;
 	p = publish_new(v, r, false, user);
@@ -326,10 +328,12 @@ enum stream_error streams_publish(struct streams_view *v, const struct stream_re
 	struct stream *s;
 	enum stream_error e = check(v, r);
 
+	v->refused = NULL;
 	if (e == STREAM_E_OK)
 		e = view_find(v, r->stream, true, &s, &creation);
 	if (e != STREAM_E_OK)
 		return e;
+	v->refused = s;
 	if (s != NULL && s->owner == v->shard) {
 		e = publish_here(v, s, r, user, ret);
 		if (e != STREAM_E_BUSY)
@@ -348,6 +352,11 @@ enum stream_error streams_publish(struct streams_view *v, const struct stream_re
 		list_add(&creation->publishes, p);
 	}
 	return STREAM_E_OK;
+}
+
+const struct stream *streams_view_refused(const struct streams_view *v)
+{
+	return v->refused;
 }
 
 void stream_publish_detach(struct stream_publish *p)
@@ -427,12 +436,40 @@ static void unpark(struct stream *s, struct streams_view *v)
 	}
 }
 
+static void refuse_all(struct streams_view *v, struct publish_list *l, enum stream_error e)
+{
+	struct stream_publish *p;
+
+	while ((p = list_take(l)) != NULL) {
+		p->error = e;
+		answer(v, p);
+	}
+}
+
+/* The stream's log is lost, and the journal has dropped what was on its way there. What was durable before counts. */
+static void lose(struct streams_view *v, struct stream *s)
+{
+	stream_advance(s);
+	acknowledge(v, s);
+	stream_set_damage(s, jlog_why(s->log));
+	refuse_all(v, &s->own.acks, STREAM_E_DAMAGED);
+	refuse_all(v, &s->own.parked, STREAM_E_DAMAGED);
+	wake(v, s); /* live cursors end */
+}
+
 /* One turn of an owned stream. False: there is nothing more to be done before something happens to it. */
 static bool turn_stream(struct streams_view *v, struct stream *s)
 {
 	struct stream_own *o = &s->own;
-	bool moved = stream_advance(s);
+	bool moved;
 
+	if (stream_damage(s) != NULL)
+		return false;
+	if (stream_is_lost(s)) {
+		lose(v, s);
+		return false;
+	}
+	moved = stream_advance(s);
 	if (o->parked.first != NULL)
 		unpark(s, v);
 	stream_submit(s, v->port);
@@ -469,21 +506,14 @@ static void fail_owned(struct streams_view *v)
 	v->failed = true;
 	for (uint32_t i = 0; i < streams_published(v->ss); i++) {
 		struct stream *s = streams_at(v->ss, i);
-		struct publish_list *lists[2] = {&s->own.acks, &s->own.parked};
 
 		if (s->owner != v->shard)
 			continue;
 		if (stream_advance(s))
 			wake(v, s);
 		acknowledge(v, s);
-		for (unsigned k = 0; k < 2; k++) {
-			while (lists[k]->first != NULL) {
-				struct stream_publish *p = list_take(lists[k]);
-
-				p->error = STREAM_E_FAILED;
-				answer(v, p);
-			}
-		}
+		refuse_all(v, &s->own.acks, STREAM_E_FAILED);
+		refuse_all(v, &s->own.parked, STREAM_E_FAILED);
 		s->own.active = false;
 	}
 	v->active = NULL;
@@ -528,6 +558,8 @@ static void trim(struct streams_view *v, struct stream *s)
 		wake(v, s);
 		acknowledge(v, s);
 	}
+	if (stream_damage(s) != NULL)
+		return; /* what is left of it stays */
 	stream_trim(s, below);
 	view_activate(v, s);
 }
@@ -583,6 +615,7 @@ static void call_back(struct streams_view *v, const struct streams_view_ops *ops
 		bool detached = p->detached;
 		void *user = p->user;
 
+		v->refused = p->stream;
 		publish_free(v, p);
 		if (detached)
 			continue;
@@ -627,8 +660,8 @@ bool streams_view_has_work(struct streams_view *v)
 	if (v->failed)
 		return false;
 	for (const struct stream *s = v->active; s != NULL; s = s->own.active_next)
-		if (stream_can_advance(s) || s->own.sweeping || stream_state_can_turn(s, v->port) ||
-		    (s->own.parked.first != NULL && s->own.pending_count == 0))
+		if (stream_can_advance(s) || s->own.sweeping || stream_is_lost(s) ||
+		    stream_state_can_turn(s, v->port) || (s->own.parked.first != NULL && s->own.pending_count == 0))
 			return true;
 	return journal_has_failed(v->ss->journal);
 }

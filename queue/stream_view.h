@@ -57,6 +57,7 @@ struct streams_view {
 	struct stream_cursor *all_cursors;
 	uint64_t held;
 	uint32_t publishing, cursors;
+	const struct stream *refused; /* see streams_view_refused */
 	bool failed;
 };
 

@@ -392,6 +392,7 @@ void streams_info(const struct streams *ss, uint32_t i, struct stream_stats *ret
 		.index_bytes = count_get(&s->stat_index),
 		.duplicates = count_get(&s->duplicates),
 		.stale = count_get(&s->stale),
+		.stopped = stream_damage(s) != NULL,
 	};
 	memcpy(ret->name, s->name, sizeof ret->name);
 	edge_get(&s->durable, &pos, &ret->durable_offset);
@@ -464,4 +465,20 @@ const char *stream_error_text(const struct streams *ss, enum stream_error e, cha
 		break;
 	}
 	return buf;
+}
+
+const char *stream_refusal_text(const struct streams *ss, enum stream_error e, const struct stream *s, char *buf,
+				size_t cap)
+{
+	const char *why = e == STREAM_E_DAMAGED && s != NULL ? stream_damage(s) : NULL;
+
+	if (why == NULL)
+		return stream_error_text(ss, e, buf, cap);
+	snprintf(buf, cap, "stream \"%s\" takes no frames any more: %s", s->name, why);
+	return buf;
+}
+
+const char *stream_damage(const struct stream *s)
+{
+	return atomic_load_explicit(&s->damage, memory_order_acquire); /* pairs with stream_set_damage */
 }

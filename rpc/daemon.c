@@ -203,6 +203,15 @@ static void journal_failed(void *ctx, int err, const char *what)
 	wake_main(d->fail_fd);
 }
 
+/* Journal thread: one log's files were taken away under the daemon. */
+static void journal_log_lost(void *ctx, const char *name, const char *what)
+{
+	(void)ctx;
+	log_error("%s: %s; put it back and start the daemon again, until then %s",
+		  strcmp(name, "ids") == 0 ? "the IDs' log" : "a stream's log", what,
+		  strcmp(name, "ids") == 0 ? "no IDs are handed out" : "the stream takes no frames");
+}
+
 #define ROOM_LINES_NS (60 * NS_PER_S) /* between two lines about room that comes and goes */
 
 /* Journal thread. */
@@ -580,6 +589,7 @@ static int open_journal(struct daemon *d, const char **ret_why)
 				  .files_max = d->fds.journal_files,
 				  .failed = journal_failed,
 				  .room_changed = journal_room_changed,
+				  .log_lost = journal_log_lost,
 				  .ctx = d,
 				  .expected = w.knows ? w.id : NULL,
 				  .first_log = IDS_LOG};

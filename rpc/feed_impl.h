@@ -74,6 +74,7 @@ struct feed_item {
 	uint32_t slot;
 	bool done;
 	enum stream_error error;
+	const struct stream *refused; /* by it, or NULL */
 	struct stream_answer answer;
 };
 
@@ -90,7 +91,7 @@ struct feed_many {
 	bool half_closed, paused, dirty, blocked;
 	bool ending; /* no more is taken; the end follows the last answer */
 	enum grpc_status status;
-	char text[320];
+	char text[512];
 };
 
 /* As ordinal.v1.SlowPolicy. */
@@ -143,7 +144,7 @@ struct svc_feed {
 
 enum grpc_status feed_status_of(enum stream_error e);
 /* Ends the call with what the error means. */
-void feed_refuse(struct call *c, enum stream_error e);
+void feed_refuse(struct call *c, enum stream_error e, const struct stream *s);
 /* Puts a subscriber on the list of those to be pumped this turn; takes it off. */
 void feed_run(struct feed_sub *sub);
 void feed_run_cancel(struct feed_sub *sub);

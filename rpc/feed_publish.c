@@ -73,7 +73,7 @@ void feed_publish_message(struct call *c, struct span msg)
 	*p = (struct feed_publish){.call = c};
 	enum stream_error e = publish(f, p, &m);
 	if (unlikely(e))
-		feed_refuse(c, e);
+		feed_refuse(c, e, streams_view_refused(f->view));
 }
 
 void feed_publish_cancel(struct call *c)
@@ -160,12 +160,12 @@ void feed_many_end(struct feed_many *m, enum grpc_status status, const char *fmt
 	feed_touch(m);
 }
 
-static void many_refuse(struct feed_many *m, uint64_t request, enum stream_error e)
+static void many_refuse(struct feed_many *m, uint64_t request, enum stream_error e, const struct stream *s)
 {
-	char text[128];
+	char text[480];
 
 	feed_many_end(m, feed_status_of(e), "request %llu: %s", (unsigned long long)request,
-		      stream_error_text(m->feed->shared->ss, e, text, sizeof text));
+		      stream_refusal_text(m->feed->shared->ss, e, s, text, sizeof text));
 }
 
 /* Whether as much is under way as may be. */
@@ -213,7 +213,7 @@ void feed_many_message(struct call *c, struct span msg)
 	enum stream_error e = publish(m->feed, &it->publish, &r);
 	if (unlikely(e)) {
 		slab_put(&m->feed->items, slot);
-		many_refuse(m, m->taken + 1, e);
+		many_refuse(m, m->taken + 1, e, streams_view_refused(m->feed->view));
 		return;
 	}
 	m->taken++;
@@ -292,9 +292,8 @@ void feed_many_turn(struct feed_many *m)
 	if (more < 0)
 		return;
 	if (m->first && m->first->done) { /* refused, and everything before it is answered */
-		enum stream_error e = m->first->error;
 		m->ending = false;
-		many_refuse(m, m->taken - m->waiting + 1, e);
+		many_refuse(m, m->taken - m->waiting + 1, m->first->error, m->first->refused);
 		many_finish(m, m->status, m->text);
 		return;
 	}
@@ -328,13 +327,15 @@ void feed_on_published(void *ctx, void *user, const struct stream_answer *a)
 void feed_on_refused(void *ctx, void *user, enum stream_error why)
 {
 	struct feed_publish *p = user;
+	const struct svc_feed *f = p->call->rpc->feed;
 
 	p->handle = NULL;
 	if (!p->item) {
-		feed_refuse(p->call, why);
+		feed_refuse(p->call, why, streams_view_refused(f->view));
 		return;
 	}
 	p->item->error = why;
+	p->item->refused = streams_view_refused(f->view);
 	p->item->done = true;
 	feed_touch(p->call->svc.ptr);
 }

@@ -231,6 +231,8 @@ static const struct {
 	NUMBER("reads_memory", s.reads_memory, true, "Pieces given out of memory."),
 	NUMBER("reads_disk", s.reads_disk, true, "Pieces read from disk."),
 	NUMBER("damaged", s.damaged, true, "Reads that found damage."),
+	NUMBER("stopped", s.stopped, false,
+	       "1 when the stream takes no frames any more: its files are damaged or gone."),
 #undef NUMBER
 };
 
@@ -344,6 +346,8 @@ static void put_row(struct text *t, const struct row *row)
 		    durability_names[s->durability], report_count(s->first_offset).s, report_count(s->durable_offset).s,
 		    report_count(s->frames).s, report_bytes(s->bytes).s, row->subscribers, report_count(c->frames).s,
 		    report_bytes(row->lag_bytes[0]).s, report_bytes(row->lag_bytes[2]).s);
+	if (s->stopped)
+		text_printf(t, "    takes no frames any more: its files are damaged or gone, the log says which\n");
 	if (s->gaps || c->drops || c->disconnected || s->damaged)
 		text_printf(t, "    gaps %s, drops %s (%s frames), slow ones ended %s, damaged reads %s\n",
 			    report_count(s->gaps).s, report_count(c->drops).s, report_count(c->dropped).s,

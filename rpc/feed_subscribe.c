@@ -133,7 +133,7 @@ static bool sub_open(struct feed_sub *sub, const struct pb_subscribe_request *m)
 		return true;
 	sub->cursor = NULL;
 	sub_free(sub);
-	feed_refuse(c, e);
+	feed_refuse(c, e, NULL);
 	return false;
 }
 
@@ -310,7 +310,7 @@ static bool sub_failed(struct feed_sub *sub)
 	if (why[0])
 		call_finish(c, feed_status_of(e), (struct span){(const uint8_t *)why, strlen(why)});
 	else
-		feed_refuse(c, e);
+		feed_refuse(c, e, NULL);
 	return false;
 }
 

@@ -41,12 +41,12 @@ enum grpc_status feed_status_of(enum stream_error e)
 	return (unsigned)e < ARRAY_SIZE(status) ? status[e] : GRPC_INTERNAL;
 }
 
-void feed_refuse(struct call *c, enum stream_error e)
+void feed_refuse(struct call *c, enum stream_error e, const struct stream *s)
 {
 	const struct svc_feed *f = c->rpc->feed;
-	char text[256];
+	char text[512];
 
-	call_finish_text(c, feed_status_of(e), "%s", stream_error_text(f->shared->ss, e, text, sizeof text));
+	call_finish_text(c, feed_status_of(e), "%s", stream_refusal_text(f->shared->ss, e, s, text, sizeof text));
 }
 
 /* Lists. */

@@ -61,14 +61,14 @@ enum grpc_status svc_ids_status(enum ids_error e)
 		[IDS_E_COUNT] = GRPC_RESOURCE_EXHAUSTED,     [IDS_E_NAME] = GRPC_INVALID_ARGUMENT,
 		[IDS_E_LIMIT] = GRPC_RESOURCE_EXHAUSTED,     [IDS_E_UNKNOWN] = GRPC_NOT_FOUND,
 		[IDS_E_EXHAUSTED] = GRPC_RESOURCE_EXHAUSTED, [IDS_E_SINGLES] = GRPC_FAILED_PRECONDITION,
-		[IDS_E_FAILED] = GRPC_UNAVAILABLE,
+		[IDS_E_FAILED] = GRPC_UNAVAILABLE,           [IDS_E_LOST] = GRPC_DATA_LOSS,
 	};
 	return status[e];
 }
 
 static void refuse(struct call *c, enum ids_error e)
 {
-	char text[256];
+	char text[512];
 	const struct svc_ids *s = c->rpc->ids;
 	call_finish_text(c, svc_ids_status(e), "%s", ids_error_text(s->ids, e, text, sizeof text));
 }

@@ -292,7 +292,7 @@ static void answer_text(struct worker *w, struct job *j, enum grpc_status status
 
 static void answer_refused(struct worker *w, enum ids_error e)
 {
-	char text[256];
+	char text[512];
 	ids_error_text(w->all->ids, e, text, sizeof text);
 	answer_text(w, w->job, svc_ids_status(e), (struct span){(const uint8_t *)text, strlen(text)});
 	w->done = true;

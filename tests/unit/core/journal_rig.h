@@ -41,6 +41,7 @@ struct rig {
 	bool one_file;      /* of the logs, one (with O_DIRECT: of two descriptors) is open at a time */
 	unsigned failures;  /* calls of opts.failed */
 	unsigned rooms;     /* calls of opts.room_changed */
+	unsigned lost;      /* calls of opts.log_lost */
 	char why[700];      /* of the last failure */
 	uint64_t seed;
 };
@@ -96,6 +97,14 @@ static inline void rig_room_changed(void *ctx, enum journal_room room, int err, 
 	r->rooms++;
 }
 
+static inline void rig_log_lost(void *ctx, const char *name, const char *what)
+{
+	struct rig *r = ctx;
+
+	r->lost++;
+	CHECK(strstr(what, name) != NULL);
+}
+
 static inline void rig_init(struct rig *r, struct sim *sim, enum journal_method method)
 {
 	memset(r, 0, sizeof *r);
@@ -108,6 +117,7 @@ static inline void rig_init(struct rig *r, struct sim *sim, enum journal_method 
 		.group_max = 8192,
 		.failed = rig_failed,
 		.room_changed = rig_room_changed,
+		.log_lost = rig_log_lost,
 		.ctx = r,
 		.method = method,
 		.disk = &r->disk,

@@ -302,6 +302,28 @@ static inline int64_t sim_size(void *ctx, int fd)
 	return (int64_t)sim_file(ctx, fd)->now_n;
 }
 
+static inline int sim_id(void *ctx, int fd, struct jd_id *ret)
+{
+	struct sim *s = ctx;
+
+	*ret = (struct jd_id){.ino = (uint64_t)s->fds[fd].file, .size = sim_file(s, fd)->now_n};
+	return 0;
+}
+
+static inline int sim_id_at(void *ctx, const char *path, struct jd_id *ret)
+{
+	struct sim *s = ctx;
+	struct sim_name *e = sim_find(&s->now, path);
+	int err = sim_step(s, SIM_OP_OTHER);
+
+	if (err < 0)
+		return err;
+	if (e == NULL || e->file == SIM_DIR)
+		return -ENOENT;
+	*ret = (struct jd_id){.ino = (uint64_t)e->file, .size = s->files[e->file].now_n};
+	return 0;
+}
+
 static inline ssize_t sim_pread(void *ctx, int fd, void *p, size_t n, uint64_t at)
 {
 	struct sim *s = ctx;
@@ -515,6 +537,8 @@ static inline struct journal_disk sim_disk(struct sim *s)
 		.open = sim_open,
 		.close = sim_close,
 		.size = sim_size,
+		.id = sim_id,
+		.id_at = sim_id_at,
 		.pread = sim_pread,
 		.pwrite = sim_pwrite,
 		.sync = sim_sync,

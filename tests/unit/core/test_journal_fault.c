@@ -384,8 +384,6 @@ static void a_log_that_cannot_be_made_leaves_nothing(void **state)
 	assert_true(refused > 20);
 }
 
-/* ---- spare files ---- */
-
 /* Appends to log 0 until it goes on in another segment. */
 static void fill_a_segment(struct rig *r)
 {
@@ -396,6 +394,164 @@ static void fill_a_segment(struct rig *r)
 		assert_int_equal(rig_turn(r), 0);
 	}
 }
+
+/* ---- files that are taken away ---- */
+
+static void delete_all_of(struct sim *sim, const char *log)
+{
+	char path[SIM_PATH];
+
+	for (int i = sim->now.n; i-- > 0;) {
+		memcpy(path, sim->now.v[i].path, sizeof path);
+		if (sim_is_in(path, log))
+			assert_int_equal(sim_unlink(sim, path), 0);
+	}
+}
+
+enum theft { THEFT_ALL, THEFT_ACTIVE, THEFT_OTHER_FILE, THEFT_CUT, THEFTS };
+
+/* Does to the first log's files what nobody should. */
+static void steal(struct rig *r, enum theft how)
+{
+	char path[SIM_PATH];
+	int fd;
+
+	snprintf(path, sizeof path, "ids/%016llx", (unsigned long long)r->log[0]->number);
+	switch (how) {
+	case THEFT_ALL:
+		delete_all_of(r->sim, "ids");
+		break;
+	case THEFT_ACTIVE:
+		assert_int_equal(sim_rename(r->sim, path, "elsewhere"), 0);
+		break;
+	case THEFT_OTHER_FILE:
+		assert_int_equal(sim_unlink(r->sim, path), 0);
+		fd = sim_open(r->sim, path, JD_CREATE);
+		assert_int_equal(sim_pwrite(r->sim, fd, path, 1, JLOG_FILL_MIN, 0), 1);
+		sim_close(r->sim, fd);
+		break;
+	case THEFT_CUT:
+		sim_content(r->sim, path)->now_n = 100;
+		break;
+	case THEFTS:
+		break;
+	}
+}
+
+/* The next group of that log is not published, and nothing of it afterwards; the other log goes on. */
+static void a_log_whose_file_is_taken_away_is_lost_alone(void **state)
+{
+	static const enum journal_method methods[] = {JOURNAL_FDATASYNC, JOURNAL_DSYNC, JOURNAL_DIRECT};
+
+	for (unsigned k = 0; k < 3 * THEFTS * 4; k++) {
+		static struct rig r;
+		static struct sim sim;
+		uint64_t before;
+
+		sim_init(&sim);
+		rig_init(&r, &sim, methods[k % 3]);
+		r.log_opts.durability = k / (3 * THEFTS) % 2 ? JLOG_WRITE : JLOG_FSYNC;
+		r.one_file = k / (3 * THEFTS) / 2; /* the first log's file is not open when it goes */
+		assert_int_equal(rig_open(&r), 0);
+		assert_int_equal(rig_live(&r, 3 + (int)k % 5), 0);
+		rig_append(&r, 1);
+		assert_int_equal(rig_turn(&r), 0);
+		before = r.l[0].published;
+		steal(&r, (enum theft)(k / 3 % THEFTS));
+		for (int i = 0; i < 40; i++) { /* also into another segment */
+			rig_append(&r, 0);
+			rig_append(&r, 1);
+			assert_int_equal(rig_turn(&r), 0);
+		}
+		assert_int_equal(r.l[0].published, before);
+		assert_int_equal(jlog_state(r.log[0]), JLOG_LOST);
+		assert_non_null(strstr(jlog_why(r.log[0]), "sim/ids/"));
+		assert_int_equal(r.lost, 1);
+		assert_int_equal(r.l[1].published, r.l[1].appended);
+		assert_int_equal(jlog_state(r.log[1]), JLOG_WELL);
+		assert_string_equal(jlog_why(r.log[1]), "");
+		assert_false(journal_has_failed(r.j));
+		assert_int_equal(journal_note_idle(r.j), 0);
+		assert_int_equal(rig_close(&r), 0);
+		rig_done(&r);
+		sim_done(&sim);
+	}
+}
+
+/* Nobody appends any more: what is done ahead of need, and the clean end, meet it. */
+static void a_lost_log_that_is_idle_stops_nothing(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+
+	for (int i = 0; i < 2; i++) {
+		sim_init(&sim);
+		rig_init(&r, &sim, JOURNAL_FDATASYNC);
+		r.one_file = i > 0;
+		assert_int_equal(rig_open(&r), 0);
+		rig_append(&r, 0);
+		rig_append(&r, 1);
+		assert_int_equal(rig_turn(&r), 0);
+		delete_all_of(&sim, "ids");
+		delete_all_of(&sim, "stream.a-1");
+		if (i == 0)
+			assert_int_equal(journal_note_idle(r.j), 0);
+		assert_int_equal(rig_close(&r), 0);
+		assert_int_equal(r.failures, 0);
+		rig_done(&r);
+		sim_done(&sim);
+	}
+}
+
+static void a_prepared_segment_removed_by_hand_is_made_again(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+	char path[JPATH_MAX];
+
+	sim_init(&sim);
+	rig_init(&r, &sim, JOURNAL_FDATASYNC);
+	assert_int_equal(rig_open(&r), 0);
+	while (!r.log[0]->next_ready) {
+		assert_true(rig_append(&r, 0));
+		assert_int_equal(rig_turn(&r), 0);
+	}
+	jlog_segment_path(r.log[0], r.log[0]->number + 1, path);
+	assert_int_equal(sim_unlink(&sim, path), 0);
+	fill_a_segment(&r);
+	assert_int_equal(jlog_state(r.log[0]), JLOG_WELL);
+	assert_int_equal(r.l[0].published, r.l[0].appended);
+	rig_kill(&r);
+	sim.dead = sim.locked = false;
+	assert_int_equal(rig_open(&r), 0);
+	assert_null(rig_check(&r, false));
+	rig_kill(&r);
+	rig_done(&r);
+	sim_done(&sim);
+}
+
+/* A reader is told, instead of being told that it was trimmed. */
+static void a_sealed_file_that_is_gone_is_damage_to_its_reader(void **state)
+{
+	static struct rig r;
+	static struct sim sim;
+	static uint8_t buf[4096];
+	const char *why = "";
+	struct jrecord rec;
+
+	sim_init(&sim);
+	rig_init(&r, &sim, JOURNAL_FDATASYNC);
+	assert_int_equal(rig_open(&r), 0);
+	fill_a_segment(&r);
+	assert_int_equal(sim_unlink(&sim, "ids/0000000000000001"), 0);
+	assert_int_equal(jlog_read(r.log[0], 0, buf, sizeof buf, &rec, NULL, &why), -EBADMSG);
+	assert_non_null(strstr(why, "sim/ids/0000000000000001"));
+	rig_kill(&r);
+	rig_done(&r);
+	sim_done(&sim);
+}
+
+/* ---- spare files ---- */
 
 static void trim_all(struct rig *r)
 {
@@ -826,6 +982,10 @@ int main(void)
 		cmocka_unit_test(every_preparation_is_made_up_for),
 		cmocka_unit_test(a_failed_sync_of_an_opener_ends_the_journal),
 		cmocka_unit_test(a_log_that_cannot_be_made_leaves_nothing),
+		cmocka_unit_test(a_log_whose_file_is_taken_away_is_lost_alone),
+		cmocka_unit_test(a_lost_log_that_is_idle_stops_nothing),
+		cmocka_unit_test(a_prepared_segment_removed_by_hand_is_made_again),
+		cmocka_unit_test(a_sealed_file_that_is_gone_is_damage_to_its_reader),
 		cmocka_unit_test(a_number_used_again_is_listed_once_among_the_spares),
 		cmocka_unit_test(a_spare_left_by_an_error_is_listed),
 		cmocka_unit_test(a_spare_removed_by_hand_is_made_again),

@@ -33,7 +33,8 @@ static struct {
 	struct doorbell *bell;
 	_Atomic uint64_t durable;
 	atomic_bool failed;
-	bool changed; /* a payload was changed too early */
+	atomic_bool lost; /* the log */
+	bool changed;     /* a payload was changed too early */
 } fake = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static inline void fake_sync_locked(void)
@@ -63,6 +64,12 @@ static inline void fake_fail(void)
 	atomic_store(&fake.failed, true);
 }
 
+/* The log's file has been deleted by hand. */
+static inline void fake_lose(void)
+{
+	atomic_store(&fake.lost, true);
+}
+
 /* The machine stops and comes back. */
 static inline void fake_reopen(enum fake_mode mode)
 {
@@ -79,6 +86,7 @@ static inline void fake_reopen(enum fake_mode mode)
 	fake.bell = NULL;
 	fake.full = false;
 	atomic_store(&fake.failed, false);
+	atomic_store(&fake.lost, false);
 }
 
 static inline void fake_clear(enum fake_mode mode)
@@ -175,6 +183,16 @@ uint64_t jlog_durable(const struct jlog *log)
 uint64_t jlog_bytes(const struct jlog *log)
 {
 	return 0;
+}
+
+enum jlog_state jlog_state(const struct jlog *log)
+{
+	return atomic_load(&fake.lost) ? JLOG_LOST : JLOG_WELL;
+}
+
+const char *jlog_why(const struct jlog *log)
+{
+	return atomic_load(&fake.lost) ? "the file is gone" : "";
 }
 
 bool journal_has_failed(const struct journal *j)

@@ -527,6 +527,44 @@ static void test_requests_are_refused_when_the_journal_has_failed(void **state)
 	requests_are_refused_when_the_journal_has_failed(IDS_SHARDED);
 }
 
+/* An ID that was handed out after that could be handed out again after a restart: the window's record is gone. */
+static void no_id_is_handed_out_when_the_log_is_lost(enum ids_order order)
+{
+	struct ids_opts o = opts_default;
+	struct call first = {0}, parked = {0}, unmade = {0}, fits = {0}, later = {0};
+	char text[200];
+
+	fake_clear(FAKE_IMMEDIATE);
+	o.order = order;
+	bench_open(&o);
+	ask(0, &first, "", 1);
+	settle();
+	assert_true(first.answered);
+	ask(0, &parked, "", 5000);
+	ask(0, &unmade, "unmade", 1);
+	turn(0);
+	fake_lose();
+	settle();
+	turn(0);
+	assert_int_equal(ids_view_waiting(t.view[0]), 0);
+	assert_int_equal(parked.refused, IDS_E_LOST);
+	assert_int_equal(unmade.refused, IDS_E_LOST);
+	ask(0, &fits, "", 1); /* the window still has some */
+	ask(0, &later, "new", 1);
+	settle();
+	assert_int_equal(fits.refused, IDS_E_LOST);
+	assert_int_equal(later.refused, IDS_E_LOST);
+	assert_non_null(strstr(ids_error_text(t.ids, IDS_E_LOST, text, sizeof text), "the file is gone"));
+	producer_finish(t.ids->producer); /* does not wait for what never comes */
+	bench_close(false);
+}
+
+static void test_no_id_is_handed_out_when_the_log_is_lost(void **state)
+{
+	no_id_is_handed_out_when_the_log_is_lost(IDS_STRICT);
+	no_id_is_handed_out_when_the_log_is_lost(IDS_SHARDED);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -551,6 +589,7 @@ int main(void)
 		cmocka_unit_test(test_sharded_ranges_do_not_overlap_and_rise),
 		cmocka_unit_test(test_one_shard_in_sharded_order_skips_nothing),
 		cmocka_unit_test(test_requests_are_refused_when_the_journal_has_failed),
+		cmocka_unit_test(test_no_id_is_handed_out_when_the_log_is_lost),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -304,6 +304,19 @@ const char *stream_error_text(const struct streams *ss, enum stream_error e, cha
 	return buf;
 }
 
+const char *stream_refusal_text(const struct streams *ss, enum stream_error e, const struct stream *s, char *buf,
+				size_t cap)
+{
+	(void)s;
+	return stream_error_text(ss, e, buf, cap);
+}
+
+const struct stream *streams_view_refused(const struct streams_view *v)
+{
+	(void)v;
+	return NULL;
+}
+
 uint32_t streams_view_cursors(const struct streams_view *v)
 {
 	uint32_t n = 0;

@@ -8,7 +8,7 @@
 #include "core/conn_impl.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
-#include "core/base/log.h"
+#include "core/base/log_limit.h"
 #include "core/base/count.h"
 #include "core/tls.h"
 
@@ -428,17 +428,12 @@ void conn_flush_all(struct shard *s)
 
 void conn_log_close(struct conn *c, const char *what)
 {
-	static _Thread_local uint64_t last_ns, unsaid;
-	uint64_t now = c->shard->now_ns;
-	if (last_ns && now - last_ns < NS_PER_S) {
-		unsaid++;
-		return;
-	}
+	static struct log_limit said;
+	unsigned long long more;
 	char peer[64];
-	log_info("closing %s: %s (%lu more such in the burst before)", conn_peer(c, peer, sizeof peer), what,
-		 (unsigned long)unsaid);
-	last_ns = now;
-	unsaid = 0;
+	if (log_limit_pass(&said, "closing a connection for what its peer did", &more))
+		log_info("closing %s: %s (%llu more such in the burst before)", conn_peer(c, peer, sizeof peer), what,
+			 more);
 }
 
 void conn_ip_of(int fd, uint64_t ret[2])

@@ -8,7 +8,7 @@
 #include "core/base/check.h"
 #include "core/base/clock.h"
 #include "core/base/count.h"
-#include "core/base/log.h"
+#include "core/base/log_limit.h"
 #include "core/ring.h"
 #include "core/topo.h"
 
@@ -66,7 +66,8 @@ static void accept_later(struct shard *s, const char *why)
 	count_add(&s->stats.accept_errors, 1);
 	if (timer_is_armed(&s->accept_timer) || s->draining)
 		return;
-	log_warn(
+	log_limited(
+		LOG_LEVEL_WARN,
 		"accept: %s; new connections wait, trying again every 100 ms (raise LimitNOFILE= or lower CONNECTIONS_MAX)",
 		why);
 	wheel_add(&s->wheel, &s->accept_timer, s->now_ns + ACCEPT_RETRY_NS);

@@ -5,7 +5,7 @@
  */
 #include "queue/stream_impl.h"
 #include "core/base/clock.h"
-#include "core/base/log.h"
+#include "core/base/log_limit.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +37,7 @@ static void create(struct streams *ss, struct creation *c)
 		}
 	}
 	if (err != 0) {
-		log_error("stream \"%.*s\" cannot be created: %s", (int)c->name_len, c->name, why);
+		log_limited(LOG_LEVEL_ERROR, "stream \"%.*s\" cannot be created: %s", (int)c->name_len, c->name, why);
 		c->error = journal_has_failed(ss->journal) ? STREAM_E_FAILED : STREAM_E_OPEN;
 		return;
 	}

@@ -4,7 +4,7 @@
  * what was read (held by a reference), or, when records are small, frames of several records copied together, or a merge.
  * Invariant: nothing is handed out that failed a check; the answer then names file and byte.
  */
-#include "core/base/log.h"
+#include "core/base/log_limit.h"
 #include "queue/stream_disk.h"
 
 #include <stdio.h>
@@ -237,7 +237,7 @@ static void fetch(struct reader *r, struct fetch *f)
 	buf_put(r->run);
 	r->run = NULL;
 	if (f->err == -EBADMSG || f->err == -EIO)
-		log_error("stream \"%s\": %s", f->stream->name, f->why);
+		log_limited(LOG_LEVEL_ERROR, "stream \"%s\": %s", f->stream->name, f->why);
 }
 
 bool reader_turn(struct streams *ss)

@@ -4,7 +4,7 @@
 #include "rpc/call.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
-#include "core/base/log.h"
+#include "core/base/log_limit.h"
 #include "core/tls.h"
 #include "rpc/budget.h"
 #include "rpc/gzip.h"
@@ -161,20 +161,13 @@ void call_finish_text(struct call *c, enum grpc_status status, const char *fmt, 
 
 void call_note_refusal(struct rpc_shard *r, const struct conn *c, enum refusal why, const char *text)
 {
-	static _Thread_local struct {
-		uint64_t last_ns, unsaid;
-	} said[REFUSAL_COUNT];
-	uint64_t now = r->shard->now_ns;
+	static struct log_limit said[REFUSAL_COUNT];
+	unsigned long long more;
 	char peer[64];
 	refusals_note(r->refusals, c->ip, why);
-	if (said[why].last_ns && now - said[why].last_ns < NS_PER_S) {
-		said[why].unsaid++;
-		return;
-	}
-	log_info("refused (%s) to %s: %s (%lu more such in the burst before)", refusal_name(why),
-		 conn_peer(c, peer, sizeof peer), text, (unsigned long)said[why].unsaid);
-	said[why].last_ns = now;
-	said[why].unsaid = 0;
+	if (log_limit_pass(&said[why], refusal_line(why), &more))
+		log_info("%s to %s: %s (%llu more such in the burst before)", refusal_line(why),
+			 conn_peer(c, peer, sizeof peer), text, more);
 }
 
 /* What the ends of connections count as. `text`: where nobody has logged it. */
@@ -246,8 +239,8 @@ uint64_t call_who_of(const struct rpc_shard *r, const struct conn *c)
 static void explain(struct rpc_shard *r, struct conn *c, enum access_verdict v, uint64_t who, const char *needs,
 		    struct span name, struct call_refusal *ret)
 {
-	static _Thread_local uint64_t last_ns, unsaid;
-	uint64_t now = r->shard->now_ns;
+	static struct log_limit said;
+	unsigned long long more;
 	char peer[64];
 	ret->status = v == ACCESS_DENIED ? GRPC_PERMISSION_DENIED : GRPC_UNAUTHENTICATED;
 	if (v == ACCESS_DENIED)
@@ -261,14 +254,9 @@ static void explain(struct rpc_shard *r, struct conn *c, enum access_verdict v, 
 			 : v == ACCESS_EXPIRED ? "the token or certificate is past its until: (ACCESS_FILE)"
 					       : "the token or certificate is not one of ACCESS_FILE");
 	refusals_note(r->refusals, c->ip, v == ACCESS_DENIED ? REFUSAL_DENIED : REFUSAL_UNAUTHENTICATED);
-	if (last_ns && now - last_ns < NS_PER_S) {
-		unsaid++;
-		return;
-	}
-	log_warn("access refused to %s: %s (%lu more such in the burst before)", conn_peer(c, peer, sizeof peer),
-		 ret->text, (unsigned long)unsaid);
-	last_ns = now;
-	unsaid = 0;
+	if (log_limit_pass(&said, "access refused", &more))
+		log_warn("access refused to %s: %s (%llu more such in the burst before)",
+			 conn_peer(c, peer, sizeof peer), ret->text, more);
 }
 
 bool call_is_admitted(struct rpc_shard *r, struct conn *c, const struct method *m, uint64_t who,

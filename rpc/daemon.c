@@ -6,7 +6,7 @@
 #include "rpc/daemon.h"
 #include "core/base/check.h"
 #include "core/base/clock.h"
-#include "core/base/log.h"
+#include "core/base/log_limit.h"
 #include "core/mesh.h"
 #include "core/ring.h"
 #include "core/witness.h"
@@ -145,7 +145,7 @@ static void wake_main(int fd)
 {
 	uint64_t one = 1;
 	if (write(fd, &one, sizeof one) < 0)
-		log_error("cannot tell the main thread: %s", strerror(errno));
+		log_limited(LOG_LEVEL_ERROR, "cannot tell the main thread: %s", strerror(errno));
 }
 
 /* Its state stays, to be read by the stats, until free_shards. */

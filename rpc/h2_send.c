@@ -5,7 +5,7 @@
  * sent before anything later of its stream; trailers go when it is empty.
  */
 #include "core/base/check.h"
-#include "core/base/log.h"
+#include "core/base/log_limit.h"
 #include "rpc/gzip.h"
 #include "rpc/h2_impl.h"
 
@@ -162,8 +162,9 @@ static void block_begin(struct block *b, const struct h2_stream *st)
 static bool put_block(struct h2_stream *st, const struct block *b, uint8_t flags)
 {
 	if (b->full)
-		log_warn("fields of an answer of %s were left out: more than %d bytes, or than the client takes",
-			 st->call.method ? st->call.method->name : "an unknown method", BLOCK_MAX);
+		log_limited(LOG_LEVEL_WARN,
+			    "fields of an answer of %s were left out: more than %d bytes, or than the client takes",
+			    st->call.method ? st->call.method->name : "an unknown method", BLOCK_MAX);
 	uint8_t *p = conn_reserve(st->session->conn, H2_FRAME_HEADER + b->n);
 	if (!p)
 		return false;

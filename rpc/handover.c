@@ -5,6 +5,7 @@
  */
 #include "rpc/handover.h"
 #include "core/base/log.h"
+#include "rpc/notify.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -58,9 +59,9 @@ int handover_take(const char *listen, struct listener *l, const char **ret_why)
 		free(names[i]);
 	free(names);
 	if (stale) { /* all go by one name, so those that fit are put there again */
-		sd_notify(0, "FDSTOREREMOVE=1\nFDNAME=" STORED_NAME);
+		notify("FDSTOREREMOVE=1\nFDNAME=" STORED_NAME);
 		for (unsigned i = 0; i < l->given; i++)
-			sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" STORED_NAME, &l->fds[i], 1);
+			notify_fd("FDSTORE=1\nFDNAME=" STORED_NAME, l->fds[i]);
 	}
 	while (rc && l->given)
 		close(l->fds[--l->given]);
@@ -70,7 +71,7 @@ int handover_take(const char *listen, struct listener *l, const char **ret_why)
 void handover_keep(const struct listener *l)
 {
 	for (unsigned i = l->given; i < l->count && !l->shared; i++) {
-		int rc = sd_pid_notify_with_fds(0, 0, "FDSTORE=1\nFDNAME=" STORED_NAME, &l->fds[i], 1);
+		int rc = notify_fd("FDSTORE=1\nFDNAME=" STORED_NAME, l->fds[i]);
 		if (rc < 0) {
 			log_warn(
 				"systemd does not keep the listening sockets, so a restart will refuse connections: %s",

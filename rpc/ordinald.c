@@ -5,7 +5,9 @@
  */
 #include "core/base/clock.h"
 #include "core/base/log.h"
+#include "core/base/std_fds.h"
 #include "rpc/daemon.h"
+#include "rpc/notify.h"
 #include "rpc/refusals.h"
 #include "rpc/reload.h"
 #include "rpc/report.h"
@@ -156,7 +158,7 @@ static void begin_drain(struct supervisor *s)
 	if (s->draining)
 		return;
 	s->draining = true;
-	sd_notify(0, "STOPPING=1\nSTATUS=Draining");
+	notify("STOPPING=1\nSTATUS=Draining");
 	pages_hurry(s->d.pages);
 	daemon_drain(&s->d);
 }
@@ -165,12 +167,12 @@ static void begin_drain(struct supervisor *s)
 static void on_hangup(struct supervisor *s)
 {
 	char answer[RELOAD_ANSWER];
-	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%" PRIu64 "\nSTATUS=Reloading", clock_mono_ns() / NS_PER_US);
+	notify("RELOADING=1\nMONOTONIC_USEC=%" PRIu64 "\nSTATUS=Reloading", clock_mono_ns() / NS_PER_US);
 	log_reopen();
 	log_info("SIGHUP: the log was reopened; reading the configuration again");
 	reload(&s->d, &s->source, answer);
-	sd_notifyf(0, "READY=1\nSTATUS=%sListening on %s with %u shards. %s", s->draining ? "Draining. " : "",
-		   s->d.bound, s->d.topo.shards, answer);
+	notify("READY=1\nSTATUS=%sListening on %s with %u shards. %s", s->draining ? "Draining. " : "", s->d.bound,
+	       s->d.topo.shards, answer);
 }
 
 static void on_signals(struct supervisor *s)
@@ -216,7 +218,7 @@ static uint64_t on_time(struct supervisor *s)
 	if (s->watchdog_ns) {
 		if (now >= s->watchdog_next_ns) {
 			if (daemon_is_alive(&s->d))
-				sd_notify(0, "WATCHDOG=1");
+				notify("WATCHDOG=1");
 			s->watchdog_next_ns = now + s->watchdog_ns;
 		}
 		next = s->watchdog_next_ns;
@@ -224,6 +226,7 @@ static uint64_t on_time(struct supervisor *s)
 	if (now >= report_due_ns(s->report))
 		report_sample(s->report, now);
 	next = sooner(next, report_due_ns(s->report));
+	next = sooner(next, notify_turn(now));
 	if (s->stats) {
 		statsock_turn(s->stats, now);
 		next = sooner(next, statsock_next_ns(s->stats));
@@ -314,7 +317,7 @@ static int run(struct config *cfg, const struct args *a)
 	rc = wrong ? -EINVAL : start(&s, cfg, &why);
 	if (rc) {
 		log_error("cannot start: %s", why);
-		sd_notifyf(0, "STATUS=cannot start: %s\nERRNO=%d", why, -rc);
+		notify("STATUS=cannot start: %s\nERRNO=%d", why, -rc);
 		log_thread_unregister();
 		log_done();
 		return wrong ? 2 : 1;
@@ -322,7 +325,7 @@ static int run(struct config *cfg, const struct args *a)
 	char text[256];
 	log_info("ordinald " ORDINAL_VERSION " listens on %s: %s", s.d.bound,
 		 topo_describe(&s.d.topo, text, sizeof text));
-	sd_notifyf(0, "READY=1\nSTATUS=Listening on %s with %u shards", s.d.bound, s.d.topo.shards);
+	notify("READY=1\nSTATUS=Listening on %s with %u shards", s.d.bound, s.d.topo.shards);
 	serve(&s);
 	bool failed = s.failed || journal_has_failed(s.d.journal);
 	statsock_close(s.stats);
@@ -334,7 +337,7 @@ static int run(struct config *cfg, const struct args *a)
 	return rc || failed ? 1 : 0;
 }
 
-int main(int argc, char **argv)
+static int do_all(int argc, char **argv)
 {
 	struct args a = {0};
 	struct config cfg;
@@ -377,4 +380,10 @@ int main(int argc, char **argv)
 		return code;
 	}
 	return run(&cfg, &a);
+}
+
+int main(int argc, char **argv)
+{
+	std_fds_open(STD_FDS_SERVER);
+	return std_fds_close("ordinald", do_all(argc, argv), 1);
 }

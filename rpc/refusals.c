@@ -14,12 +14,34 @@
 
 enum { NEIGHBOURS = 8 };
 
+#define NAMES(X)                                                                                                       \
+	X("protocol")                                                                                                  \
+	X("flood")                                                                                                     \
+	X("timeout")                                                                                                   \
+	X("stalled")                                                                                                   \
+	X("queue")                                                                                                     \
+	X("connections")                                                                                               \
+	X("calls")                                                                                                     \
+	X("headers")                                                                                                   \
+	X("message")                                                                                                   \
+	X("unauthenticated")                                                                                           \
+	X("permission_denied")                                                                                         \
+	X("limit")                                                                                                     \
+	X("invalid")                                                                                                   \
+	X("memory")
+
 const char *refusal_name(enum refusal why)
 {
-	static const char *const names[REFUSAL_COUNT] = {
-		"protocol", "flood",   "timeout",         "stalled",           "queue", "connections", "calls",
-		"headers",  "message", "unauthenticated", "permission_denied", "limit", "invalid",     "memory"};
+#define NAME(name) name,
+	static const char *const names[REFUSAL_COUNT] = {NAMES(NAME)};
 	return (unsigned)why < REFUSAL_COUNT ? names[why] : "?";
+}
+
+const char *refusal_line(enum refusal why)
+{
+#define LINE(name) "refused (" name ")",
+	static const char *const lines[REFUSAL_COUNT] = {NAMES(LINE)};
+	return (unsigned)why < REFUSAL_COUNT ? lines[why] : "refused";
 }
 
 /* A customer of a provider has a /64. */

@@ -30,6 +30,8 @@ enum refusal {
 };
 /* "protocol", "flood" … */
 const char *refusal_name(enum refusal why);
+/* What a line of the log begins with: "refused (protocol)" */
+const char *refusal_line(enum refusal why);
 
 struct refusals_address {
 	uint32_t version; /* odd while it is being written */

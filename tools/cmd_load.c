@@ -69,7 +69,7 @@ static void live_line(struct live *l, const struct load *load, const struct load
 {
 	uint64_t now = clock_mono_ns();
 	bool subs = load->opts.kind >= LOAD_FANOUT;
-	if (!l->on || now - l->last_ns < LIVE_NS)
+	if (!l->on || now - l->last_ns < LIVE_NS || tool_would_wait(STDERR_FILENO))
 		return;
 	const struct hist *h = subs ? &l->subs_now.latency : &l->now.latency,
 			  *h_before = subs ? &l->subs_before.latency : &l->before.latency;
@@ -351,6 +351,8 @@ static int run(struct load *load)
 		fprintf(stderr, "ordinal: cannot start: %s\n", strerror(-r));
 		r = TOOL_FAILED;
 	} else {
+		/* Nothing else is left to be stopped: a signal ends the program, whether somebody reads the report or not. */
+		pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
 		r = finish(load, workers, start_ns);
 	}
 	subs_free(&load->subs);

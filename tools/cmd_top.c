@@ -154,11 +154,13 @@ static int run(struct stats_source *source, uint64_t interval_ns, bool once)
 	if (screen)
 		fputs("\033[?1049h\033[?25l", stdout);
 	int r = loop(source, interval_ns, once, screen, keys);
+	if (keys)
+		tcsetattr(STDIN_FILENO, TCSANOW, &was);
+	if (stopped && tool_would_wait(STDOUT_FILENO)) /* a reader who has stopped; a second signal is not needed */
+		_exit(TOOL_FAILED);
 	if (screen)
 		fputs("\033[?25h\033[?1049l", stdout);
 	fflush(stdout);
-	if (keys)
-		tcsetattr(STDIN_FILENO, TCSANOW, &was);
 	if (kept) {
 		stderr = real;
 		fclose(kept);

@@ -3,6 +3,7 @@
 
 #include "config_gen.h"
 #include "core/base/check.h"
+#include "core/base/std_fds.h"
 
 #include <string.h>
 
@@ -27,7 +28,7 @@ static void help(FILE *f)
 		". Where it asks for a token: --token-file FILE, else $ORDINAL_TOKEN. Where it speaks TLS: --tls.\n" TOOL_EXIT_CODES);
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
 	if (argc < 2) {
 		help(stderr);
@@ -42,17 +43,17 @@ int main(int argc, char **argv)
 		return TOOL_OK;
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
-		if (strcmp(argv[1], commands[i].name) == 0) {
-			int r = commands[i].run(argc - 1, argv + 1);
-			/* A full disk or a closed pipe must not look like success. */
-			if (fflush(stdout) || ferror(stdout)) {
-				perror("ordinal: standard output");
-				return r ? r : TOOL_FAILED;
-			}
-			return r;
-		}
+		if (strcmp(argv[1], commands[i].name) == 0)
+			return commands[i].run(argc - 1, argv + 1);
 	}
 	fprintf(stderr, "ordinal: there is no command \"%s\"\n\n", argv[1]);
 	help(stderr);
 	return TOOL_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	std_fds_open(STD_FDS_PROGRAM);
+	/* A full disk or a closed pipe must not look like success. */
+	return std_fds_close("ordinal", run(argc, argv), TOOL_FAILED);
 }

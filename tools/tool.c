@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -112,6 +113,12 @@ int tool_unreachable(const char *server, const char *why)
 		"server with --server HOST:PORT or ORDINAL_SERVER. If it speaks TLS: --tls, and --tls-ca FILE for an authority of your own.\n",
 		server, why);
 	return TOOL_UNREACHABLE;
+}
+
+bool tool_would_wait(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLOUT};
+	return poll(&p, 1, 0) == 0;
 }
 
 void tool_print_status(const struct channel_status *st)

@@ -48,6 +48,9 @@ int tool_check_server(const char *server);
 /* The sentence for an operator who cannot reach a server, on standard error. Returns TOOL_UNREACHABLE. */
 int tool_unreachable(const char *server, const char *why);
 
+/* Whether a write to a pipe or terminal would have to wait for its reader. */
+bool tool_would_wait(int fd);
+
 /* "ordinal: CODE: text" on standard error: how a server ended a call. */
 void tool_print_status(const struct channel_status *st);
 

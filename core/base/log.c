@@ -21,10 +21,13 @@
 #include "core/base/check.h"
 #include "core/base/clock.h"
 #include "core/base/doorbell.h"
+#include "core/base/log_limit.h"
+#include "core/base/log_sink.h"
+#include "core/base/log_text.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -41,7 +44,9 @@
 #define BATCH_BYTES (64u << 10)
 #define NAME_MAX_BYTES 31
 #define PREFIX_MAX 80 /* time, level and name, with what separates them */
-#define CUT_MARK "..."
+#define ABANDON_NS                                                                                                     \
+	(LOG_DONE_MS * NS_PER_MS +                                                                                     \
+	 NS_PER_S) /* then the writer waits in the kernel, where nothing ends it but the end of the process */
 
 struct record {
 	int64_t wall_ns;
@@ -77,6 +82,7 @@ static struct {
 	bool has_writer;
 	atomic_bool running; /* lines go to the rings; ends a moment before the writer does */
 	atomic_bool stop, reopen;
+	atomic_bool ended; /* the writer does nothing more */
 	atomic_uint_fast64_t dropped, written;
 	struct doorbell bell;
 	atomic_bool bell_made;
@@ -85,88 +91,21 @@ static struct {
 	/* The writer's; set up before it starts. */
 	enum target target;
 	char *path;
-	int fd;
-	int failed; /* errno of the last write, told once; 0 while writing works */
+	struct log_sink sink;
+	uint64_t stop_ns;   /* when it saw `stop`; 0: not yet */
+	bool given_up;      /* after `stop`: the target takes nothing */
+	uint64_t limits_ns; /* when to tell of lines that were suppressed */
+	int failed;         /* errno of the last write, told once; 0 while writing works */
 	uint64_t failed_lines;
 	size_t batch_len, batch_lines;
 	char batch[BATCH_BYTES];
-} g = {.lock = PTHREAD_MUTEX_INITIALIZER, .rings = &shared, .fd = -1};
+} g = {.lock = PTHREAD_MUTEX_INITIALIZER, .rings = &shared, .sink = {.fd = -1}, .limits_ns = UINT64_MAX};
 
 static _Thread_local struct log_ring *mine;
 
 int log_level_now = LOG_LEVEL_INFO;
 
 /* ---- Text ---- */
-
-/* Length of the UTF-8 character at p that may be shown as it is, or 0: malformed, a control character, or a line
- * separator (U+2028, U+2029). */
-static unsigned printable_utf8(const uint8_t *p, size_t n)
-{
-	unsigned len = p[0] < 0x80 ? 1 : p[0] >= 0xf0 ? 4 : p[0] >= 0xe0 ? 3 : 2;
-	uint32_t c;
-
-	if (len == 1)
-		return p[0] >= 0x20 && p[0] != 0x7f;
-	if (p[0] < 0xc2 || p[0] > 0xf4 || len > n)
-		return 0;
-	c = p[0] & (0x7fu >> len);
-	for (unsigned i = 1; i < len; i++) {
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-		c = c << 6 | (p[i] & 0x3fu);
-	}
-	if (c < 0xa0 || (len == 3 && c < 0x800) || (len == 4 && c < 0x10000) || c > 0x10ffff)
-		return 0;
-	if ((c >= 0xd800 && c <= 0xdfff) || c == 0x2028 || c == 0x2029)
-		return 0;
-	return len;
-}
-
-/* Writes `in` escaped to `out`, which has room for `cap` bytes (no terminator); never half a character. Returns the
- * length. */
-static size_t escape(const char *in, size_t n, char *out, size_t cap)
-{
-	static const char hex[] = "0123456789abcdef";
-	size_t len = 0, cut = 0;
-
-	for (size_t i = 0; i < n;) {
-		uint8_t b = (uint8_t)in[i];
-		unsigned plain = printable_utf8((const uint8_t *)in + i, n - i), take = plain ? plain : 1;
-		char esc[4] = {'\\', 'x', hex[b >> 4], hex[b & 15]};
-		size_t put = plain ? plain : 4;
-
-		if (!plain && (b == '\n' || b == '\r' || b == '\t')) {
-			esc[1] = b == '\n' ? 'n' : b == '\r' ? 'r' : 't';
-			put = 2;
-		}
-		if (len + put > cap) {
-			memcpy(out + cut, CUT_MARK, sizeof CUT_MARK - 1);
-			return cut + sizeof CUT_MARK - 1;
-		}
-		memcpy(out + len, plain ? in + i : esc, put);
-		len += put;
-		i += take;
-		if (len + sizeof CUT_MARK - 1 <= cap)
-			cut = len; /* here the mark would still fit */
-	}
-	return len;
-}
-
-static size_t render_stamp(char *out, int64_t wall_ns)
-{
-	uint64_t ns = wall_ns < 0 ? 0 : (uint64_t)wall_ns;
-	time_t s = (time_t)(ns / NS_PER_S);
-	unsigned ms = (unsigned)(ns % NS_PER_S / NS_PER_MS);
-	struct tm tm;
-	char buf[40];
-	int n;
-
-	gmtime_r(&s, &tm);
-	n = snprintf(buf, sizeof buf, "%04d-%02d-%02dT%02d:%02d:%02d.%03uZ", tm.tm_year + 1900, tm.tm_mon + 1,
-		     tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, ms);
-	memcpy(out, buf, (size_t)n);
-	return (size_t)n;
-}
 
 /* A whole line, with its end, in `out` of PREFIX_MAX + LOG_LINE_MAX + 1 bytes. */
 static size_t render(char *out, enum target target, const struct record *r, const char *name, const char *text)
@@ -180,7 +119,7 @@ static size_t render(char *out, enum target target, const struct record *r, cons
 		out[n++] = priorities[r->level];
 		out[n++] = '>';
 	} else {
-		n += render_stamp(out, r->wall_ns);
+		n += log_text_stamp(out, r->wall_ns);
 		out[n++] = ' ';
 		memcpy(out + n, levels[r->level], 5);
 		n += 5;
@@ -234,42 +173,62 @@ static void ring_put(struct log_ring *r, const struct record *rec, const char *n
 
 /* ---- The writer ---- */
 
-/* All of it, or -errno. A target that somebody made non-blocking is waited for. */
-static int write_all(int fd, const char *p, size_t n)
+/* While the log runs, the target is waited for; rings fill up meanwhile, and what does not fit is dropped. At the end not for long. */
+static bool wait_on(void *ctx, uint64_t idle_ns)
 {
-	while (n > 0) {
-		ssize_t put = write(fd, p, n);
+	uint64_t now = clock_mono_ns();
 
-		if (put >= 0) {
-			p += put;
-			n -= (size_t)put;
-		} else if (errno == EAGAIN) {
-			struct pollfd pfd = {.fd = fd, .events = POLLOUT};
+	(void)ctx;
+	if (!atomic_load_explicit(&g.stop, memory_order_relaxed))
+		return true;
+	if (g.stop_ns == 0)
+		g.stop_ns = now;
+	if (now - g.stop_ns < LOG_DONE_MS * NS_PER_MS &&
+	    (idle_ns < LOG_DONE_IDLE_MS * NS_PER_MS || now - g.stop_ns < LOG_DONE_IDLE_MS * NS_PER_MS))
+		return true;
+	g.given_up = true;
+	return false;
+}
 
-			poll(&pfd, 1, -1);
-		} else if (errno != EINTR) {
-			return -errno;
-		}
-	}
-	return 0;
+static size_t count_lines(const char *p, size_t n)
+{
+	size_t lines = 0;
+
+	for (const char *end = p + n; p < end && (p = memchr(p, '\n', (size_t)(end - p))) != NULL; p++)
+		lines++;
+	return lines;
+}
+
+static void say_failed(int err)
+{
+	char text[PATH_MAX + 200];
+	struct log_sink stderr_sink = log_sink_of(STDERR_FILENO);
+	size_t put;
+
+	snprintf(text, sizeof text, "log: cannot write to %s: %s; lines are being dropped\n", g.path, strerror(-err));
+	log_sink_write(&stderr_sink, text, strlen(text), wait_on, NULL, &put);
 }
 
 static void flush_batch(void)
 {
-	int err;
+	size_t put = 0, lines;
+	int err = -ETIMEDOUT;
 
 	if (g.batch_len == 0)
 		return;
-	err = write_all(g.fd, g.batch, g.batch_len);
+	if (!g.given_up)
+		err = log_sink_write(&g.sink, g.batch, g.batch_len, wait_on, NULL, &put);
 	if (err == 0) {
 		atomic_fetch_add_explicit(&g.written, g.batch_lines, memory_order_relaxed);
 		g.failed = 0;
 	} else {
-		atomic_fetch_add_explicit(&g.dropped, g.batch_lines, memory_order_relaxed);
-		g.failed_lines += g.batch_lines;
-		if (g.failed != err && g.target == TARGET_FILE)
-			dprintf(STDERR_FILENO, "log: cannot write to %s: %s; lines are being dropped\n", g.path,
-				strerror(-err));
+		lines = count_lines(g.batch, put);
+		lines = lines < g.batch_lines ? lines : g.batch_lines;
+		atomic_fetch_add_explicit(&g.written, lines, memory_order_relaxed);
+		atomic_fetch_add_explicit(&g.dropped, g.batch_lines - lines, memory_order_relaxed);
+		g.failed_lines += g.batch_lines - lines;
+		if (g.failed != err && g.target == TARGET_FILE && !g.given_up)
+			say_failed(err);
 		g.failed = err;
 	}
 	g.batch_len = g.batch_lines = 0;
@@ -293,8 +252,24 @@ __attribute__((format(printf, 1, 2))) static void report(const char *fmt, ...)
 	if (vsnprintf(raw, sizeof raw, fmt, ap) < 0)
 		raw[0] = 0;
 	va_end(ap);
-	rec.text_len = (uint16_t)escape(raw, strlen(raw), text, sizeof text);
+	rec.text_len = (uint16_t)log_text_escape(raw, strlen(raw), text, sizeof text);
 	batch_add(&rec, "log", text);
+}
+
+static void report_suppressed(unsigned long long n, const char *what)
+{
+	char words[200];
+
+	log_text_words(what, words, sizeof words);
+	report("%llu identical lines suppressed: %s", n, words);
+}
+
+static void report_limits(bool all)
+{
+	uint64_t now = clock_mono_ns();
+
+	if (all || now >= g.limits_ns || log_limit_has_news())
+		g.limits_ns = log_limit_tell(now, all, report_suppressed);
 }
 
 /* Moves the ring's first record, whose head is in r->first already, to the batch. */
@@ -405,7 +380,8 @@ static void reap(void)
 
 static int open_file(const char *path)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0640);
+	/* O_NONBLOCK: for a pipe, whose reader may have stopped, or may not be there yet. */
+	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0640);
 
 	return fd < 0 ? -errno : fd;
 }
@@ -422,18 +398,25 @@ static void reopen_if_asked(void)
 		report("cannot reopen %s: %s; still writing to the file that was open", g.path, strerror(-fd));
 		return;
 	}
-	close(g.fd);
-	g.fd = fd;
+	close(g.sink.fd);
+	g.sink = log_sink_of(fd);
 }
 
 static bool has_work(void)
 {
 	bool any = atomic_load_explicit(&g.reopen, memory_order_relaxed) ||
-		   atomic_load_explicit(&g.stop, memory_order_relaxed);
+		   atomic_load_explicit(&g.stop, memory_order_relaxed) || log_limit_has_news();
 
 	for (struct log_ring *r = first_ring(); r != NULL && !any; r = r->next)
 		any = !is_done_with(r) || atomic_load_explicit(&r->closed, memory_order_relaxed);
 	return any;
+}
+
+static void sleep_until(uint64_t due_ns)
+{
+	uint64_t now = due_ns == UINT64_MAX ? 0 : clock_mono_ns();
+
+	doorbell_wait(&g.bell, due_ns == UINT64_MAX ? UINT64_MAX : due_ns > now ? due_ns - now : 0);
 }
 
 static void *writer(void *arg)
@@ -448,28 +431,46 @@ static void *writer(void *arg)
 		drain(list);
 		flush_batch();
 		report_drops(list);
+		report_limits(stop && !any);
 		flush_batch();
 		reap();
 		if (any)
 			continue;
-		if (stop)
+		if (stop) {
+			atomic_store_explicit(&g.ended, true, memory_order_release); /* pairs with join_writer */
 			return NULL;
+		}
 		doorbell_arm(&g.bell);
 		if (has_work())
 			doorbell_disarm(&g.bell);
 		else
-			doorbell_wait(&g.bell, UINT64_MAX);
+			sleep_until(g.limits_ns);
 	}
 }
 
 /* ---- Calls of every thread ---- */
 
+/* One reader that takes nothing is waited for once. */
+static bool wait_directly(void *ctx, uint64_t idle_ns)
+{
+	atomic_bool *given_up = ctx;
+
+	if (idle_ns >= LOG_DONE_IDLE_MS * NS_PER_MS)
+		atomic_store_explicit(given_up, true, memory_order_relaxed);
+	return !atomic_load_explicit(given_up, memory_order_relaxed);
+}
+
 /* Without a writer: one write, so that lines of several threads stay whole. */
 static void write_directly(const struct record *rec, const char *name, const char *text)
 {
+	static atomic_bool given_up;
 	char line[PREFIX_MAX + LOG_LINE_MAX + 1];
-	bool ok = write_all(STDERR_FILENO, line, render(line, TARGET_STDERR, rec, name, text)) == 0;
+	struct log_sink sink = log_sink_of(STDERR_FILENO);
+	size_t put, n = render(line, TARGET_STDERR, rec, name, text);
+	bool ok = log_sink_write(&sink, line, n, wait_directly, &given_up, &put) == 0;
 
+	if (ok)
+		atomic_store_explicit(&given_up, false, memory_order_relaxed);
 	atomic_fetch_add_explicit(ok ? &g.written : &g.dropped, 1, memory_order_relaxed);
 }
 
@@ -479,7 +480,7 @@ static void write_unregistered(struct record *rec, const char *text)
 
 	if (pthread_getname_np(pthread_self(), comm, sizeof comm) != 0 || comm[0] == 0)
 		memcpy(comm, "?", 2);
-	rec->name_len = (uint8_t)escape(comm, strlen(comm), name, sizeof name);
+	rec->name_len = (uint8_t)log_text_escape(comm, strlen(comm), name, sizeof name);
 	pthread_mutex_lock(&g.lock);
 	if (atomic_load_explicit(&g.running, memory_order_relaxed)) {
 		ring_put(&shared, rec, name, text);
@@ -490,37 +491,63 @@ static void write_unregistered(struct record *rec, const char *text)
 	pthread_mutex_unlock(&g.lock);
 }
 
-void log_write(enum log_level level, const char *fmt, ...)
+static void put_line(enum log_level level, unsigned long long more, const char *fmt, va_list ap)
 {
 	/* A few bytes more than a line: escaping never shortens, so a text that is cut here is cut again, with its
 	 * mark, by escape. */
-	char raw[LOG_LINE_MAX + 8], text[LOG_LINE_MAX];
+	char raw[LOG_LINE_MAX + 64], text[LOG_LINE_MAX];
 	struct record rec = {.wall_ns = clock_wall_ns(), .level = (uint8_t)level};
-	int saved = errno, n;
-	va_list ap;
+	int n;
 
 	CHECK(level >= LOG_LEVEL_DEBUG && level <= LOG_LEVEL_ERROR);
-	va_start(ap, fmt);
-	n = vsnprintf(raw, sizeof raw, fmt, ap);
-	va_end(ap);
+	n = vsnprintf(raw, LOG_LINE_MAX + 8, fmt, ap);
 	if (n < 0)
 		n = snprintf(raw, sizeof raw, "(a line that could not be formatted: \"%s\")", fmt);
-	if ((size_t)n >= sizeof raw)
-		n = (int)sizeof raw - 1;
-	rec.text_len = (uint16_t)escape(raw, (size_t)n, text, sizeof text);
+	if ((size_t)n >= LOG_LINE_MAX + 8)
+		n = LOG_LINE_MAX + 7;
+	if (more > 0)
+		n += snprintf(raw + n, sizeof raw - (size_t)n, " (%llu identical lines suppressed)", more);
+	rec.text_len = (uint16_t)log_text_escape(raw, (size_t)n, text, sizeof text);
 
 	if (mine == NULL) {
 		write_unregistered(&rec, text);
-	} else {
-		rec.name_len = (uint8_t)strlen(mine->name);
-		if (atomic_load_explicit(&g.running, memory_order_acquire)) {
-			ring_put(mine, &rec, mine->name, text);
-			doorbell_ring(&g.bell);
-		} else {
-			write_directly(&rec, mine->name, text);
-		}
+		return;
 	}
+	rec.name_len = (uint8_t)strlen(mine->name);
+	if (atomic_load_explicit(&g.running, memory_order_acquire)) {
+		ring_put(mine, &rec, mine->name, text);
+		doorbell_ring(&g.bell);
+	} else {
+		write_directly(&rec, mine->name, text);
+	}
+}
+
+void log_write(enum log_level level, const char *fmt, ...)
+{
+	int saved = errno;
+	va_list ap;
+
+	va_start(ap, fmt);
+	put_line(level, 0, fmt, ap);
+	va_end(ap);
 	errno = saved;
+}
+
+void log_write_limited(enum log_level level, unsigned long long more, const char *fmt, ...)
+{
+	int saved = errno;
+	va_list ap;
+
+	va_start(ap, fmt);
+	put_line(level, more, fmt, ap);
+	va_end(ap);
+	errno = saved;
+}
+
+void log_ring_writer(void)
+{
+	if (atomic_load_explicit(&g.running, memory_order_acquire))
+		doorbell_ring(&g.bell);
 }
 
 int log_thread_register(const char *name)
@@ -531,7 +558,7 @@ int log_thread_register(const char *name)
 		return -ENOMEM;
 	log_thread_unregister();
 	memset(r, 0, offsetof(struct log_ring, bytes));
-	r->name[escape(name, strlen(name), r->name, NAME_MAX_BYTES)] = 0;
+	r->name[log_text_escape(name, strlen(name), r->name, NAME_MAX_BYTES)] = 0;
 	pthread_mutex_lock(&g.lock);
 	r->next = g.rings;
 	g.rings = r;
@@ -620,36 +647,17 @@ uint64_t log_written(void)
 
 /* ---- Calls of the main thread ---- */
 
-/* Whether standard error is the journal's socket: systemd.exec(5), $JOURNAL_STREAM. */
-static bool stderr_is_journal(void)
-{
-	const char *env = getenv("JOURNAL_STREAM");
-	unsigned long long dev, ino;
-	struct stat st;
-	char *end;
-
-	if (env == NULL || fstat(STDERR_FILENO, &st) != 0)
-		return false;
-	errno = 0;
-	dev = strtoull(env, &end, 10);
-	if (errno != 0 || end == env || *end != ':')
-		return false;
-	env = end + 1;
-	ino = strtoull(env, &end, 10);
-	return errno == 0 && end != env && *end == 0 && st.st_dev == dev && st.st_ino == ino;
-}
-
 static int open_target(const char *target)
 {
 	int fd;
 
-	g.fd = STDERR_FILENO;
+	g.sink = log_sink_of(STDERR_FILENO);
 	if (strcmp(target, "stderr") == 0) {
 		g.target = TARGET_STDERR;
 	} else if (strcmp(target, "journal") == 0) {
 		g.target = TARGET_JOURNAL;
 	} else if (strcmp(target, "auto") == 0) {
-		g.target = stderr_is_journal() ? TARGET_JOURNAL : TARGET_STDERR;
+		g.target = log_sink_is_journal(STDERR_FILENO) ? TARGET_JOURNAL : TARGET_STDERR;
 	} else if (strncmp(target, "file:", 5) == 0 && target[5] != 0) {
 		g.path = strdup(target + 5);
 		if (g.path == NULL)
@@ -661,7 +669,7 @@ static int open_target(const char *target)
 			return fd;
 		}
 		g.target = TARGET_FILE;
-		g.fd = fd;
+		g.sink = log_sink_of(fd);
 	} else {
 		return -EINVAL;
 	}
@@ -671,10 +679,10 @@ static int open_target(const char *target)
 static void close_target(void)
 {
 	if (g.target == TARGET_FILE)
-		close(g.fd);
+		close(g.sink.fd);
 	free(g.path);
 	g.path = NULL;
-	g.fd = -1;
+	g.sink.fd = -1;
 }
 
 /* The writer takes no signals: they are the main thread's, and one for a closed pipe must stay an error of write(2). */
@@ -708,6 +716,9 @@ int log_init(const char *target, enum log_level level)
 		return err;
 	g.failed = 0;
 	g.failed_lines = 0;
+	g.stop_ns = 0;
+	g.given_up = false;
+	atomic_store_explicit(&g.ended, false, memory_order_relaxed);
 	atomic_store_explicit(&g.stop, false, memory_order_relaxed);
 	pthread_mutex_lock(&g.lock); /* the writer's first look at the rings waits for it */
 	err = start_writer();
@@ -722,6 +733,20 @@ int log_init(const char *target, enum log_level level)
 	return 0;
 }
 
+/* False: it waits in the kernel for a target that takes nothing, and is left there. */
+static bool join_writer(void)
+{
+	uint64_t until = clock_mono_ns() + ABANDON_NS;
+
+	while (!atomic_load_explicit(&g.ended, memory_order_acquire)) { /* pairs with the writer's end */
+		if (clock_mono_ns() >= until)
+			return false;
+		usleep(500);
+	}
+	pthread_join(g.thread, NULL);
+	return true;
+}
+
 void log_done(void)
 {
 	if (!atomic_load_explicit(&g.running, memory_order_relaxed))
@@ -731,7 +756,8 @@ void log_done(void)
 	pthread_mutex_unlock(&g.lock);
 	atomic_store_explicit(&g.stop, true, memory_order_release);
 	doorbell_ring(&g.bell);
-	pthread_join(g.thread, NULL);
+	if (!join_writer())
+		return;
 	pthread_mutex_lock(&g.lock);
 	g.has_writer = false;
 	bury_closed();

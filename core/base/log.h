@@ -7,7 +7,9 @@
  * A line: "2025-11-21T20:02:03.123Z INFO  shard/0: text", time in UTC; for the journal: "<6>shard/0: text".
  * Control characters, line separators and non-UTF-8 bytes in the text are escaped (\n, \x1b), so a peer cannot forge
  * lines. The text, escaped, is cut at LOG_LINE_MAX bytes and then ends in "...".
- * Libraries below rpc/ log only what nobody above them could report better.
+ * Libraries below rpc/ log only what nobody above them could report better. What a client or a fault may repeat goes through log_limit.h.
+ * A reader of the target who has stopped reading costs lines, and nobody's time: at the end log_done waits LOG_DONE_IDLE_MS for
+ * such a one, and LOG_DONE_MS in all for a slow one.
  */
 #ifndef ORDINAL_CORE_BASE_LOG_H
 #define ORDINAL_CORE_BASE_LOG_H
@@ -15,14 +17,16 @@
 #include <stdint.h>
 
 #define LOG_LINE_MAX 1024
+#define LOG_DONE_IDLE_MS 1000u
+#define LOG_DONE_MS 3000u
 
 enum log_level { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
 
 /* Starts the writer. target as above; 0 or -errno (the file cannot be opened). Before log_init and after log_done,
  * lines go straight to standard error. Main thread. */
 int log_init(const char *target, enum log_level level);
-/* Writes out all that was logged before, and stops. Lines that other threads log in the same instant stay in their
- * buffers until they unregister. Main thread. */
+/* Writes out all that was logged before, and stops; what the target does not take in time is dropped and counted. Lines
+ * that other threads log in the same instant stay in their buffers until they unregister. Main thread. */
 void log_done(void);
 /* Pins the writer to a CPU. 0 or -errno; -ESRCH when it is not running. Main thread. */
 int log_pin(int cpu);
@@ -48,6 +52,8 @@ uint64_t log_dropped(void);
 uint64_t log_written(void);
 
 void log_write(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Has the writer look whether there is something to do. Any thread. */
+void log_ring_writer(void);
 
 extern int log_level_now; /* read by the macros only */
 

@@ -5,6 +5,7 @@
  *                                             summarize DEGREES...    a stream both ways
  * Prints a line for each answer, or the status and its text. Main thread. */
 #include "core/base/clock.h"
+#include "core/base/std_fds.h"
 #include "core/ring.h"
 #include "example/v1/readings.pb-c.h"
 #include "rpc/client/address.h"
@@ -168,6 +169,7 @@ static int with_loop(const char *server, enum channel_protocol protocol, bool st
 
 int main(int argc, char **argv)
 {
+	std_fds_open(STD_FDS_PROGRAM);
 	if (argc < 5) {
 		fprintf(stderr, "usage: example-client HOST:PORT native|grpc convert|together|summarize DEGREES...\n");
 		return 2;

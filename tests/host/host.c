@@ -3,6 +3,7 @@
 
 #include "core/base/clock.h"
 #include "core/base/log.h"
+#include "core/base/std_fds.h"
 #include "core/listener.h"
 #include "core/mesh.h"
 #include "core/ring.h"
@@ -131,6 +132,7 @@ int host_main(const char *program, void (*add)(struct method_table *t), int argc
 	const char *port = "0", *cert = NULL, *key = NULL, *why;
 	char address[64];
 	name = program;
+	std_fds_open(STD_FDS_SERVER);
 	for (int o; (o = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
 		if (o == 'p')
 			port = optarg;

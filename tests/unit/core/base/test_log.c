@@ -1,6 +1,6 @@
 /* The log from outside: what arrives in the target, what is counted, and that nobody waits. A FIFO whose reader does
  * not read stands for a stuck disk. */
-#include "core/base/log.h"
+#include "core/base/log_limit.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -631,6 +631,174 @@ static void test_registering_beside_start_and_stop(void **state)
 	assert_int_equal(written(), 600);
 }
 
+/* ---- Readers that have stopped ---- */
+
+/* A pipe that is full, in place of standard error. Returns its reading end. */
+static int stall_stderr(void)
+{
+	static const char zeros[4096];
+	int ends[2];
+
+	assert_int_equal(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+	while (write(ends[1], zeros, sizeof zeros) > 0)
+		;
+	assert_int_equal(fcntl(ends[1], F_SETFL, 0), 0); /* as others have it: a write waits */
+	dup2(ends[1], STDERR_FILENO);
+	close(ends[1]);
+	return ends[0];
+}
+
+/* The process stayed for ever. */
+static void test_the_end_does_not_wait_for_a_reader_that_has_stopped(void **state)
+{
+	int err = dup(STDERR_FILENO), reader = stall_stderr();
+	struct timespec began, ended;
+
+	assert_int_equal(log_init("stderr", LOG_LEVEL_INFO), 0);
+	for (int i = 0; i < 5000; i++)
+		log_info("nobody reads line %d", i);
+	clock_gettime(CLOCK_MONOTONIC, &began);
+	log_done();
+	log_info("nor this one, which is written without a writer");
+	log_info("nor this one");
+	clock_gettime(CLOCK_MONOTONIC, &ended);
+	dup2(err, STDERR_FILENO);
+	close(err);
+	close(reader);
+	assert_true(ended.tv_sec - began.tv_sec < 60); /* one or two, on a machine that has time */
+	assert_int_equal(written(), 0);
+	assert_int_equal(dropped(), 5002);
+}
+
+static void *read_slowly(void *arg)
+{
+	char buf[64];
+	int fd = *(int *)arg;
+
+	while (read(fd, buf, sizeof buf) != 0)
+		usleep(100);
+	return NULL;
+}
+
+/* Nor one that reads on, too slowly to see the end. */
+static void test_the_end_does_not_wait_for_a_reader_that_is_slow(void **state)
+{
+	int err = dup(STDERR_FILENO), reader = stall_stderr();
+	pthread_t t;
+
+	assert_int_equal(fcntl(reader, F_SETFL, 0), 0);
+	assert_int_equal(pthread_create(&t, NULL, read_slowly, &reader), 0);
+	assert_int_equal(log_init("stderr", LOG_LEVEL_INFO), 0);
+	for (int i = 0; i < 100; i++)
+		log_info("line %d", i);
+	log_done();
+	dup2(err, STDERR_FILENO);
+	close(err);
+	pthread_join(t, NULL);
+	close(reader);
+	assert_int_equal(written() + dropped(), 100);
+}
+
+/* A FIFO that nobody has opened for reading: log_init waited in open(2). */
+static void test_a_fifo_without_a_reader_is_refused(void **state)
+{
+	assert_int_equal(mkfifo(path, 0600), 0);
+	assert_int_equal(log_init(target, LOG_LEVEL_INFO), -ENXIO);
+}
+
+/* ---- Repeated lines ---- */
+
+#define SECOND UINT64_C(1000000000)
+
+static void forget_it(unsigned long long more, const char *what)
+{
+	(void)more;
+	assert_string_equal(what, "it");
+}
+
+static void test_a_class_of_lines_has_one_a_second_and_then_one_a_minute(void **state)
+{
+	struct log_limit l = {.said_ns = 0};
+	unsigned long long more, told = 0, passed = 0;
+	uint64_t now = 1000 * SECOND;
+
+	for (unsigned i = 0; i < 20 * 30; i++, now += SECOND / 20) /* 30 s, 20 a second */
+		if (log_limit_pass_at(&l, "it", now, &more)) {
+			passed++;
+			told += more;
+		}
+	assert_int_equal(passed, 30);
+	assert_int_equal(told, 29 * 19);
+	for (unsigned i = 0; i < 3600 * 24; i++, now += SECOND) /* a day */
+		if (log_limit_pass_at(&l, "it", now, &more))
+			passed++;
+	assert_in_range(passed, 24 * 60, 24 * 60 + LOG_LIMIT_BURST + 1);
+	now += LOG_LIMIT_BURST * LOG_LIMIT_REFILL_NS; /* quiet */
+	for (unsigned i = 0; i < 60; i++, now += SECOND)
+		assert_true(log_limit_pass_at(&l, "it", now, &more));
+	assert_false(log_limit_pass_at(&l, "it", now - SECOND / 2, &more));
+	log_limit_tell(now, true, forget_it); /* it is not static */
+}
+
+static void repeat(void)
+{
+	log_limited(LOG_LEVEL_WARN, "queue %d is %s", 7, "full");
+}
+
+static void test_lines_that_were_suppressed_are_told_at_the_end(void **state)
+{
+	assert_int_equal(log_init(target, LOG_LEVEL_INFO), 0);
+	for (int i = 0; i < 100; i++)
+		repeat();
+	log_limited(LOG_LEVEL_INFO, "another class, 100%%");
+	log_done();
+	slurp(path);
+	assert_non_null(strstr(text, ": queue 7 is full\n"));
+	assert_null(strstr(strstr(text, ": queue 7 is full\n") + 5, ": queue 7 is full\n"));
+	assert_non_null(strstr(text, "log: 99 identical lines suppressed: queue ... is ...\n"));
+	assert_non_null(strstr(text, "another class, 100%\n"));
+	assert_int_equal(written(), 2);
+	usleep(1100000);
+	assert_int_equal(log_init(target, LOG_LEVEL_INFO), 0);
+	repeat();
+	log_done();
+	assert_null(strstr(strstr(slurp(path), "suppressed") + 5, "suppressed")); /* those were told */
+}
+
+static atomic_ullong more_told;
+
+static void *repeat_much(void *arg)
+{
+	static struct log_limit l;
+	unsigned long long more;
+
+	for (int i = 0; i < 20000; i++)
+		if (log_limit_pass(&l, "much", &more))
+			atomic_fetch_add(&more_told, more + 1);
+	return NULL;
+}
+
+static void add_told(unsigned long long more, const char *what)
+{
+	assert_string_equal(what, "much");
+	atomic_fetch_add(&more_told, more);
+}
+
+/* Each line is written or told of once, whoever counts and tells meanwhile. */
+static void test_suppressed_lines_of_many_threads_are_counted_once(void **state)
+{
+	pthread_t t[THREADS];
+
+	for (unsigned i = 0; i < THREADS; i++)
+		assert_int_equal(pthread_create(&t[i], NULL, repeat_much, NULL), 0);
+	for (unsigned i = 0; i < 1000; i++)
+		log_limit_tell(0, true, add_told);
+	for (unsigned i = 0; i < THREADS; i++)
+		pthread_join(t[i], NULL);
+	log_limit_tell(0, true, add_told);
+	assert_int_equal(atomic_load(&more_told), THREADS * 20000);
+}
+
 static void test_pin(void **state)
 {
 	cpu_set_t set;
@@ -673,6 +841,12 @@ int main(void)
 		TEST(test_write_errors_are_counted_and_told),
 		TEST(test_buffer_outlives_the_writer),
 		TEST(test_registering_beside_start_and_stop),
+		TEST(test_the_end_does_not_wait_for_a_reader_that_has_stopped),
+		TEST(test_the_end_does_not_wait_for_a_reader_that_is_slow),
+		TEST(test_a_fifo_without_a_reader_is_refused),
+		TEST(test_a_class_of_lines_has_one_a_second_and_then_one_a_minute),
+		TEST(test_lines_that_were_suppressed_are_told_at_the_end),
+		TEST(test_suppressed_lines_of_many_threads_are_counted_once),
 		TEST(test_pin),
 	};
 

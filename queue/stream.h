@@ -62,7 +62,7 @@ struct streams_opts {
 		held_max; /* bytes of publishes that wait on one shard for another one, for memory, or for a stream being made */
 };
 
-/* Opens every stream in the journal, replaying its log: with a line in the log every second. Damage refuses (-EBADMSG), with file and
+/* Opens every stream in the journal, replaying its log: with a line in the log now and then. Damage refuses (-EBADMSG), with file and
  * byte in *ret_why (valid until the thread's next call here or of core/journal.h). The journal must not have been started. Main thread. */
 int streams_open(const struct streams_opts *opts, struct journal *j, struct streams **ret, const char **ret_why);
 /* 0, or -EINVAL: what is wrong with durability_rules, in *ret_why. Any thread. */

@@ -355,6 +355,12 @@ struct worker {
 
 struct reader;
 
+/* What the log is told while streams are being opened: now and then how far that is, and in the end one line, however many there are. */
+struct opening {
+	uint64_t frames, late; /* of the streams so far */
+	uint64_t began_ns, said_ns, pause_ns;
+};
+
 struct streams {
 	struct streams_opts opts;
 	char *rules;
@@ -368,6 +374,7 @@ struct streams {
 	struct stream_port *ports;              /* by shard */
 	struct worker keeper, reader;
 	struct reader *reading;
+	struct opening opening; /* the main thread's, until the streams are open */
 };
 
 /* ---- streams.c ---- */
@@ -381,6 +388,8 @@ struct stream_logs {
 int stream_logs_add(void *stream_logs, const char *name);
 /* Streams without any yet. NULL: out of memory, or of descriptors. */
 struct streams *streams_new(const struct streams_opts *opts, struct journal *j, uint32_t found);
+/* Whether to say how far the opening is: after a second, two more, four more... */
+bool opening_is_long(struct opening *o);
 enum stream_durability streams_durability_of(const struct streams *ss, struct span name);
 static inline struct span stream_name(const struct stream *s)
 {

@@ -27,7 +27,7 @@ static _Thread_local char why_text[256];
 struct recovery {
 	struct stream *s;
 	struct names key;
-	uint64_t bytes, frames, began_ns, said_ns;
+	uint64_t bytes, frames, began_ns;
 	uint64_t incarnation; /* 0: no state was found */
 	struct publisher_number *numbers;
 	bool wrong; /* why_text says what */
@@ -44,13 +44,9 @@ static int refuse(struct recovery *r, const struct jrecord *rec, const char *wha
 
 static void progress(struct recovery *r)
 {
-	uint64_t now = clock_mono_ns();
-
-	if (now - r->said_ns < NS_PER_S)
-		return;
-	r->said_ns = now;
-	log_info("stream \"%s\": %" PRIu64 " frames, %" PRIu64 " MB read in %.1f s", r->s->name, r->frames,
-		 r->bytes / 1000000, (double)(now - r->began_ns) / 1e9);
+	if (opening_is_long(&r->s->ss->opening))
+		log_info("stream \"%s\": %" PRIu64 " frames, %" PRIu64 " MB read in %.1f s", r->s->name, r->frames,
+			 r->bytes / 1000000, (double)(clock_mono_ns() - r->began_ns) / 1e9);
 }
 
 /* Before the frame at `pos` is taken in: begins a block if one is due. 0 or -ENOMEM. */
@@ -284,7 +280,6 @@ static int open_log(struct stream *s, const char **ret_why)
 	};
 	int err;
 
-	r.said_ns = r.began_ns;
 	stream_log_name(name, stream_name(s));
 	err = journal_log_open(s->ss->journal, &lo, &s->log, ret_why);
 	free(r.numbers);
@@ -296,7 +291,9 @@ static int open_log(struct stream *s, const char **ret_why)
 	s->log_incarnation = r.incarnation;
 	if (jlog_record_max(s->log) - RECORD_HEAD < s->record_max)
 		s->record_max = jlog_record_max(s->log) - RECORD_HEAD;
-	if (r.frames > 0)
+	s->ss->opening.frames += r.frames;
+	s->ss->opening.late += o->late.count;
+	if (clock_mono_ns() - r.began_ns >= NS_PER_S)
 		log_info("stream \"%s\": %" PRIu64 " frames up to offset %" PRIu64 ", %" PRIu64
 			 " of them out of order, in %.2f s",
 			 s->name, r.frames, o->next_offset - 1, o->late.count,

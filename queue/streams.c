@@ -3,6 +3,7 @@
  * Streams live in an array of pointers that never moves; they are added by the main thread at start and by the keeper afterwards, and never removed.
  */
 #include "queue/stream_impl.h"
+#include "core/base/clock.h"
 #include "core/base/log.h"
 #include "queue/sequence.h"
 
@@ -168,6 +169,17 @@ static int open_one(struct streams *ss, const char *log, uint32_t others, const 
 	return err;
 }
 
+bool opening_is_long(struct opening *o)
+{
+	uint64_t now = clock_mono_ns();
+
+	if (now - o->said_ns < o->pause_ns)
+		return false;
+	o->said_ns = now;
+	o->pause_ns *= 2;
+	return true;
+}
+
 /* First of all those whose folder is gone, which is refused. */
 static int open_found(struct streams *ss, const struct stream_logs *f, const char **ret_why)
 {
@@ -176,8 +188,14 @@ static int open_found(struct streams *ss, const struct stream_logs *f, const cha
 
 	if (err == 0 && missing.count > 0)
 		err = open_one(ss, missing.log, missing.count - 1, ret_why);
-	for (uint32_t i = 0; i < f->n && err == 0; i++)
+	for (uint32_t i = 0; i < f->n && err == 0; i++) {
 		err = open_one(ss, f->name[i], 0, ret_why);
+		if (opening_is_long(&ss->opening))
+			log_info("%" PRIu32 " of %" PRIu32 " streams are open", i + 1, f->n);
+	}
+	if (err == 0 && f->n > 0)
+		log_info("%" PRIu32 " streams: %" PRIu64 " frames, %" PRIu64 " of them out of order, in %.2f s", f->n,
+			 ss->opening.frames, ss->opening.late, (double)(clock_mono_ns() - ss->opening.began_ns) / 1e9);
 	return err;
 }
 
@@ -239,6 +257,8 @@ static struct streams *alloc_streams(const struct streams_opts *opts, struct jou
 	memset(ss, 0, sizeof *ss);
 	ss->opts = *opts;
 	ss->journal = j;
+	ss->opening.began_ns = ss->opening.said_ns = clock_mono_ns();
+	ss->opening.pause_ns = NS_PER_S;
 	ss->keeper.bell.fd = ss->reader.bell.fd = -1;
 	return ss;
 }

@@ -491,7 +491,8 @@ static void write_unregistered(struct record *rec, const char *text)
 	pthread_mutex_unlock(&g.lock);
 }
 
-static void put_line(enum log_level level, unsigned long long more, const char *fmt, va_list ap)
+__attribute__((format(printf, 3, 0))) static void put_line(enum log_level level, unsigned long long more,
+							   const char *fmt, va_list ap)
 {
 	/* A few bytes more than a line: escaping never shortens, so a text that is cut here is cut again, with its
 	 * mark, by escape. */

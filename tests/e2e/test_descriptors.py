@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import pytest
 
@@ -88,8 +89,9 @@ def test_idle_connections_take_no_descriptor_of_the_journal(limited):
 
 
 def test_waiting_for_a_descriptor_costs_no_time(limited):
-    """Connections that wait for a descriptor are looked at ten times a second, and not all the time."""
+    """Connections that wait for a descriptor are looked at ten times a second, and not all the time; and the log is not told each time."""
     d = limited(64, SHARDS=1)
+    began = time.monotonic()
     d.start()
     clients = [d.connect() for _ in range(100)]
     appliance.wait_until(lambda: "accept:" in d.log(), "the lack of descriptors to be noticed")
@@ -97,6 +99,7 @@ def test_waiting_for_a_descriptor_costs_no_time(limited):
     waits = d.stats()["total"]["accept_errors"]
     appliance.wait_until(lambda: d.stats()["total"]["accept_errors"] >= waits + 10, "ten looks")
     assert d.stats()["total"]["turns"] - before < 300
+    assert d.log().count("accept:") <= time.monotonic() - began + 1
     for c in clients:
         c.close()
 

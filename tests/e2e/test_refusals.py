@@ -294,3 +294,26 @@ def test_refusals_are_logged_once_a_burst(daemon):
     assert 2 <= len(lines) <= seconds + 3
     assert sum(map(int, lines)) + len(lines) == 2001
     assert 1 <= len(re.findall(r"refused \(invalid\)", d.log())) <= seconds + 3
+
+
+def test_repeated_lines_have_one_limit_for_all_shards(daemon):
+    """Each shard wrote its own line a second; what somebody sends who speaks no protocol at all counts, too."""
+    d = daemon(SHARDS=4)
+    began = time.monotonic()
+    for i in range(400):
+        with d.connect() as s:
+            s.sendall(b"\xff\xfe nonsense")
+            try:
+                while s.recv(1024):
+                    pass
+            except OSError:
+                pass
+    appliance.wait_until(lambda: d.stats()["refusals"]["by_reason"]["protocol"] == 400, "all to be counted")
+    seconds = time.monotonic() - began
+    time.sleep(1.1)
+    with d.connect() as s:
+        s.sendall(b"\xff\xfe nonsense")
+    found = appliance.wait_until(lambda: re.findall(r"closing .*\((\d+) more such", d.log())[1:] and
+                                 re.findall(r"closing .*\((\d+) more such", d.log()), "the line that tells of the others")
+    assert len(found) <= seconds + 3
+    appliance.wait_until(lambda: sum(int(n) + 1 for n in re.findall(r"closing .*\((\d+) more such", d.log())) == 401, "all to be told of")

@@ -65,7 +65,7 @@ def test_a_stop_does_not_wait_for_the_reader_of_standard_error(daemon, full):
 
 def test_many_streams_start_beside_a_log_that_nobody_reads(daemon, full):
     """A line a stream filled the pipe, and the daemon could not be stopped any more."""
-    names = [f"s{i}" for i in range(400)]
+    names = [f"s{i}" for i in range(200)]
     d = daemon(FEED_STREAMS_MAX=len(names))
     with native.Client(d) as c:
         for i in range(0, len(names), 100):
@@ -77,11 +77,11 @@ def test_many_streams_start_beside_a_log_that_nobody_reads(daemon, full):
     d.start()
     log = d.log_since_start()
     assert len(log.splitlines()) < 30, log
-    assert "400 streams" in log
+    assert "200 streams: 200 frames" in log
     d.stop()
     launch(d, stderr=full.writer)
     wait_served(d)
-    assert len(d.stats()["feed"]["streams"]) > 0
+    assert d.stats()["streams"]["count"] == len(names)
     d.stop()
 
 
@@ -118,9 +118,9 @@ def test_the_manager_is_not_waited_for(daemon, tmp_path):
         d.stop()
 
 
-@pytest.mark.parametrize("command", [["top", "--interval", "0.01"], ["load", "--duration", "0.2"], ["load", "--live", "--duration", "600"],
+@pytest.mark.parametrize("command", [["top", "--interval", "50ms"], ["load", "--duration", "0.2"], ["load", "--live", "--duration", "600"],
                                      ["subscribe", "--stream", "s"], ["next", "--count", "1000000"]])
-def test_a_signal_ends_a_tool_whose_output_nobody_reads(daemon, full, command):
+def test_signals_end_a_tool_whose_output_nobody_reads(daemon, full, command):
     d = daemon(SHARDS=1)
     with native.Client(d) as c:
         c.send(b"".join(request(i + 1, field(1, b"s") + field(3, bytes(100000)), method=PUBLISH) for i in range(4)))
@@ -132,8 +132,10 @@ def test_a_signal_ends_a_tool_whose_output_nobody_reads(daemon, full, command):
     calls = lambda: d.stats()["total"]["connections_accepted"]  # noqa: E731
     appliance.wait_until(lambda: calls() >= 2, "the tool to be connected")
     time.sleep(0.5)  # for it to get stuck; it need not
-    tool.send_signal(signal.SIGTERM)
     try:
+        for _ in range(2):  # the first one may ask for a report, for which it then waits
+            tool.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
         tool.wait(appliance.PATIENCE_S)
     finally:
         tool.kill()

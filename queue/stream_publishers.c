@@ -175,6 +175,7 @@ void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint
 		    int64_t timestamp)
 {
 	struct publisher *p = find(ps, hash, name);
+	bool walked = p != NULL && ps->walk == p;
 
 	CHECK(p != NULL);
 	if (p->count == p->cap || p->count == ps->numbers_max)
@@ -186,6 +187,8 @@ void publishers_add(struct publishers *ps, uint64_t hash, struct span name, uint
 		p->max = number;
 	unlink_use(ps, p);
 	link_use(ps, p);
+	if (walked && ps->walk == NULL) /* it was the newest before, too */
+		ps->walk = p;
 	if (ps->count > ps->max) /* by one */
 		forget(ps, ps->oldest);
 }

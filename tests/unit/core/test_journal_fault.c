@@ -859,8 +859,23 @@ static void remove_newest(struct sim *sim, int log, uint64_t newest, char want[1
 	}
 }
 
+/* As an older version wrote them: no note says that the segment before the newest one was
+ * sealed. */
+static void unseal(struct sim *sim, int log, uint64_t newest)
+{
+	char path[80];
+	struct sim_file *f;
+
+	snprintf(path, sizeof path, "%s/%016llx", log == 0 ? "ids" : "stream.a-1", (unsigned long long)newest - 1);
+	f = sim_content(sim, path);
+	assert_non_null(f);
+	memset(f->now + JF_NOTE_AT, 0, JF_SECTOR);
+	memset(f->safe + JF_NOTE_AT, 0, JF_SECTOR);
+}
+
 /* What its records said was lost without a word: the file before it says that there has to be one.
- * `how` the process ended: closed; killed, and all that it wrote is there; the power went. */
+ * `how` the process ended: closed; killed, and all that it wrote is there; the power went; the
+ * same, in an older version. */
 static void a_missing_newest_segment_is_refused(void **state)
 {
 	static struct rig r;
@@ -868,7 +883,7 @@ static void a_missing_newest_segment_is_refused(void **state)
 	char want[140];
 
 	(void)state;
-	for (unsigned how = 0; how < 3; how++) {
+	for (unsigned how = 0; how < 4; how++) {
 		for (unsigned round = 0; round < 12; round++) {
 			int log = (int)(round % RIG_LOGS);
 			uint64_t newest;
@@ -887,9 +902,11 @@ static void a_missing_newest_segment_is_refused(void **state)
 			else
 				rig_kill(&r);
 			sim.dead = sim.locked = false;
-			if (how == 2)
+			if (how >= 2)
 				sim_crash(&sim, SIM_KEEP_NONE, 0);
-			if (round % 2) {
+			if (how == 3)
+				unseal(&sim, log, newest);
+			if (round % 2 || how == 3) {
 				assert_int_equal(rig_open(&r), 0);
 				rig_kill(&r);
 				sim.dead = sim.locked = false;

@@ -117,9 +117,12 @@ static inline void rig_close(bool clean)
 
 	if (!clean)
 		rig.sim.dead = true;
-	if (journal_close(rig.j) != 0 && clean)
+	if (journal_close(rig.j) != 0 && clean && !rig.sim.dead)
 		fail_msg("the journal could not be closed");
-	rig.sim.dead = was;
+	if (clean && rig.sim.dead) /* the plug was pulled meanwhile */
+		clean = false;
+	else
+		rig.sim.dead = was;
 	for (unsigned i = 0; i < rig.opts.shards; i++) {
 		streams_view_free(rig.view[i]);
 		doorbell_done(&rig.bell[i]);

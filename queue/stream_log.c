@@ -272,12 +272,20 @@ static enum stream_error append_new(struct stream *s, struct frame *f, uint64_t 
 	return STREAM_E_OK;
 }
 
+/* The server's clock, but never below a timestamp that it has given in this stream: the clock may have been set back. */
+static int64_t server_time(const struct stream_own *o)
+{
+	int64_t now = clock_wall_ns();
+
+	return now > o->server_ts ? now : o->server_ts;
+}
+
 enum stream_error stream_append(struct stream *s, const struct stream_request *r, struct stream_answer *ret)
 {
 	struct stream_own *o = &s->own;
 	struct frame f = {
 		.seq_no = r->seq_no,
-		.timestamp = r->timestamp ? r->timestamp : clock_wall_ns(),
+		.timestamp = r->timestamp ? r->timestamp : server_time(o),
 		.offset = o->next_offset,
 		.payload = r->payload,
 		.publisher = r->publisher,
@@ -308,7 +316,7 @@ enum stream_error stream_append(struct stream *s, const struct stream_request *r
 	e = append_new(s, &f, hash);
 	if (e != STREAM_E_OK)
 		return e;
-	if (r->timestamp == 0 && f.timestamp > o->server_ts)
+	if (r->timestamp == 0)
 		o->server_ts = f.timestamp;
 	*ret = answer;
 	return STREAM_E_OK;

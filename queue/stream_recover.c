@@ -28,6 +28,7 @@ struct recovery {
 	struct stream *s;
 	struct names key;
 	uint64_t bytes, frames, began_ns;
+	int64_t wall_ns;      /* now */
 	uint64_t incarnation; /* 0: no state was found */
 	struct publisher_number *numbers;
 	bool wrong; /* why_text says what */
@@ -126,6 +127,15 @@ static int recover_head(struct recovery *r, const struct jrecord *rec)
 	return 0;
 }
 
+/* A record of an older version does not say which timestamps the server gave. One that lies ahead is a publisher's. */
+static void recover_time(struct recovery *r, int64_t timestamp)
+{
+	struct stream_own *o = &r->s->own;
+
+	if (timestamp > o->server_ts && timestamp <= r->wall_ns)
+		o->server_ts = timestamp;
+}
+
 static int recover_frames(struct recovery *r, const struct jrecord *rec)
 {
 	struct stream_own *o = &r->s->own;
@@ -146,6 +156,8 @@ static int recover_frames(struct recovery *r, const struct jrecord *rec)
 		err = recover_block(o, rec, pos);
 		if (err == 0)
 			err = recover_frame(r, &f, pos, size);
+		if (head == RECORD_HEAD_1)
+			recover_time(r, f.timestamp);
 		if (err != 0)
 			return err;
 		pos += size;
@@ -280,6 +292,7 @@ static int open_log(struct stream *s, const char **ret_why)
 	};
 	int err;
 
+	r.wall_ns = clock_wall_ns();
 	stream_log_name(name, stream_name(s));
 	err = journal_log_open(s->ss->journal, &lo, &s->log, ret_why);
 	free(r.numbers);

@@ -136,9 +136,11 @@ static bool time_get(const char *s, int64_t *ret)
 		end = strptime(end + 1, "%H:%M:%SZ", &tm);
 	if (!end || *end)
 		return false;
+	struct tm asked = tm;
 	time_t t = timegm(&tm);
 	*ret = t;
-	return t > 0;
+	/* timegm makes 2 March of 30 February; the file is to say what it means. */
+	return t > 0 && tm.tm_mday == asked.tm_mday && tm.tm_mon == asked.tm_mon && tm.tm_sec == asked.tm_sec;
 }
 
 /* Numbers 0 and 1 mean something else. */

@@ -286,6 +286,36 @@ def test_a_subscription_ends_with_its_right(guarded, rules):
         assert a.status == PERMISSION_DENIED and "subscribe:ticks.a" in a.text
 
 
+def test_a_subscriber_that_does_not_read_loses_its_right_too(daemon, rules):
+    """The stream of one that takes nothing ends within STALL_TIMEOUT, and what is published after the right was taken never reaches it."""
+    d = daemon(SHARDS=2, ACCESS_FILE=rules, STALL_TIMEOUT_MS=3000)
+    publisher = native.Client(d)
+    publisher.send(native.frame(AUTH, 0, b"t-root"))
+
+    def publish(number, payload):
+        publisher.send(native.request(number, b"\x0a\x07ticks.a\x1a" + bytes([len(payload)]) + payload, method=3))  # Feed.Publish
+        assert publisher.get().status == 0
+
+    with Connection(d, INITIAL_WINDOW_SIZE=10) as c:
+        c.send(frame(HEADERS, END_HEADERS, 1, h2raw.request_block("/ordinal.v1.Feed/Subscribe", bearer("t-feeder"))))
+        c.send(frame(DATA, END_STREAM, 1, message(b"\x0a\x07ticks.a")))
+        publish(1, b"before")
+        while 1 not in c.answers or len(c.answers[1].data) < 10:
+            assert c.get() is not None
+        reload_rules(d, f"feeder {digest('t-feeder')} publish:ticks.*\nroot {digest('t-root')} admin\n", rules)
+
+        def is_told():
+            return refusals(d)["by_reason"].get("permission_denied", 0) > 0
+        wait_until(is_told, "the subscriber to lose its right")
+        publish(2, b"after it was taken")
+        c.send(h2raw.window_update(1, 1 << 20))
+        a = c.answer(1)
+        assert b"after it was taken" not in a.data
+        assert a.reset is not None or (a.status == PERMISSION_DENIED and "subscribe:ticks.a" in a.text)
+        wait_until(lambda: d.stats()["total"]["calls_live"] == 0, "the call to be gone")
+    publisher.close()
+
+
 @pytest.mark.parametrize("bad,word", [("", "no rule"), ("x", "no credential"), (f"a {digest('x')} fly:*", "is no right")])
 def test_bad_rules_change_nothing(guarded, rules, bad, word):
     reload_rules(guarded, bad, rules, said="rules of access in force stay")

@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <openssl/crypto.h>
@@ -28,6 +31,17 @@ int CRYPTO_memcmp(const void *a, const void *b, size_t n)
 	for (size_t i = 0; i < n; i++)
 		differs |= x[i] ^ y[i];
 	return differs;
+}
+
+/* The wall clock, in nanoseconds: this stands in for libc's function of the same name. 0: the true one. */
+static int64_t wall_ns;
+
+int clock_gettime(clockid_t clock, struct timespec *ret)
+{
+	if (clock != CLOCK_REALTIME || wall_ns == 0)
+		return (int)syscall(SYS_clock_gettime, clock, ret);
+	*ret = (struct timespec){.tv_sec = wall_ns / 1000000000, .tv_nsec = wall_ns % 1000000000};
+	return 0;
 }
 
 static struct span text(const char *s)
@@ -119,6 +133,33 @@ static void test_a_principal_ends(void **state)
 	access_put(a);
 }
 
+/* The end is the second that the file names, and not the one before or after. */
+static void test_a_principal_ends_to_the_second(void **state)
+{
+	static const struct {
+		const char *until;
+		int64_t s;
+	} ends[] = {
+		{"2027-01-31T12:00:00Z", 1801396800},
+		{"2027-01-31", 1801353600},
+		{"2028-02-29T23:59:59Z", 1835481599},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
+		char line[200];
+		snprintf(line, sizeof line, "a sha256:" SECRET " until:%s ids:*", ends[i].until);
+		struct access *a = parse(line);
+		uint64_t who = access_who_token(a, text("secret"));
+		wall_ns = ends[i].s * 1000000000 - 1;
+		assert_int_equal(access_check(a, who, ACCESS_IDS, text("x")), ACCESS_OK);
+		assert_int_equal(access_check_known(a, who), ACCESS_OK);
+		wall_ns = ends[i].s * 1000000000;
+		assert_int_equal(access_check(a, who, ACCESS_IDS, text("x")), ACCESS_EXPIRED);
+		assert_int_equal(access_check_known(a, who), ACCESS_EXPIRED);
+		wall_ns = 0;
+		access_put(a);
+	}
+}
+
 /* Whoever was let in under one set of rules is who he was under the next, or nobody. */
 static void test_numbers_outlive_a_reload(void **state)
 {
@@ -148,6 +189,9 @@ static void test_files_that_are_refused(void **state)
 	refused("a sha256:" SECRET " statsx", "no right");
 	refused("a sha256:" SECRET " until:tomorrow", "until:");
 	refused("a sha256:" SECRET " until:2027-13-01", "until:");
+	refused("a sha256:" SECRET " until:2027-02-29", "until:");
+	refused("a sha256:" SECRET " until:2027-04-31T12:00:00Z", "until:");
+	refused("a sha256:" SECRET " until:2027-04-30T12:00:60Z", "until:");
 	refused("a sha256:" SECRET " until:2027-01-31T12:00:00", "until:");
 	refused("a \"sha256:" SECRET " ids:*", "quote");
 	refused("a sha256:" SECRET " ids:\x01", "control character");
@@ -286,6 +330,7 @@ int main(void)
 		cmocka_unit_test(test_wrong_tokens_are_nobodys),
 		cmocka_unit_test(test_certificates_and_tokens_are_apart),
 		cmocka_unit_test(test_a_principal_ends),
+		cmocka_unit_test(test_a_principal_ends_to_the_second),
 		cmocka_unit_test(test_numbers_outlive_a_reload),
 		cmocka_unit_test(test_files_that_are_refused),
 		cmocka_unit_test(test_files_that_cannot_be_read),

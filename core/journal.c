@@ -403,7 +403,7 @@ static struct jlog *alloc_log(struct journal *j, const struct jlog_opts *opts)
 	log->segment_bytes = (opts->segment_bytes + JF_BLOCK - 1) & ~(JF_BLOCK - 1);
 	log->epoch = j->super.epoch;
 	log->salt = jf_salt(j->super.id, opts->name);
-	log->must_exist = manifest_has(j, opts->name, &log->birth);
+	log->must_exist = manifest_has(j, opts->name, &log->birth) && !j->replacing;
 	memcpy(log->name, opts->name, strlen(opts->name) + 1);
 	pthread_mutex_init(&log->lock, NULL);
 	return log;
@@ -432,8 +432,7 @@ static int grow_buf(struct journal *j, const struct jlog *log)
 	return 0;
 }
 
-/* Under open_lock. */
-static int open_log(struct journal *j, const struct jlog_opts *opts, struct jlog **ret, struct jio *io)
+int journal_open_log(struct journal *j, const struct jlog_opts *opts, struct jlog **ret, struct jio *io)
 {
 	struct jlog *log;
 	int err;
@@ -472,7 +471,7 @@ int journal_log_open(struct journal *j, const struct jlog_opts *opts, struct jlo
 	if (err != 0)
 		jio_fail(&io, err, opts->name, "not opened: the journal has failed");
 	else
-		err = open_log(j, opts, ret, &io);
+		err = journal_open_log(j, opts, ret, &io);
 	if (io.sync_failed)
 		journal_fail(j, err, io.why);
 	pthread_mutex_unlock(&j->open_lock);

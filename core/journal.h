@@ -142,10 +142,10 @@ struct jlog_opts {
 	 * that value. Records in segments that a trim has dropped are never shown, whether their
 	 * files are still there or not. */
 	int (*replay)(void *ctx, const struct jrecord *rec);
-	/* NULL, or called once after the replay, before anybody else sees the log. 0: nothing is to
-	 * be done; 1: *ret (its type, mark and bytes) is appended, and durable when
-	 * journal_log_open returns; -errno stops the opening. `mark` is the last recovered one: a
-	 * log whose records a trim has all dropped still knows it. */
+	/* NULL, or called after the replay, before anybody else sees the log. 0: nothing is to be
+	 * done; 1: *ret (its type, mark and bytes) is appended, and `opened` is called again; all is
+	 * durable when journal_log_open returns; -errno stops the opening. `mark` is the last one:
+	 * a log whose records a trim has all dropped still knows it. */
 	int (*opened)(void *ctx, uint64_t mark, struct jappend *ret);
 	void *ctx;
 	enum jlog_durability durability;
@@ -166,6 +166,17 @@ int journal_log_remove(struct journal *j, const char *name, const char **ret_why
  * there was no folder). Put back under its name, it is a log again. */
 int journal_log_set_aside(struct journal *j, const char *name, const char *stamp, char *ret_path, size_t cap,
 			  const char **ret_why);
+
+/* Puts a new log in the place of one that is lost or damaged. What is left of the old one is set aside (ret_path as above).
+ * The new one holds what opts->opened gives. A crash before it returns 0 leaves the log refused (-ENOENT) until this
+ * is called again. JOURNAL_REPAIR. -EBUSY: it is open. Main thread. */
+int journal_log_replace(struct journal *j, const struct jlog_opts *opts, const char *stamp, char *ret_path, size_t cap,
+			struct jlog **ret, const char **ret_why);
+/* Calls `each` for every record that is still whole in the segments of a log, whatever is damaged or missing around it, and
+ * in those of logs of this name that were set aside; in no useful order, and records that were trimmed as well. For what
+ * can be known of a log that does not open. Non-zero from `each` ends it with that value. Any thread. */
+int journal_log_salvage(struct journal *j, const char *name, int (*each)(void *ctx, const struct jrecord *rec),
+			void *ctx, const char **ret_why);
 
 /* A way in for one appending thread. `bell` is rung (if its owner sleeps) whenever a mark of a log that this port
  * appended to since the last ring has been published, and when the journal has failed. At least `depth` requests

@@ -9,6 +9,7 @@
  *   journal_recover.c  opening a log: scan, tell a torn tail from damage, cut
  *   journal_read.c     readers' side
  *   journal_manifest.c which logs must be there;  journal_remove.c  taking one out
+ *   journal_salvage.c  what can be read of one that does not open
  *   journal_probe.c    which way to durability is fastest here
  *   journal_format.c   bytes;  journal_disk.c  the file system
  */
@@ -164,9 +165,12 @@ struct jmanifest {
 	size_t tail, filled; /* bytes: of header and records; of the file */
 };
 
+#define JLOG_BIRTH_NONE UINT32_MAX /* an entry of a log that is being replaced */
+
 struct journal {
 	struct journal_opts opts;
 	struct jmanifest manifest;
+	bool replacing; /* journal_log_replace is making the log anew: under open_lock */
 	struct journal_disk disk, own_disk;
 	int lock_fd;
 	enum journal_method method;
@@ -219,6 +223,8 @@ int journal_fail(struct journal *j, int err, const char *what);
 int journal_raise_epoch(struct journal *j, struct jio *io, uint32_t seen);
 /* Writes the superblock as it is in memory, synced. As journal_raise_epoch. */
 int journal_write_super(struct journal *j, struct jio *io);
+/* As journal_log_open, under open_lock. */
+int journal_open_log(struct journal *j, const struct jlog_opts *opts, struct jlog **ret, struct jio *io);
 bool jlog_name_is_valid(const char *name);
 /* The calling thread's sentence for `ret_why`. */
 const char *journal_say(const struct jio *io);
@@ -336,7 +342,7 @@ int manifest_open(struct journal *j, struct jio *io);
 void manifest_done(struct journal *j);
 /* Whether the log is in it, with its birth. */
 bool manifest_has(const struct journal *j, const char *name, uint32_t *ret_birth);
-/* Durable when they return 0. Nothing is done for a log that is in it already, or is not in it. */
+/* Durable when they return 0. Nothing is done for a log that is in it already with this birth, or is not in it. */
 int manifest_add(struct journal *j, struct jio *io, const char *name, uint32_t birth);
 int manifest_remove(struct journal *j, struct jio *io, const char *name);
 /* Every entry; those whose folder is not there. Non-zero from `each` ends the walk with that value. */
@@ -344,6 +350,8 @@ int manifest_each(struct journal *j, int (*each)(void *ctx, const char *name), v
 int manifest_each_missing(struct journal *j, struct jio *io, int (*each)(void *ctx, const char *name), void *ctx);
 
 /* ---- journal_remove.c ---- */
+
+#define QUARANTINE_DIR ".quarantine"
 
 /* Unlinks what is left of logs that were removed. */
 void journal_sweep_removed(struct journal *j);

@@ -14,7 +14,8 @@
  * record that was not acknowledged can be missing unnoticed. 4. After a sync that failed nothing is written any more.
  *
  * An entry's birth is the journal's epoch when the log was made, or 0 if it is older than the manifest. All segments of
- * the log have that epoch or a higher one, so the files of an earlier log of the same name are told from its own.
+ * the log have that epoch or a higher one, so the files of an earlier log of the same name are told from its own. While
+ * a lost log is being replaced its entry's birth is higher than any epoch, so nothing that a crash leaves is taken for it.
  *
  * A data directory that was made before there were manifests gets one at its first opening, with every log that it has.
  *
@@ -211,6 +212,8 @@ static int take_record(struct journal *j, struct jio *io, struct image *img)
 	err = 0;
 	if (rec.type == JF_MANIFEST_ADD && e == NULL)
 		err = insert(j, name, n, load_le32(p + JF_RECORD_HEADER));
+	else if (rec.type == JF_MANIFEST_ADD)
+		e->birth = load_le32(p + JF_RECORD_HEADER);
 	else if (rec.type == JF_MANIFEST_REMOVE && e != NULL)
 		erase(j, e);
 	if (err != 0)
@@ -475,13 +478,22 @@ static int change(struct journal *j, struct jio *io, enum jf_manifest_type type,
 
 int manifest_add(struct journal *j, struct jio *io, const char *name, uint32_t birth)
 {
-	int err = insert(j, name, strlen(name), birth);
+	struct mentry *e = find(j, name);
+	uint32_t before = e != NULL ? e->birth : 0;
+	bool is_new = e == NULL;
+	int err;
 
-	if (err != 0)
-		return err == -EEXIST ? 0 : jio_fail(io, err, MANIFEST_FILE, "out of memory");
+	if (!is_new && before == birth)
+		return 0;
+	if (is_new && insert(j, name, strlen(name), birth) != 0)
+		return jio_fail(io, -ENOMEM, MANIFEST_FILE, "out of memory");
+	e = find(j, name);
+	e->birth = birth;
 	err = change(j, io, JF_MANIFEST_ADD, birth, name);
-	if (err != 0)
-		erase(j, find(j, name));
+	if (err != 0 && is_new)
+		erase(j, e);
+	else if (err != 0)
+		e->birth = before;
 	return err;
 }
 

@@ -750,12 +750,18 @@ static int append_opened(struct scan *s, const struct jappend *a)
 
 static int call_opened(struct scan *s)
 {
-	struct jappend a = {.log = s->log};
-	int asked = s->opts->opened != NULL ? s->opts->opened(s->opts->ctx, s->log->last_mark, &a) : 0;
+	int asked, err = 0;
 
-	if (asked < 0)
-		return jio_fail(s->io, asked, s->log->name, "refused after it was read");
-	return asked > 0 ? append_opened(s, &a) : 0;
+	do {
+		struct jappend a = {.log = s->log};
+
+		asked = s->opts->opened != NULL ? s->opts->opened(s->opts->ctx, s->log->last_mark, &a) : 0;
+		if (asked < 0)
+			return jio_fail(s->io, asked, s->log->name, "refused after it was read");
+		if (asked > 0)
+			err = append_opened(s, &a);
+	} while (asked > 0 && err == 0);
+	return err;
 }
 
 /* What follows when the log has been read: its user's record, and the notes of what was recovered. */
@@ -817,6 +823,8 @@ int jlog_recover(struct jlog *log, struct jio *io, const struct jlog_opts *opts)
 	bool made = false;
 	int err = 0;
 
+	if (log->must_exist && log->birth == JLOG_BIRTH_NONE)
+		return jio_fail(io, -ENOENT, log->name, "it was lost, and replacing it was begun and not finished");
 	if (!log->must_exist && !checking) {
 		err = jio_mkdir(io, log->name, &made);
 		if (err == 0)

@@ -1,11 +1,14 @@
-/* Taking a log out of a journal: for good, or aside.
+/* Taking a log out of a journal: for good, or aside, or with a new one in its place.
  *
  *   removed:    REMOVE in the manifest, synced --> NAME renamed to .removed/NAME-EPOCH, synced --> its files unlinked
  *   set aside:  REMOVE in the manifest, synced --> NAME renamed to .quarantine/NAME-STAMP, synced
+ *   replaced:   ADD without a birth, synced --> the old folder set aside --> the new log made, with what it is to hold,
+ *               synced --> ADD with its birth, synced
  *
  * Invariants: 1. A log without an entry that still has its folder is a log (see journal_manifest.c), so a crash before
  * the rename has changed nothing; after the rename, the log is gone. There is no state between in which the log is half
- * there, or in which the next opening misses it. 2. What is in .removed is nobody's: the next opening unlinks it.
+ * there, or in which the next opening misses it. 2. What is in .removed is nobody's: the next opening unlinks it. 3. A log
+ * that is being replaced is refused until the new one is whole.
  *
  * Any thread, under open_lock; the main thread, while it opens the journal.
  */
@@ -17,7 +20,6 @@
 #include <string.h>
 
 #define REMOVED_DIR ".removed"
-#define QUARANTINE_DIR ".quarantine"
 #define NAMESAKES_MAX 100u
 #define OUT_PATH_MAX (2u * JPATH_MAX)
 
@@ -133,19 +135,30 @@ static int move_out(struct jio *io, const char *name, const char *dir, const cha
 	return err != 0 ? err : jio_sync_dir(io, "");
 }
 
-/* Under open_lock. */
-static int take_out(struct journal *j, struct jio *io, const char *name, const char *dir, const char *suffix,
-		    char ret_path[OUT_PATH_MAX])
+static int may_take_out(struct journal *j, struct jio *io, const char *name)
 {
-	int err;
-
 	if (j->opts.mode == JOURNAL_CHECK || !jlog_name_is_valid(name))
 		return jio_fail(io, -EINVAL, "", "no log can be taken out: \"%.64s\"", name);
 	for (const struct jlog *log = j->opened; log != NULL; log = log->opened_next)
 		if (strcmp(log->name, name) == 0)
 			return jio_fail(io, -EBUSY, name, "this log is open");
-	err = manifest_remove(j, io, name);
+	return 0;
+}
+
+/* Under open_lock. */
+static int take_out(struct journal *j, struct jio *io, const char *name, const char *dir, const char *suffix,
+		    char ret_path[OUT_PATH_MAX])
+{
+	int err = may_take_out(j, io, name);
+
+	if (err == 0)
+		err = manifest_remove(j, io, name);
 	return err != 0 ? err : move_out(io, name, dir, suffix, ret_path);
+}
+
+static void say_path(const struct journal *j, const char *path, char *ret, size_t cap)
+{
+	snprintf(ret, cap, "%s%s%s", *path != '\0' ? j->disk.root : "", *path != '\0' ? "/" : "", path);
 }
 
 int journal_log_remove(struct journal *j, const char *name, const char **ret_why)
@@ -180,7 +193,44 @@ int journal_log_set_aside(struct journal *j, const char *name, const char *stamp
 		journal_fail(j, err, io.why);
 	pthread_mutex_unlock(&j->open_lock);
 	if (err == 0)
-		snprintf(ret_path, cap, "%s%s%s", *path != '\0' ? j->disk.root : "", *path != '\0' ? "/" : "", path);
+		say_path(j, path, ret_path, cap);
+	else if (ret_why != NULL)
+		*ret_why = journal_say(&io);
+	return err;
+}
+
+/* Under open_lock. */
+static int replace(struct journal *j, struct jio *io, const struct jlog_opts *opts, const char *stamp,
+		   char ret_path[OUT_PATH_MAX], struct jlog **ret)
+{
+	int err = may_take_out(j, io, opts->name);
+
+	if (err == 0)
+		err = manifest_add(j, io, opts->name, JLOG_BIRTH_NONE);
+	if (err == 0)
+		err = move_out(io, opts->name, QUARANTINE_DIR, stamp, ret_path);
+	if (err != 0)
+		return err;
+	j->replacing = true;
+	err = journal_open_log(j, opts, ret, io);
+	j->replacing = false;
+	return err;
+}
+
+int journal_log_replace(struct journal *j, const struct jlog_opts *opts, const char *stamp, char *ret_path, size_t cap,
+			struct jlog **ret, const char **ret_why)
+{
+	struct jio io = {.d = &j->disk};
+	char path[OUT_PATH_MAX] = "";
+	int err;
+
+	pthread_mutex_lock(&j->open_lock);
+	err = replace(j, &io, opts, stamp, path, ret);
+	if (io.sync_failed)
+		journal_fail(j, err, io.why);
+	pthread_mutex_unlock(&j->open_lock);
+	if (err == 0)
+		say_path(j, path, ret_path, cap);
 	else if (ret_why != NULL)
 		*ret_why = journal_say(&io);
 	return err;

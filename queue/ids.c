@@ -7,6 +7,7 @@
  * Runs on the main thread, but for the small getters at the end.
  */
 #include "queue/ids.h"
+#include "queue/ids_found.h"
 #include "queue/ids_record.h"
 #include "queue/ids_shared.h"
 #include "queue/incarnation.h"
@@ -32,62 +33,14 @@ void ids_unmap(void *p, size_t bytes)
 		munmap(p, bytes);
 }
 
-struct found {
-	uint64_t position, incarnation;
-	uint32_t name_len;
-	char name[SEQUENCE_NAME_MAX];
-};
-
 /* What the replay has found so far. */
 struct recovery {
-	struct found *found;
-	uint32_t count, room;
-	struct names names;
+	struct ids_found found;
+	uint64_t others; /* where sequences begin that have no entry */
 	const char *why;
 };
 
-static struct span recovery_name(const void *ctx, uint32_t index)
-{
-	const struct found *f = &((const struct recovery *)ctx)->found[index];
-
-	return (struct span){(const uint8_t *)f->name, f->name_len};
-}
-
-static int recovery_slot(struct recovery *r, struct span name, struct found **ret)
-{
-	uint64_t hash = names_hash(&r->names, name);
-	struct found *found;
-	uint32_t index;
-	int rc;
-
-	if (names_find(&r->names, hash, name, &index)) {
-		*ret = &r->found[index];
-		return 0;
-	}
-	if (r->count == r->room) {
-		uint32_t room = r->room ? 2 * r->room : 64;
-
-		found = reallocarray(r->found, room, sizeof *found);
-		if (found == NULL)
-			return -ENOMEM;
-		r->found = found;
-		r->room = room;
-	}
-	found = &r->found[r->count];
-	found->position = 1; /* the first ID */
-	found->incarnation = 0;
-	found->name_len = (uint32_t)name.n;
-	if (name.n != 0)
-		memcpy(found->name, name.p, name.n);
-	rc = names_add(&r->names, hash, r->count);
-	if (rc != 0)
-		return rc;
-	r->count++;
-	*ret = found;
-	return 0;
-}
-
-static void recovery_take(struct found *found, uint32_t type, const struct ids_fact *f)
+static void recovery_take(struct found_sequence *found, uint32_t type, const struct ids_fact *f)
 {
 	bool exact = type == IDS_RECORD_STAND || type == IDS_RECORD_OLD_STAND;
 
@@ -110,7 +63,7 @@ static int recovery_replay(void *ctx, const struct jrecord *rec)
 		return -EBADMSG;
 	}
 	do {
-		struct found *found;
+		struct found_sequence *found;
 		struct ids_fact f;
 		int rc;
 
@@ -118,7 +71,11 @@ static int recovery_replay(void *ctx, const struct jrecord *rec)
 			r->why = "the ids log has a malformed record";
 			return -EBADMSG;
 		}
-		rc = recovery_slot(r, f.name, &found);
+		if (f.others) {
+			r->others = f.value > r->others ? f.value : r->others;
+			continue;
+		}
+		rc = ids_found_slot(&r->found, f.name, &found);
 		if (rc != 0) {
 			r->why = "out of memory while reading the ids log";
 			return rc;
@@ -131,28 +88,31 @@ static int recovery_replay(void *ctx, const struct jrecord *rec)
 /* Whether some sequence is known from records that say no incarnation alone. */
 static bool recovery_is_old(const struct recovery *r)
 {
-	for (uint32_t i = 0; i < r->count; i++)
-		if (r->found[i].incarnation == 0 && (i > 0 || r->found[i].position > 1))
+	for (uint32_t i = 0; i < r->found.count; i++)
+		if (r->found.v[i].incarnation == 0 && (i > 0 || r->found.v[i].position > 1))
 			return true;
 	return false;
 }
 
 static int ids_open_sequences(struct ids *ids, const struct recovery *r)
 {
-	ids->capacity = ids->opts.sequences_max > r->count ? ids->opts.sequences_max : r->count;
+	ids->capacity = ids->opts.sequences_max > r->found.count ? ids->opts.sequences_max : r->found.count;
 	ids->sequences = ids_map(ids->capacity * sizeof *ids->sequences);
 	if (ids->sequences == NULL)
 		return -ENOMEM;
-	for (uint32_t i = 0; i < r->count; i++) {
+	ids->others = r->others;
+	for (uint32_t i = 0; i < r->found.count; i++) {
+		const struct found_sequence *f = &r->found.v[i];
 		struct sequence *s = &ids->sequences[i];
+		uint64_t position = f->incarnation != 0 || f->position > r->others ? f->position : r->others;
 
-		memcpy(s->name, r->found[i].name, r->found[i].name_len);
-		s->name_len = r->found[i].name_len;
-		s->incarnation = r->found[i].incarnation ? r->found[i].incarnation : incarnation_new();
-		atomic_init(&s->next, r->found[i].position);
-		atomic_init(&s->durable_end, r->found[i].position);
+		memcpy(s->name, f->name, f->name_len);
+		s->name_len = f->name_len;
+		s->incarnation = f->incarnation ? f->incarnation : incarnation_new();
+		atomic_init(&s->next, position);
+		atomic_init(&s->durable_end, position);
 	}
-	atomic_init(&ids->count, r->count);
+	atomic_init(&ids->count, r->found.count);
 	return 0;
 }
 
@@ -213,12 +173,12 @@ static const char *ids_missing(const char *journal_why)
 
 int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, const char **ret_why)
 {
-	struct recovery r = {.why = NULL};
+	struct recovery r = {.others = 1}; /* the first ID */
 	struct jlog_opts log_opts = {
 		.name = IDS_LOG, .segment_bytes = PRODUCER_SEGMENT_BYTES, .replay = recovery_replay, .ctx = &r};
 	struct journal_port *port;
 	const char *why = ids_opts_why(opts);
-	struct found *unnamed;
+	struct found_sequence *unnamed;
 	struct ids *ids = NULL;
 	int rc;
 
@@ -228,10 +188,10 @@ int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, c
 		return -EINVAL;
 	}
 	why = "out of memory";
-	rc = names_init(&r.names, NULL, recovery_name, &r);
+	rc = ids_found_init(&r.found);
 	if (rc != 0)
 		goto out;
-	rc = recovery_slot(&r, (struct span){NULL, 0}, &unnamed); /* slot 0 */
+	rc = ids_found_slot(&r.found, (struct span){NULL, 0}, &unnamed); /* slot 0 */
 	if (rc != 0)
 		goto out;
 	ids = aligned_alloc(SEQUENCE_ALIGN, (sizeof *ids + SEQUENCE_ALIGN - 1) / SEQUENCE_ALIGN * SEQUENCE_ALIGN);
@@ -243,7 +203,7 @@ int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, c
 	ids->opts = *opts;
 	ids->journal = j;
 	ids->bell.fd = -1;
-	memcpy(ids->hash_key, r.names.key, sizeof ids->hash_key);
+	memcpy(ids->hash_key, r.found.names.key, sizeof ids->hash_key);
 	rc = journal_log_open(j, &log_opts, &ids->log, &why);
 	if (rc != 0) {
 		why = r.why ? r.why : rc == -ENOENT ? ids_missing(why) : why;
@@ -267,8 +227,7 @@ int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, c
 	if (rc == 0 && recovery_is_old(&r))
 		producer_upgrade(ids->producer);
 out:
-	names_done(&r.names);
-	free(r.found);
+	ids_found_done(&r.found);
 	if (rc == 0) {
 		*ret = ids;
 		return 0;
@@ -277,6 +236,26 @@ out:
 	if (ret_why)
 		*ret_why = why;
 	return rc;
+}
+
+int ids_look(struct journal *j, uint32_t *ret_sequences, const char **ret_why)
+{
+	/* As little memory as there can be: only the log matters here. */
+	struct ids_opts opts = {.shards = 1,
+				.window_min = 1,
+				.window_max = 1,
+				.window_target_ms = 1,
+				.queue_depth = 1,
+				.sequences_max = 1,
+				.count_max = 1};
+	struct ids *ids;
+	int rc = ids_open(&opts, j, &ids, ret_why);
+
+	if (rc != 0)
+		return rc;
+	*ret_sequences = ids_sequence_count(ids);
+	ids_free(ids);
+	return 0;
 }
 
 int ids_start(struct ids *ids, int cpu)

@@ -50,6 +50,24 @@ int ids_check(const struct ids_opts *opts, const char **ret_why);
 /* Opens the journal's "ids" log, replays it. The journal must not have been started. Main thread. *ret_why as
  * journal_open. */
 int ids_open(const struct ids_opts *opts, struct journal *j, struct ids **ret, const char **ret_why);
+/* For a tool that looks at a journal (JOURNAL_CHECK): reads the IDs' log whole, with all checks of ids_open. 0; -EBADMSG:
+ * damaged; -ENOENT: the manifest names it and it is not there; other -errno. Once a journal. Main thread. */
+int ids_look(struct journal *j, uint32_t *ret_sequences, const char **ret_why);
+
+struct ids_replace_opts {
+	uint64_t above;    /* no ID at or below it is handed out any more; at most IDS_ABOVE_MAX */
+	const char *stamp; /* for the name of the folder that the old log is set aside to... */
+	char *ret_path;    /* ...which is written here; "": there was none */
+	size_t path_cap;
+	/* Each sequence of which something is known: its next ID. */
+	void (*each)(void *ctx, struct span name, uint64_t next);
+	void *ctx;
+};
+#define IDS_ABOVE_MAX (UINT64_MAX - 2)
+/* Puts a new log in the place of the IDs' log, which is missing or damaged: see queue/ids_replace.c. In a journal of
+ * JOURNAL_REPAIR, before ids_open. 0, or -errno with a sentence in *ret_why. Main thread. */
+int ids_replace(struct journal *j, const struct ids_replace_opts *opts, const char **ret_why);
+
 /* Starts / stops the producer thread: after journal_start, before journal_close. Stop (after all shards have stopped
  * claiming) records where each sequence stands, so that a clean stop leaves no gap, and waits until that is durable (or
  * the journal has failed). `cpu` < 0: not pinned. 0 or -errno. Main thread. */

@@ -76,6 +76,7 @@ struct ids {
 	uint64_t hash_key[2];    /* one for all tables, so that a hash can travel */
 	uint32_t capacity;       /* of sequences: sequences_max, or more if more were found on disk */
 	struct sequence *sequences;
+	uint64_t others; /* where a sequence begins that is made: 1, or above a loss that was accepted */
 	/* IDS_E_OK, or why requests are refused that would have to wait; with IDS_E_LOST all are. The producer's; release, pairs with acquire in
 	 * ids_view_turn. */
 	_Alignas(CACHE_LINE) _Atomic unsigned trouble;

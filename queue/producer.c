@@ -109,7 +109,7 @@ static void producer_create(struct producer *p, struct ids_port *port, struct cr
 	memcpy(s->name, c->name, c->name_len);
 	s->name_len = c->name_len;
 	s->incarnation = incarnation_new();
-	atomic_store_explicit(&s->next, 1, memory_order_relaxed); /* the first ID */
+	atomic_store_explicit(&s->next, p->ids->others, memory_order_relaxed); /* the first ID */
 	producer_init_window(p, slot);
 	/* Pairs with view_catch_up and ids_sequence_count. */
 	atomic_store_explicit(&p->ids->count, slot + 1, memory_order_release);

@@ -58,7 +58,7 @@ static bool window_send(struct producer *p)
 	uint32_t slot = p->unsent.head;
 	struct window *w = &p->windows[slot];
 	struct sequence *s = &p->ids->sequences[slot];
-	struct ids_fact f = {sequence_name(s), w->reserved_end, s->incarnation};
+	struct ids_fact f = {.name = sequence_name(s), .value = w->reserved_end, .incarnation = s->incarnation};
 	size_t len = ids_record_put(w->record, &f);
 
 	if (!journal_append(p->port, p->ids->log, IDS_RECORD_WINDOW, p->mark + 1, w->record, (uint32_t)len))
@@ -101,11 +101,16 @@ static bool snapshot_take(struct producer *p, struct snapshot *s, bool stand)
 {
 	uint32_t count = atomic_load_explicit(&p->ids->count, memory_order_relaxed);
 
-	s->buf = malloc((size_t)count * IDS_RECORD_ENTRY_MAX);
+	s->buf = malloc(((size_t)count + 1) * IDS_RECORD_ENTRY_MAX);
 	if (s->buf == NULL)
 		return false;
 	s->len = s->sent = 0;
 	s->mark_first = p->mark + 1;
+	if (!stand && p->ids->others > 1) {
+		struct ids_fact f = {.others = true, .value = p->ids->others, .incarnation = UINT64_MAX};
+
+		s->len = ids_record_put(s->buf, &f);
+	}
 	for (uint32_t i = 0; i < count; i++) {
 		struct sequence *q = &p->ids->sequences[i];
 		uint64_t next = atomic_load_explicit(&q->next, memory_order_acquire);
@@ -113,7 +118,9 @@ static bool snapshot_take(struct producer *p, struct snapshot *s, bool stand)
 
 		if (stand && !p->windows[i].used)
 			continue; /* its last record says the same */
-		f = (struct ids_fact){sequence_name(q), stand ? next : p->windows[i].reserved_end, q->incarnation};
+		f = (struct ids_fact){.name = sequence_name(q),
+				      .value = stand ? next : p->windows[i].reserved_end,
+				      .incarnation = q->incarnation};
 		s->len += ids_record_put(s->buf + s->len, &f);
 	}
 	return true;

@@ -618,7 +618,7 @@ static int open_journal(struct daemon *d, const char **ret_why)
 	return 0;
 }
 
-static int make_data(struct daemon *d, const char **ret_why)
+static int make_parts_of_data(struct daemon *d, const char **ret_why)
 {
 	const struct config *c = &d->cfg;
 	int rc = open_journal(d, ret_why);
@@ -630,6 +630,20 @@ static int make_data(struct daemon *d, const char **ret_why)
 	if (rc == 0 && c->handler_threads > 0)
 		rc = workers_new(&wo, d->ids, &d->workers, ret_why);
 	return rc ? rc : make_feed(d, ret_why);
+}
+
+/* Where something is damaged, the operator is told how to go on. */
+static int make_data(struct daemon *d, const char **ret_why)
+{
+	char text[sizeof why];
+	int rc = make_parts_of_data(d, ret_why);
+	if (rc != -EBADMSG || !*ret_why)
+		return rc;
+	snprintf(text, sizeof text, "%.700s; `ordinald --check-data %.200s` says what helps", *ret_why,
+		 d->cfg.data_dir);
+	memcpy(why, text, sizeof why);
+	*ret_why = why;
+	return rc;
 }
 
 static int make_shards(struct daemon *d, const char **ret_why)

@@ -34,14 +34,15 @@ struct args {
 	const char *overrides[OVERRIDES_MAX];
 	size_t override_count;
 	bool check, dump, diff;
-	const char *check_data, *quarantine; /* what they are to be done to */
+	const char *check_data, *quarantine, *accept_loss; /* what they are to be done to */
+	uint64_t above;
 };
 
 static void usage(FILE *f)
 {
 	fputs("usage: ordinald [-c FILE] [-o KEY=VALUE]... [--check | --dump-config | --diff]\n"
 	      "       ordinald --check-data DIR\n"
-	      "       ordinald [-c FILE] [-o KEY=VALUE]... --quarantine STREAM\n"
+	      "       ordinald [-c FILE] [-o KEY=VALUE]... --quarantine STREAM | --accept-loss NAME [--above ID]\n"
 	      "\n"
 	      "Hands out strictly increasing IDs and broadcasts ordered, durable frames.\n"
 	      "\n"
@@ -55,6 +56,10 @@ static void usage(FILE *f)
 	      "                      and exit: 0 sound, 1 damaged, 2 it could not be checked\n"
 	      "      --quarantine STREAM\n"
 	      "                      while no daemon runs: set the stream's log aside, so that it can begin anew\n"
+	      "      --accept-loss NAME\n"
+	      "                      while no daemon runs: go on without a log that is missing or cannot be read, for\n"
+	      "                      good. NAME is a stream's, or ids: then IDs may be handed out again\n"
+	      "      --above ID      with --accept-loss ids: hand out no ID at or below this one any more\n"
 	      "  -h, --help          this text and all options\n"
 	      "  -V, --version\n"
 	      "\n"
@@ -66,10 +71,23 @@ static void usage(FILE *f)
 	config_help(f);
 }
 
+static bool parse_above(const char *text, uint64_t *ret)
+{
+	char *stop;
+	errno = 0;
+	unsigned long long v = strtoull(text, &stop, 10);
+	bool good = text[0] >= '0' && text[0] <= '9' && *stop == 0 && errno == 0 && v >= 1 && v <= UPKEEP_ABOVE_MAX;
+	*ret = v;
+	if (!good)
+		fprintf(stderr, "ordinald: --above takes an ID, from 1 to %" PRIu64 ", not \"%s\"\n", UPKEEP_ABOVE_MAX,
+			text);
+	return good;
+}
+
 /* 0 go on; else exit with *ret_code. */
 static int parse(int argc, char **argv, struct args *a, int *ret_code)
 {
-	enum { OPT_CHECK = 256, OPT_DUMP, OPT_DIFF, OPT_CHECK_DATA, OPT_QUARANTINE };
+	enum { OPT_CHECK = 256, OPT_DUMP, OPT_DIFF, OPT_CHECK_DATA, OPT_QUARANTINE, OPT_ACCEPT_LOSS, OPT_ABOVE };
 	static const struct option longs[] = {{"config", required_argument, NULL, 'c'},
 					      {"check", no_argument, NULL, OPT_CHECK},
 					      {"dump-config", no_argument, NULL, OPT_DUMP},
@@ -78,6 +96,8 @@ static int parse(int argc, char **argv, struct args *a, int *ret_code)
 					      {"diff", no_argument, NULL, OPT_DIFF},
 					      {"check-data", required_argument, NULL, OPT_CHECK_DATA},
 					      {"quarantine", required_argument, NULL, OPT_QUARANTINE},
+					      {"accept-loss", required_argument, NULL, OPT_ACCEPT_LOSS},
+					      {"above", required_argument, NULL, OPT_ABOVE},
 					      {0}};
 	*ret_code = 2;
 	for (int c; (c = getopt_long(argc, argv, "c:o:hV", longs, NULL)) != -1;) {
@@ -107,6 +127,13 @@ static int parse(int argc, char **argv, struct args *a, int *ret_code)
 		case OPT_QUARANTINE:
 			a->quarantine = optarg;
 			break;
+		case OPT_ACCEPT_LOSS:
+			a->accept_loss = optarg;
+			break;
+		case OPT_ABOVE:
+			if (!parse_above(optarg, &a->above))
+				return -1;
+			break;
 		case 'h':
 			usage(stdout);
 			*ret_code = 0;
@@ -119,6 +146,12 @@ static int parse(int argc, char **argv, struct args *a, int *ret_code)
 			fputs("try `ordinald --help`\n", stderr);
 			return -1;
 		}
+	}
+	if ((a->quarantine && a->accept_loss) || (a->above && !a->accept_loss)) {
+		fputs(a->above ? "ordinald: --above is for --accept-loss ids\n"
+			       : "ordinald: either --quarantine or --accept-loss, one at a time\n",
+		      stderr);
+		return -1;
 	}
 	if (optind < argc) {
 		fprintf(stderr, "ordinald: unexpected argument \"%s\"; options are set with -o KEY=VALUE\n",
@@ -374,8 +407,9 @@ static int do_all(int argc, char **argv)
 		config_done(&cfg);
 		return 0;
 	}
-	if (a.quarantine) {
-		code = upkeep_quarantine(&cfg, a.quarantine);
+	if (a.quarantine || a.accept_loss) {
+		code = a.quarantine ? upkeep_quarantine(&cfg, a.quarantine)
+				    : upkeep_accept_loss(&cfg, a.accept_loss, a.above);
 		config_done(&cfg);
 		return code;
 	}

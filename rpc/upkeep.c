@@ -159,3 +159,161 @@ int upkeep_quarantine(const struct config *c, const char *name)
 		code = complain(USAGE, "there is no stream \"%.100s\" in %s", name, c->data_dir);
 	return end(j, code);
 }
+
+/* ---- accepting a loss ---- */
+
+enum state { WHOLE, DAMAGED, MISSING, NEVER_WAS };
+
+static int open_to_look(struct journal *j, const char *log, const char **ret_why)
+{
+	struct jlog_opts o = {.name = log, .segment_bytes = JOURNAL_SEGMENT_MIN};
+	struct jlog *opened;
+	uint32_t sequences;
+
+	return strcmp(log, IDS_LOG) == 0 ? ids_look(j, &sequences, ret_why) : journal_log_open(j, &o, &opened, ret_why);
+}
+
+/* Nothing is changed by looking. 0, or -errno: it cannot be told. In both cases why_text says more. */
+static int look_at(const struct config *c, const char *log, enum state *ret)
+{
+	struct journal_opts o = {.dir = c->data_dir, .mode = JOURNAL_CHECK, .first_log = IDS_LOG};
+	const char *why;
+	struct journal *j;
+	int err = journal_open(&o, &j, &why);
+
+	if (err == 0) {
+		*ret = NEVER_WAS;
+		if (has_folder(j, log) || lacks_folder(j, log)) {
+			err = open_to_look(j, log, &why);
+			*ret = err == 0 ? WHOLE : err == -ENOENT ? MISSING : DAMAGED;
+			err = err == -ENOENT || err == -EBADMSG || err == -EIO ? 0 : err; /* EIO: a bad sector */
+		}
+		journal_close(j);
+	}
+	snprintf(why_text, sizeof why_text, "%s%s", *ret == WHOLE || *ret == NEVER_WAS ? "" : why,
+		 err == -EBUSY ? "; stop the daemon first" : "");
+	return err;
+}
+
+static int accept_stream(const struct config *c, const char *name, const char *log)
+{
+	const char *operand = stream_operand(log), *why;
+	enum state state = DAMAGED;
+	struct journal *j;
+
+	if (look_at(c, log, &state) != 0)
+		return complain(FAILED, "%s", why_text);
+	if (state == WHOLE)
+		return complain(USAGE, "the log of the stream %s is there and whole: nothing is lost", operand);
+	if (state == DAMAGED)
+		return complain(USAGE, "%s. The log is not missing: `ordinald --quarantine %s` sets it aside", why_text,
+				operand);
+	if (state == NEVER_WAS)
+		return complain(USAGE, "there is no stream \"%.100s\" in %s", name, c->data_dir);
+	if (open_journal(c, false, &j) != 0)
+		return complain(FAILED, "%s", why_text);
+	if (journal_log_remove(j, log, &why) != 0)
+		return end(j, complain(FAILED, "%s", why));
+	printf("The loss of the stream %s is accepted: every frame that was published to it is gone, acknowledged ones as well.\n"
+	       "The daemon starts without it, and the next use of its name begins a new stream, in another incarnation.\n",
+	       operand);
+	return end(j, DONE);
+}
+
+static void print_sequence(void *ctx, struct span name, uint64_t next)
+{
+	uint32_t *count = ctx;
+
+	if ((*count)++ == 0)
+		puts("Known, from what can still be read of it:");
+	printf("    the sequence \"%.*s\" goes on at %" PRIu64 "\n", (int)name.n, (const char *)name.p, next);
+}
+
+static void say_ids(uint64_t above, uint32_t known)
+{
+	if (above > 0)
+		printf("Every sequence goes on above %" PRIu64
+		       ". No ID is handed out again, if none above that was handed out before.\n",
+		       above);
+	else if (known > 0)
+		puts("IDs above these may have been handed out, and may be handed out AGAIN; so may those of sequences that are not listed, "
+		     "which begin at 1.");
+	else
+		puts("Nothing is known of the IDs that were handed out: every sequence begins at 1, and IDs are handed out AGAIN.");
+	puts("All sequences begin another incarnation, which is a number in every reply: IDs are unique within one.");
+}
+
+static int accept_ids(const struct config *c, uint64_t above)
+{
+	char when[32], path[1024] = "";
+	uint32_t known = 0;
+	struct ids_replace_opts o = {.above = above,
+				     .stamp = when,
+				     .ret_path = path,
+				     .path_cap = sizeof path,
+				     .each = print_sequence,
+				     .ctx = &known};
+	enum state state = DAMAGED;
+	const char *why;
+	struct journal *j;
+
+	if (look_at(c, IDS_LOG, &state) != 0)
+		return complain(FAILED, "%s", why_text);
+	if (state == WHOLE)
+		return complain(USAGE, "the IDs' log is there and whole: nothing is lost");
+	if (state == NEVER_WAS)
+		return complain(USAGE, "no ID was ever handed out from %s: nothing is lost", c->data_dir);
+	if (open_journal(c, false, &j) != 0)
+		return complain(FAILED, "%s", why_text);
+	stamp(when);
+	if (ids_replace(j, &o, &why) != 0)
+		return end(j, complain(FAILED, "%s", why));
+	puts("The loss of the IDs' log is accepted.");
+	if (*path)
+		printf("What was left of it is in %s.\n", path);
+	say_ids(above, known);
+	return end(j, DONE);
+}
+
+static int print_log(void *ctx, const char *name)
+{
+	(void)ctx;
+	printf("    %s\n", name);
+	return 0;
+}
+
+/* The manifest is made anew from what is there. */
+static int accept_manifest(const struct config *c)
+{
+	char damage[sizeof why_text];
+	struct journal *j;
+	int err = open_journal(c, false, &j);
+
+	if (err == 0)
+		return end(j, complain(USAGE, "the manifest of %s is whole: nothing is lost", c->data_dir));
+	if (err != -EBADMSG)
+		return complain(FAILED, "%s", why_text);
+	memcpy(damage, why_text, sizeof damage);
+	if (open_journal(c, true, &j) != 0)
+		return complain(FAILED, "%s", damage); /* what is damaged is not the manifest */
+	printf("%s.\nThe manifest was made anew. A log whose folder is not in this list is not missed any more:\n",
+	       damage);
+	journal_each_log(j, print_log, NULL);
+	return end(j, DONE);
+}
+
+int upkeep_accept_loss(const struct config *c, const char *name, uint64_t above)
+{
+	char log[208];
+
+	log_set_level(LOG_LEVEL_WARN);
+	if (strcmp(name, IDS_LOG) == 0)
+		return accept_ids(c, above);
+	if (above > 0)
+		return complain(USAGE, "--above is for `--accept-loss ids`");
+	if (strcmp(name, ".manifest") == 0)
+		return accept_manifest(c);
+	if (!stream_log_of(name, log))
+		return complain(USAGE, "\"%.100s\" is not the name of a stream", name);
+	return accept_stream(c, name, log);
+}

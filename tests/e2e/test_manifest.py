@@ -13,6 +13,7 @@ import tarfile
 import pytest
 
 import appliance
+import native
 from appliance import tool
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -350,3 +351,91 @@ def test_what_root_does_is_the_owners(filled, tmp_path):
         os.chmod(path, 0o755)
     assert ordinald("-o", f"DATA_DIR={filled.data}", "--quarantine", "beta").returncode == 0
     assert {path.lstat().st_uid for path in filled.data.rglob("*")} == {65534}
+
+
+# ---- ordinald --accept-loss ----
+
+
+def accept(d, *args, code=0):
+    done = ordinald("-o", f"DATA_DIR={d.options['DATA_DIR']}", "--accept-loss", *args)
+    assert done.returncode == code, done
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("how", ["gone", "empty"])
+def test_the_loss_of_a_stream_is_accepted_on_purpose(filled, how):
+    shutil.rmtree(filled.data / "stream.alpha")
+    if how == "empty":
+        (filled.data / "stream.alpha").mkdir()
+    refused(filled, "--accept-loss alpha")
+    assert "every frame that was published to it is gone" in accept(filled, "alpha")
+    check_data(filled.data, 0, "sound, 2 logs")
+    filled.start()
+    assert frames(filled, "beta") == ["b1"] and next_id(filled) == 2
+    publish(filled, "alpha", "anew")
+    assert frames(filled, "alpha") == ["anew"]
+    filled.stop()
+
+
+def test_the_loss_of_the_ids_is_accepted_on_purpose(filled):
+    shutil.rmtree(filled.data / "ids")
+    refused(filled, "the IDs' log is missing", "--accept-loss ids")
+    said = accept(filled, "ids")
+    assert "IDs are handed out AGAIN" in said and "another incarnation" in said
+    filled.start()
+    assert next_id(filled) == 1 and frames(filled, "alpha") == ["a1", "a2"]
+    filled.stop()
+
+
+def test_ids_begin_above_what_the_operator_knows(filled):
+    shutil.rmtree(filled.data / "ids")
+    assert "goes on above 5000" in accept(filled, "ids", "--above", 5000)
+    for expected in (5001, 5002):
+        filled.start()
+        assert next_id(filled) == expected and next_id(filled, f"new-{expected}") == 5001
+        filled.stop()
+
+
+def test_what_can_be_read_of_damaged_ids_is_not_gone_below(daemon):
+    d = daemon.prepare(SHARDS=1, WINDOW_MIN=10, WINDOW_MAX=10, COUNT_MAX=10)
+    d.start()
+    with native.Client(d) as c:
+        for _ in range(20):
+            last = c.next(count=10)[-1]
+    assert next_id(d, "orders") == 1
+    d.kill()
+    damage(segment(d, "ids"))
+    refused(d, f"{segment(d, 'ids')}: damaged at byte ", f"`ordinald --check-data {d.data}`")
+    said = accept(d, "ids")
+    assert 'the sequence "" goes on at ' in said and 'the sequence "orders" goes on at ' in said and "AGAIN" in said
+    assert list((d.data / ".quarantine").glob("ids-*"))
+    d.start()
+    assert next_id(d) > last and next_id(d, "orders") > 1
+    d.stop()
+
+
+def test_a_lost_manifest_is_made_anew_on_purpose(filled):
+    (filled.data / ".manifest").unlink()
+    refused(filled, f"{filled.data}/.manifest", "the file is missing", f"`ordinald --check-data {filled.data}`")
+    said = accept(filled, ".manifest")
+    assert "ids\n" in said and "stream.alpha\n" in said and "stream.beta\n" in said
+    still_whole(filled)
+
+
+def test_nothing_is_lost_that_is_there(filled):
+    for args, says in ((["alpha"], "there and whole"), (["ids"], "there and whole"), ([".manifest"], "is whole"), (["nobody"], "there is no stream"),
+                       (["alpha", "--above", 5], "--above is for"), (["ids", "--above", "x"], "--above takes an ID"),
+                       (["ids", "--above", 0], "--above takes an ID"), (["ids", "--above", 2**64 - 2], "--above takes an ID")):
+        assert says in accept(filled, *args, code=2)
+    damage(segment(filled, "stream.alpha"))
+    assert "`ordinald --quarantine alpha` sets it aside" in accept(filled, "alpha", code=2)
+    damage(segment(filled, "stream.alpha"))
+    shutil.copy(filled.data / ".super", filled.directory / "super")
+    (filled.data / ".super").unlink()
+    for name in ("ids", "alpha", ".manifest"):
+        assert "/.super: " in accept(filled, name, code=1)
+    shutil.copy(filled.directory / "super", filled.data / ".super")
+    filled.start()
+    assert "stop the daemon first" in accept(filled, "ids", code=1)
+    assert next_id(filled) == 2
+    filled.stop()

@@ -323,6 +323,39 @@ static void test_another_incarnation_begins_anew(void **state)
 	}
 }
 
+/* After a loss that was accepted: what is not known begins above what the operator has said, also after checkpoints. */
+static void test_sequences_without_an_entry_begin_where_the_log_says(void **state)
+{
+	const struct ids_fact facts[] = {{.value = 1001, .incarnation = UINT64_MAX, .others = true},
+					 {str("a"), 5000, 11}};
+	struct ids_opts o = opts_default;
+	struct call c = {0};
+
+	o.window_max = 100;
+	o.count_max = 100;
+	fake_clear(FAKE_IMMEDIATE);
+	put_facts(IDS_RECORD_CHECKPOINT, facts, 2);
+	bench_open(&o);
+	assert_int_equal(take(0, "a", 1), 5000);
+	assert_int_equal(take(0, "b", 1), 1001);
+	for (unsigned i = 0; i < PRODUCER_CHECKPOINT_RECORDS + 10; i++) {
+		ask(0, &c, "a", 100);
+		settle();
+	}
+	assert_int_equal(fake_count(IDS_RECORD_CHECKPOINT), 2);
+	bench_close(false);
+	fake_reopen(FAKE_IMMEDIATE);
+	assert_int_equal(fake_count(IDS_RECORD_CHECKPOINT), 1); /* the first one was let go */
+	for (unsigned run = 0; run < 2; run++) {
+		bench_open(&o);
+		assert_int_equal(take(0, run == 0 ? "c" : "d", 1), 1001);
+		assert_true(take(0, "", 1) >= 1001);
+		assert_true(take(0, "b", 1) > 1001);
+		bench_close(run == 0);
+		fake_reopen(FAKE_IMMEDIATE);
+	}
+}
+
 static void put(uint32_t type, const void *payload, uint32_t len)
 {
 	struct journal *j;
@@ -424,6 +457,7 @@ int main(void)
 		cmocka_unit_test(test_an_incarnation_is_durable_before_it_is_told),
 		cmocka_unit_test(test_sequences_of_an_older_version_get_an_incarnation),
 		cmocka_unit_test(test_another_incarnation_begins_anew),
+		cmocka_unit_test(test_sequences_without_an_entry_begin_where_the_log_says),
 		cmocka_unit_test(test_a_damaged_log_is_refused),
 		cmocka_unit_test(test_bad_options_are_refused),
 	};

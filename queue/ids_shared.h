@@ -3,6 +3,8 @@
  * A shard and the producer talk through a port: two SPSC rings. The protocol:
  *  - A view has at most one demand under way for each sequence (view_seq.asked), and the producer answers every one
  *    with a RANGE to that shard, sooner or later, until the journal fails. A RANGE may also come unasked.
+ *  - When the request that a demand was made for is taken back, the view revises the demand to what is needed now. A
+ *    revision is not answered; one that crosses the answer says nothing.
  *  - A CREATE is answered by CREATED or REFUSED, with the creation, which then belongs to the shard again.
  *  - Who pushes into the feed rings the shard only if it is hungry; who pushes into demand rings the producer.
  */
@@ -49,6 +51,7 @@ struct demand {
 	struct creation *creation; /* not NULL: make this sequence */
 	uint32_t slot;
 	uint32_t want; /* parked until so many IDs are there; 0: none is parked, but few are left */
+	bool revises;  /* no demand of its own: the one under way, if there is one, is for so few only */
 };
 
 struct ids_port {

@@ -14,7 +14,8 @@
  * Invariants:
  *  - `total` is the sum of the counts of all that wait for the sequence, those of a batch being answered included.
  *  - After a turn, a sequence that has a request waiting is parked and has a demand under way, which the producer will
- *    answer.
+ *    answer. The demand is for no more than the request in front needs: one that was for a request that has been taken
+ *    back is revised.
  *  - A request is only ever given IDs that were claimed after it was made: a batch is cut off before its claim, and
  *    what comes in during its callbacks waits for the next claim. (Else it might get an ID below one that its sender
  *    has seen.)
@@ -170,26 +171,49 @@ void ids_view_cancel(struct ids_view *v, struct ids_wait *w)
 
 /* ---- asking ---- */
 
-/* Puts the slot's demand into the ring, or into the list that each turn tries again. That there will be such a turn:
- * the ring is full of demands that the producer is going to answer. */
-static void view_send_demand(struct ids_view *v, struct view_seq *s)
+/* What the request in front needs; 0: none waits. */
+static uint32_t view_want(const struct view_seq *s)
 {
-	struct demand d = {.slot = view_slot(v, s), .want = s->total != 0 ? s->q.next->count : 0};
+	return s->total != 0 ? s->q.next->count : 0;
+}
+
+/* Puts the slot's demand, or its revision, into the ring, or into the list that each turn tries again. That there will
+ * be such a turn: the ring is full of demands that the producer is going to answer. */
+static void view_send_demand(struct ids_view *v, struct view_seq *s, bool revises)
+{
+	struct demand d = {.slot = view_slot(v, s), .want = view_want(s), .revises = revises};
 
 	if (spsc_push(&v->port->demand, &d)) {
 		v->ring = true;
+		s->asked_want = d.want;
+		s->unsent = VIEW_UNSENT_NOTHING;
 		return;
 	}
+	s->unsent = revises ? VIEW_UNSENT_REVISION : VIEW_UNSENT_DEMAND;
+	if (s->later_next != SLOT_UNLISTED)
+		return;
 	s->later_next = v->later;
 	v->later = view_slot(v, s) + 1;
 }
 
+/* The demand under way may be for a request that was taken back: nobody waits for its IDs, and those who wait now are
+ * not to wait until there are so many. */
+static void view_revise(struct ids_view *v, struct view_seq *s)
+{
+	if (s->asked && s->unsent != VIEW_UNSENT_DEMAND && view_want(s) < s->asked_want)
+		view_send_demand(v, s, true);
+}
+
 static inline void view_ask(struct ids_view *v, struct view_seq *s)
 {
-	if (s->asked || s->final)
+	if (s->final)
 		return;
+	if (s->asked) {
+		view_revise(v, s);
+		return;
+	}
 	s->asked = true;
-	view_send_demand(v, s);
+	view_send_demand(v, s, false);
 }
 
 static void view_send_later(struct ids_view *v)
@@ -201,7 +225,11 @@ static void view_send_later(struct ids_view *v)
 		struct view_seq *s = &v->seqs[i - 1];
 
 		i = s->later_next;
-		view_send_demand(v, s);
+		s->later_next = SLOT_UNLISTED;
+		if (s->unsent == VIEW_UNSENT_DEMAND)
+			view_send_demand(v, s, false);
+		else if (s->unsent == VIEW_UNSENT_REVISION)
+			view_send_demand(v, s, true);
 	}
 	view_send_creations(v);
 }
@@ -391,6 +419,7 @@ static void view_take_range(struct ids_view *v, const struct feed *f)
 
 	stat_add(&v->stats.ranges, 1);
 	s->asked = false;
+	s->unsent = VIEW_UNSENT_NOTHING;
 	s->final |= f->final;
 	if (s->total != 0)
 		view_touch(v, s);
@@ -436,8 +465,10 @@ static void view_serve_touched(struct ids_view *v, const struct ids_view_ops *op
 
 			i = s->touched_next;
 			s->touched_next = SLOT_UNLISTED;
-			if (view_seq_is_empty(s))
+			if (view_seq_is_empty(s)) {
+				view_revise(v, s);
 				continue;
+			}
 			if (unlikely(v->refusing == IDS_E_LOST))
 				view_park(v, s, ops, ctx);
 			else if (likely(v->mode == VIEW_STRICT))

@@ -22,8 +22,12 @@ struct view_seq {
 	uint32_t counted;      /* those of them that are in stats.parked already */
 	/* ----- one cache line up to here; below: rare ----- */
 	uint64_t ahead_first, ahead_end; /* sharded: the piece after the one in use */
-	uint32_t later_next;             /* its demand did not fit in the ring yet */
+	uint32_t later_next;             /* in the list of those whose message did not fit in the ring yet */
+	uint32_t asked_want;             /* what the demand under way says, as it was sent or revised */
+	uint8_t unsent;                  /* enum view_unsent: what the list is to send for it */
 };
+
+enum view_unsent { VIEW_UNSENT_NOTHING, VIEW_UNSENT_DEMAND, VIEW_UNSENT_REVISION };
 
 struct ids_view {
 	struct view_seq *seqs; /* by slot */

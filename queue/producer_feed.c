@@ -355,8 +355,36 @@ static void demand_sharded(struct producer *p, unsigned shard, uint32_t slot, ui
 		tick_start(p, slot);
 }
 
+/* The request that the shard waits with has been taken back. */
+static void feed_revise(struct producer *p, unsigned shard, uint32_t slot, uint32_t want)
+{
+	struct window *w = &p->windows[slot];
+	bool strict = p->ids->opts.order == IDS_STRICT;
+
+	if (w->shares == NULL || !bit_get(w->waiting, shard))
+		return; /* it has been answered meanwhile, or does not hold anybody up */
+	if (want != 0) {
+		w->shares[shard].want = want;
+	} else if (strict) {
+		bit_clear(w->waiting, shard);
+		bit_set(w->users, shard); /* told with the others, as one that has few left */
+	} else {
+		w->shares[shard].want = 1; /* it may have the next small range */
+	}
+	if (!strict)
+		sharded_serve(p, slot);
+	if (p->ids->opts.rate) {
+		tick_start(p, slot);
+		p->tick_due_ns = w->tick_due_ns = p->now_ns;
+	}
+}
+
 void feed_demand(struct producer *p, unsigned shard, const struct demand *d)
 {
+	if (d->revises) {
+		feed_revise(p, shard, d->slot, d->want);
+		return;
+	}
 	if (p->ids->singles != NULL) {
 		bit_set(p->singles_asking, shard);
 		p->singles_due = true;

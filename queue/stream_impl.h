@@ -271,6 +271,7 @@ struct stream_publish;
 
 struct publish_list {
 	struct stream_publish *first, **last;
+	uint32_t n;
 };
 
 struct stream_own {
@@ -300,6 +301,7 @@ struct stream_own {
 	uint64_t trimmed;      /* ...and from the journal */
 	struct state_writing state;
 	struct publish_list acks, parked;
+	uint32_t gone_seen; /* of `gone`, when the parked ones were last looked through */
 	bool sweeping, active;
 	struct stream *active_next;
 };
@@ -316,6 +318,7 @@ struct stream {
 	struct streams *ss;
 	uint32_t index, name_len;
 	unsigned owner;
+	atomic_uint gone; /* publishes whose clients have gone, parked or not; counted by any shard, relaxed */
 	enum stream_durability durability;
 	/* NULL: none; with STREAM_MEMORY it may be there from before, and is only read */
 	struct jlog *log;

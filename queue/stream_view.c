@@ -24,6 +24,7 @@ static void list_add(struct publish_list *l, struct stream_publish *p)
 	p->next = NULL;
 	*l->last = p;
 	l->last = &p->next;
+	l->n++;
 }
 
 static struct stream_publish *list_take(struct publish_list *l)
@@ -35,6 +36,7 @@ static struct stream_publish *list_take(struct publish_list *l)
 	l->first = p->next;
 	if (l->first == NULL)
 		l->last = &l->first;
+	l->n--;
 	return p;
 }
 
@@ -361,7 +363,9 @@ const struct stream *streams_view_refused(const struct streams_view *v)
 
 void stream_publish_detach(struct stream_publish *p)
 {
-	p->detached = true;
+	atomic_store_explicit(&p->detached, true, memory_order_relaxed);
+	if (p->stream != NULL)
+		atomic_fetch_add_explicit(&p->stream->gone, 1, memory_order_relaxed);
 }
 
 uint64_t streams_view_held(const struct streams_view *v)
@@ -418,10 +422,33 @@ static void acknowledge(struct streams_view *v, struct stream *s)
 		answer(v, list_take(&s->own.acks));
 }
 
+/* Parked publishes whose clients have gone hold no turn and no memory: none of them is in the log yet. Each pass over
+ * the list is paid for by those who have gone since the last one. */
+static void drop_gone(struct stream *s, struct streams_view *v)
+{
+	struct stream_own *o = &s->own;
+	uint32_t gone = atomic_load_explicit(&s->gone, memory_order_relaxed);
+
+	if (gone - o->gone_seen <= o->parked.n / 8)
+		return;
+	o->gone_seen = gone;
+	for (uint32_t n = o->parked.n; n > 0; n--) {
+		struct stream_publish *p = list_take(&o->parked);
+
+		if (atomic_load_explicit(&p->detached, memory_order_relaxed)) {
+			p->error = STREAM_E_BUSY;
+			answer(v, p);
+		} else {
+			list_add(&o->parked, p);
+		}
+	}
+}
+
 static void unpark(struct stream *s, struct streams_view *v)
 {
 	struct stream_own *o = &s->own;
 
+	drop_gone(s, v);
 	while (o->parked.first != NULL) {
 		struct stream_publish *p = o->parked.first;
 
@@ -612,7 +639,7 @@ static void call_back(struct streams_view *v, const struct streams_view_ops *ops
 	while ((p = list_take(&v->answered)) != NULL) {
 		struct stream_answer a = p->answer;
 		enum stream_error e = p->error;
-		bool detached = p->detached;
+		bool detached = atomic_load_explicit(&p->detached, memory_order_relaxed);
 		void *user = p->user;
 
 		v->refused = p->stream;

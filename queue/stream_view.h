@@ -17,7 +17,7 @@ struct stream_publish {
 	struct stream_publish *prev_all, *next_all;
 	struct inbox *reply;
 	void *user;
-	bool detached;
+	atomic_bool detached; /* nobody waits for the answer; relaxed: written by its view, read by the owner too */
 	enum stream_error error;
 	struct stream *stream;
 	struct stream_request request; /* spans lie in data; only of copies */

@@ -3,9 +3,11 @@
  *
  *   job:   free --job_new--> [waiting] --hand_over--> at a worker --workers_turn--> free
  *
- * Invariants: a shard has at most `limit` jobs at workers, and the shards' limits together are the queue's capacity, so the rings back never
- * overflow. While a job is at a worker, the shard touches only its `call`; the worker touches everything but that. The memory of a shard's jobs, requests and
- * answers, is never above bytes_max; of free ones, an eighth of that is kept for the next.
+ * Invariants: a shard has at most `limit` jobs at workers, and the shards' limits together are the
+ * queue's capacity, so the rings back never overflow. While a job is at a worker, the shard touches
+ * only its `call`, and `dropped` when that call ends; the worker touches everything but `call`. The
+ * memory of a shard's jobs, requests and answers, is never above bytes_max; of free ones, an eighth of
+ * that is kept for the next.
  */
 #include "rpc/workers.h"
 #include "core/base/check.h"
@@ -45,6 +47,8 @@ struct job {
 	enum job_kind kind;
 	uint32_t count;
 	enum grpc_status status;
+	atomic_bool dropped;  /* nobody wants the answer: a worker that waits for IDs need not; pairs with `waiter` */
+	atomic_uint waiter;   /* number of the worker that waits for its IDs, plus 1; 0: none does */
 	struct bytes in, out; /* in: of NEXT the sequence, of ECHO the message. out: the answer, or a sentence */
 };
 
@@ -181,6 +185,8 @@ static void job_begin(struct call *c, enum job_kind kind, struct span in, uint32
 	j->slot = slot;
 	j->kind = kind;
 	j->count = count;
+	atomic_store_explicit(&j->dropped, false, memory_order_relaxed);
+	atomic_store_explicit(&j->waiter, 0, memory_order_relaxed);
 	j->next = SLAB_NONE;
 	c->svc.word[0] = (uint64_t)slot + 1;
 	if (d->first == SLAB_NONE && hand_over(d, j))
@@ -208,12 +214,19 @@ static void echo_message(struct call *c, struct span msg)
 	job_begin(c, JOB_ECHO, msg, 0);
 }
 
-/* The job goes its way, and is nobody's when it comes back. */
+/* The job goes its way, and is nobody's when it comes back. Either the worker sees that it is dropped
+ * before it waits for IDs, or it is seen here that a worker waits, and the worker is woken. */
 static void cancel(struct call *c)
 {
 	struct desk *d = c->rpc->workers;
-	if (c->svc.word[0])
-		((struct job *)slab_at(&d->jobs, (uint32_t)(c->svc.word[0] - 1)))->call = NULL;
+	if (!c->svc.word[0])
+		return;
+	struct job *j = slab_at(&d->jobs, (uint32_t)(c->svc.word[0] - 1));
+	j->call = NULL;
+	atomic_store(&j->dropped, true);
+	unsigned waiter = atomic_load(&j->waiter);
+	if (waiter)
+		doorbell_ring(&d->all->worker[waiter - 1].bell);
 }
 
 const struct method workers_next_method = {.service = "ordinal.v1.Ids",
@@ -314,22 +327,35 @@ static void on_refused(void *ctx, struct ids_wait *wait, enum ids_error why)
 }
 _Static_assert(PB_NEXT_REPLY_MAX <= SMALL, "a reply needs no allocation");
 
+static const struct ids_view_ops view_ops = {.answer = on_answer, .refused = on_refused};
+
+/* Takes the request back, and tells the producer that it need not save up for it. */
+static void give_up(struct worker *w, enum grpc_status status, struct span text)
+{
+	doorbell_disarm(&w->bell);
+	ids_view_cancel(w->view, &w->wait);
+	ids_view_turn(w->view, &view_ops, w);
+	answer_text(w, w->job, status, text);
+}
+
 static void do_next(struct worker *w, struct job *j)
 {
-	static const struct ids_view_ops ops = {.answer = on_answer, .refused = on_refused};
 	w->done = false;
 	enum ids_error e = ids_view_request(w->view, &w->wait, bytes_of(&j->in), j->count);
 	if (e)
 		answer_refused(w, e);
+	atomic_store(&j->waiter, w->index + 1);
 	while (!w->done) {
-		ids_view_turn(w->view, &ops, w);
+		ids_view_turn(w->view, &view_ops, w);
 		if (w->done)
 			break;
 		doorbell_arm(&w->bell);
 		if (atomic_load_explicit(&w->all->stop, memory_order_acquire)) {
-			doorbell_disarm(&w->bell);
-			ids_view_cancel(w->view, &w->wait);
-			answer_text(w, j, GRPC_UNAVAILABLE, SPAN_LIT("the server is stopping"));
+			give_up(w, GRPC_UNAVAILABLE, SPAN_LIT("the server is stopping"));
+			return;
+		}
+		if (atomic_load(&j->dropped)) {
+			give_up(w, GRPC_CANCELLED, (struct span){0, 0});
 			return;
 		}
 		if (ids_view_has_work(w->view))
@@ -362,7 +388,9 @@ static void *worker_main(void *arg)
 			continue;
 		struct desk *d = w->desk = &all->desk[token >> 56];
 		w->job = job_of(d, token);
-		if (w->job->kind == JOB_NEXT)
+		if (atomic_load_explicit(&w->job->dropped, memory_order_relaxed))
+			w->job->status = GRPC_CANCELLED; /* it ended while it waited here */
+		else if (w->job->kind == JOB_NEXT)
 			do_next(w, w->job);
 		else
 			do_echo(w, w->job);

@@ -277,6 +277,46 @@ def test_a_call_that_never_moves_is_ended_behind_a_closed_side(daemon):
     wait_nothing_left(d)
 
 
+# Turns.
+
+def ask_for_many_and_go(d, how):
+    """30 seconds' worth of IDs, whose client then goes in one of the ways there are."""
+    many = next_request("fair", 30_000)
+    if how == "rst_stream":
+        with h2raw.Connection(d) as h:
+            h.send(frame(HEADERS, END_HEADERS, 1, request_block()) + frame(DATA, END_STREAM, 1, message(many)))
+            h.sync()
+            appliance.wait_until(lambda: d.stats()["total"]["calls_live"] == 1, "the call")
+            h.send(h2raw.rst_stream(1))
+            h.sync()
+            h.serves(3)
+        return
+    c = native.Client(d)
+    c.send(request(1, many, method=TAKE if how == "a take that closes" else native.NEXT, timeout_ms=100 if how == "deadline" else 0))
+    appliance.wait_until(lambda: d.stats()["total"]["calls_live"] == 1, "the call")
+    if how == "cancel":
+        c.send(native.frame(native.CANCEL, 1))
+    if how in ("cancel", "deadline"):
+        assert c.get().kind == native.END
+    if how == "reset":
+        c.reset()
+    c.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1], ids=["", "with a worker"])
+@pytest.mark.parametrize("how", ["close", "a take that closes", "reset", "cancel", "deadline", "rst_stream"])
+def test_who_has_left_holds_no_turn(daemon, how, workers):
+    """PRODUCER_RATE saved up for the 30,000 IDs that a gone client had asked for: the next client waited for 29 s."""
+    if workers and how.startswith("a take"):
+        pytest.skip("workers serve Next alone")
+    d = daemon(SHARDS=1, PRODUCER_RATE=1000, HANDLER_THREADS=workers)
+    with native.Client(d) as c:
+        c.next("fair", 100)
+        ask_for_many_and_go(d, how)
+        c.sock.settimeout(15)
+        assert len(c.next("fair", 50)) == 50
+
+
 # Readers of the stats socket.
 
 def test_readers_of_the_stats_socket_that_vanish(daemon):

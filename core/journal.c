@@ -399,6 +399,7 @@ static struct jlog *alloc_log(struct journal *j, const struct jlog_opts *opts)
 	log->j = j;
 	log->wfd = log->dfd = -1;
 	log->durability = opts->durability;
+	log->small = opts->small;
 	log->direct = j->method == JOURNAL_DIRECT && opts->durability == JLOG_FSYNC;
 	log->segment_bytes = (opts->segment_bytes + JF_BLOCK - 1) & ~(JF_BLOCK - 1);
 	log->epoch = j->super.epoch;
@@ -442,9 +443,8 @@ int journal_open_log(struct journal *j, const struct jlog_opts *opts, struct jlo
 	if (opts->segment_bytes < JOURNAL_SEGMENT_MIN || opts->segment_bytes > JOURNAL_SEGMENT_MAX)
 		return jio_fail(io, -EINVAL, opts->name, "segments of %u bytes: not within %u to %u",
 				opts->segment_bytes, JOURNAL_SEGMENT_MIN, JOURNAL_SEGMENT_MAX);
-	for (log = j->opened; log != NULL; log = log->opened_next)
-		if (strcmp(log->name, opts->name) == 0)
-			return jio_fail(io, -EEXIST, opts->name, "this log is open already");
+	if (manifest_is_open(j, opts->name))
+		return jio_fail(io, -EEXIST, opts->name, "this log is open already");
 	log = alloc_log(j, opts);
 	if (log == NULL)
 		return jio_fail(io, -ENOMEM, opts->name, "out of memory");
@@ -455,6 +455,7 @@ int journal_open_log(struct journal *j, const struct jlog_opts *opts, struct jlo
 		free_log(log);
 		return err;
 	}
+	manifest_set_open(j, log->name);
 	log->opened_next = j->opened;
 	j->opened = log;
 	*ret = log;

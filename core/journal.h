@@ -149,6 +149,8 @@ struct jlog_opts {
 	int (*opened)(void *ctx, uint64_t mark, struct jappend *ret);
 	void *ctx;
 	enum jlog_durability durability;
+	/* There are many logs like this one, and most stay small: disk space is taken in small pieces at first. */
+	bool small;
 };
 
 /* Opens or creates a log, replaying what it holds. -EBADMSG: damage before the last durable record; the why names

@@ -180,7 +180,9 @@ static int real_list(void *ctx, const char *path, void (*each)(void *arg, const 
 
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
 			continue;
-		if (fstatat(dirfd(d), e->d_name, &st, 0) == 0) /* a log's folder may be a link to another disk */
+		if (e->d_type == DT_DIR || e->d_type == DT_REG)
+			each(arg, e->d_name, e->d_type == DT_DIR);
+		else if (fstatat(dirfd(d), e->d_name, &st, 0) == 0) /* a log's folder may be a link to another disk */
 			each(arg, e->d_name, S_ISDIR(st.st_mode));
 	}
 	err = -errno;

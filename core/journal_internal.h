@@ -31,6 +31,7 @@
 #define JFILES_MIN 6u  /* descriptors for open files: at the least; and where the opener does not say */
 #define JFILES_DEFAULT 256u
 #define JLOG_FILL_MIN (256u << 10) /* zero-filled at a time, at first; doubled with the file's size up to the maximum */
+#define JLOG_FILL_SMALL (16u << 10) /* the same for the first segment of a log that may stay small */
 #define JLOG_FILL_MAX (4u << 20)
 #define JGROUP_RECORDS_MAX 16384u
 #define JLOG_BEGIN_BYTES (JF_RECORD_HEADER + JF_BEGIN_PAYLOAD)
@@ -99,6 +100,7 @@ struct jlog {
 	uint32_t birth;  /* no segment of it has a lower epoch */
 	enum jlog_durability durability;
 	bool direct; /* groups go through dfd */
+	bool small;  /* jlog_opts.small */
 
 	_Alignas(CACHE_LINE) atomic_uint_fast64_t durable; /* mark; release by jlog_publish, acquire by jlog_durable */
 	atomic_uint_fast64_t bytes;
@@ -342,6 +344,9 @@ int manifest_open(struct journal *j, struct jio *io);
 void manifest_done(struct journal *j);
 /* Whether the log is in it, with its birth. */
 bool manifest_has(const struct journal *j, const char *name, uint32_t *ret_birth);
+/* Whether the log of this name is open; and notes that one is. What is not in the manifest is not open. */
+bool manifest_is_open(const struct journal *j, const char *name);
+void manifest_set_open(struct journal *j, const char *name);
 /* Durable when they return 0. Nothing is done for a log that is in it already with this birth, or is not in it. */
 int manifest_add(struct journal *j, struct jio *io, const char *name, uint32_t birth);
 int manifest_remove(struct journal *j, struct jio *io, const char *name);

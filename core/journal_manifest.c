@@ -40,6 +40,7 @@ struct mentry {
 	const char *name; /* behind the struct, in the same piece of memory */
 	uint32_t birth;
 	bool seen; /* by the walk that is under way: the folder is there */
+	bool open; /* the log is; it stays so until the journal is closed */
 };
 
 /* The file as it is being written or read. */
@@ -103,6 +104,21 @@ bool manifest_has(const struct journal *j, const char *name, uint32_t *ret_birth
 	if (e != NULL)
 		*ret_birth = e->birth;
 	return e != NULL;
+}
+
+bool manifest_is_open(const struct journal *j, const char *name)
+{
+	const struct mentry *e = find(j, name);
+
+	return e != NULL && e->open;
+}
+
+void manifest_set_open(struct journal *j, const char *name)
+{
+	struct mentry *e = find(j, name);
+
+	if (e != NULL)
+		e->open = true;
 }
 
 struct visit {

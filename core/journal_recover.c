@@ -76,6 +76,8 @@ struct scan {
 	uint32_t seen; /* first record header found beyond the end in it, or UINT32_MAX */
 	uint64_t seen_seq;
 	uint32_t cut; /* headers zeroed in it */
+	bool opened;  /* open_segment has looked at it */
+	bool litter;  /* there is something beyond the chain's end that has to be cut */
 };
 
 bool jlog_parse_number(const char *s, uint64_t *ret)
@@ -243,6 +245,9 @@ static int open_segment(struct scan *s, uint32_t index)
 	int64_t size;
 	int err;
 
+	if (s->opened && s->index == index)
+		return 0;
+	s->opened = false;
 	jio_close(s->io, &s->fd);
 	jlog_segment_path(s->log, s->segs[index].number, s->path);
 	s->fd = jio_open(s->io, s->path, how);
@@ -276,6 +281,7 @@ static int open_segment(struct scan *s, uint32_t index)
 	s->sealed = s->note != 0 && (note.flags & JF_NOTE_SEALED);
 	if (s->note > s->known)
 		s->known = s->note;
+	s->opened = true;
 	return 0;
 }
 
@@ -345,6 +351,7 @@ static int drop_dead(struct scan *s)
 		err = look_for_live(s, i, &used);
 	while (dead + 1 < s->nsegs && s->segs[dead].number < s->first_live)
 		dead++;
+	s->opened = s->opened && dead == 0;
 	s->nsegs -= dead;
 	memmove(s->segs, s->segs + dead, s->nsegs * sizeof *s->segs);
 	return err;
@@ -454,6 +461,7 @@ static int look_beyond(struct scan *s, uint32_t at, bool cut)
 			place.offset = (uint32_t)pos;
 			if (!jf_record_decode(p, &place, &rec))
 				continue;
+			s->litter = true;
 			if (rec.epoch > s->epoch_max)
 				s->epoch_max = rec.epoch;
 			if (rec.epoch >= s->epoch && rec.seq > s->seq && place.offset < s->seen) {
@@ -479,24 +487,30 @@ static bool first_is_bad(const struct scan *s)
 	return s->seen != UINT32_MAX || s->note > s->seq; /* the segment was in use, so there was one */
 }
 
+static bool is_zero(const uint8_t *p, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (p[i] != 0)
+			return false;
+	return true;
+}
+
 /* Everything after the chain's end, in all segments. With `cut`: zeroes what it finds, and syncs
  * it. */
 static int beyond(struct scan *s, bool cut)
 {
 	for (uint32_t i = s->end.index; i < s->nsegs; i++) {
 		uint32_t at = i == s->end.index ? s->end.at : JF_HEADER;
-		uint8_t old[JF_RECORD_HEADER];
-		const uint8_t *p;
+		const uint8_t *p = NULL;
 		int err = open_segment(s, i);
 
 		s->cut = 0;
 		s->seen = UINT32_MAX;
 		if (err == 0)
-			err = need(s, at, sizeof old, &p);
-		if (err == 0 && cut && p != NULL) {
-			memcpy(old, p, sizeof old);
-			for (size_t k = 0; k < sizeof old && s->cut == 0 && err == 0; k++)
-				err = old[k] != 0 ? zero_header(s, at) : 0;
+			err = need(s, at, JF_RECORD_HEADER, &p);
+		if (err == 0 && p != NULL && !is_zero(p, JF_RECORD_HEADER)) {
+			s->litter = true;
+			err = cut ? zero_header(s, at) : 0;
 		}
 		if (err == 0)
 			err = look_beyond(s, at, cut);
@@ -535,11 +549,11 @@ static int judge(struct scan *s)
  * them. */
 static int write_again(struct scan *s)
 {
-	uint32_t first = s->known < s->seq ? s->redo.index : s->end.index;
-
-	for (uint32_t i = first; i <= s->end.index; i++) {
+	if (s->known == s->seq)
+		return 0;
+	for (uint32_t i = s->redo.index; i <= s->end.index; i++) {
 		uint32_t at = i == s->redo.index ? s->redo.at : JF_HEADER;
-		uint32_t end = s->known < s->seq ? s->segs[i].end : at;
+		uint32_t end = s->segs[i].end;
 		int err = open_segment(s, i);
 
 		while (err == 0 && at < end) {
@@ -559,7 +573,8 @@ static int write_again(struct scan *s)
 	return 0;
 }
 
-/* Files that hold nothing of the log: segments beyond the end, trimmed ones, spares over the number. */
+/* Files that hold nothing of the log: segments beyond the end, trimmed ones, spares over the number. The names that count were synced
+ * before they did: a segment's before its first record, the first one's before the manifest's entry. */
 static int tidy(struct scan *s)
 {
 	struct jlog *log = s->log;
@@ -579,10 +594,9 @@ static int tidy(struct scan *s)
 		if (number < log->first_live || number > log->number)
 			err = jlog_retire(log, s->io, number, true);
 	}
-	if (err == 0)
-		err = jio_sync_dir(s->io, log->name);
-	log->spares_unsynced = err != 0;
-	return err;
+	if (log->nspares > 0)
+		log->spares_unsynced = true; /* whoever takes one syncs first */
+	return err == 0 && !log->must_exist ? jio_sync_dir(s->io, log->name) : err;
 }
 
 static int settle(struct scan *s)
@@ -662,7 +676,7 @@ static int recover(struct scan *s)
 	}
 	if (err == 0)
 		err = write_again(s);
-	if (err == 0)
+	if (err == 0 && s->litter)
 		err = beyond(s, true);
 	if (err == 0)
 		err = settle(s);
@@ -674,15 +688,18 @@ static int recover(struct scan *s)
 static int open_active(struct scan *s)
 {
 	struct jlog *log = s->log;
-	int64_t size;
+	int64_t size = (int64_t)s->size;
 	int err;
 
-	jio_close(s->io, &s->fd);
 	jlog_segment_path(log, log->number, s->path);
-	s->fd = jio_open(s->io, s->path, 0);
-	if (s->fd < 0)
-		return s->fd;
-	size = jio_size(s->io, s->fd, s->path);
+	if (!s->opened || s->segs[s->index].number != log->number) {
+		s->opened = false;
+		jio_close(s->io, &s->fd);
+		s->fd = jio_open(s->io, s->path, 0);
+		if (s->fd < 0)
+			return s->fd;
+		size = jio_size(s->io, s->fd, s->path);
+	}
 	if (size < 0)
 		return (int)size;
 	err = jio_id(s->io, s->fd, s->path, &log->file);

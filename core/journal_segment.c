@@ -41,6 +41,11 @@ static uint32_t clamp(uint32_t v, uint32_t low, uint32_t high)
 	return v < low ? low : v > high ? high : v;
 }
 
+static uint32_t fill_min(const struct jlog *log, uint64_t number)
+{
+	return log->small && number == 1 ? JLOG_FILL_SMALL : JLOG_FILL_MIN;
+}
+
 static int write_zeros(struct jio *io, int fd, const char *path, uint32_t from, uint32_t to)
 {
 	while (from < to) {
@@ -57,7 +62,7 @@ static int write_zeros(struct jio *io, int fd, const char *path, uint32_t from, 
 int jlog_fill(struct jlog *log, struct jio *io, int fd, uint32_t to)
 {
 	char path[JPATH_MAX];
-	uint32_t step = clamp(log->filled, JLOG_FILL_MIN, JLOG_FILL_MAX);
+	uint32_t step = clamp(log->filled, fill_min(log, log->number), JLOG_FILL_MAX);
 	uint32_t end;
 	int err;
 
@@ -90,7 +95,7 @@ static int64_t write_header(struct jlog *log, struct jio *io, int fd, const char
 {
 	uint8_t block[JF_HEADER] __attribute__((aligned(4096)));
 	struct jf_segment seg = {.number = number, .bytes = log->segment_bytes, .epoch = log->epoch};
-	uint32_t want = clamp(log->segment_bytes, JF_BLOCK, JLOG_FILL_MIN);
+	uint32_t want = clamp(log->segment_bytes, JF_BLOCK, fill_min(log, number));
 	int64_t size = jio_size(io, fd, path);
 	int err = 0;
 
@@ -323,10 +328,8 @@ int jlog_end(struct jlog *log, struct jio *io)
 	err = jlog_sync(log, io);
 	if (err == 0)
 		err = jlog_note(log, io);
-	if (err != 0 || !log->note_unsynced)
-		return err;
-	err = jfiles_open_log(log, io);
-	if (err != 0)
+	/* The kernel writes the note of a file that was closed for others by itself; a stop does not open thousands of them again. */
+	if (err != 0 || !log->note_unsynced || log->wfd < 0)
 		return err;
 	jlog_segment_path(log, log->number, path);
 	err = jio_sync(io, log->wfd, path);
@@ -379,7 +382,7 @@ static int drop_oldest(struct jlog *log, struct jio *io)
 
 int jlog_maintain(struct jlog *log, struct jio *io, bool *ret_worked)
 {
-	uint32_t step = clamp(log->filled, JLOG_FILL_MIN, JLOG_FILL_MAX);
+	uint32_t step = clamp(log->filled, fill_min(log, log->number), JLOG_FILL_MAX);
 	bool waits = log->in_later && !log->try_now;
 	int err = 0;
 

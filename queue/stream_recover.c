@@ -289,6 +289,7 @@ static int open_log(struct stream *s, const char **ret_why)
 		.opened = opened,
 		.ctx = &r,
 		.durability = s->durability == STREAM_FSYNC ? JLOG_FSYNC : JLOG_WRITE,
+		.small = true,
 	};
 	int err;
 

@@ -75,6 +75,7 @@ struct sim {
 	bool locked;
 
 	uint64_t ops;       /* done so far */
+	uint64_t syncs;     /* of them, those of files and directories */
 	uint64_t plug_at;   /* the plug is pulled at this operation; UINT64_MAX: never */
 	uint64_t fail_at;   /* this operation fails; UINT64_MAX: none */
 	uint64_t fail_more; /* so many operations after it fail likewise */
@@ -198,6 +199,7 @@ static inline int sim_step(struct sim *s, enum sim_op op)
 {
 	uint64_t n = s->ops++;
 
+	s->syncs += op == SIM_OP_SYNC || op == SIM_OP_SYNC_DIR;
 	if (s->dead || n >= s->plug_at) {
 		s->dead = true;
 		return -EIO;

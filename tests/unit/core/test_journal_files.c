@@ -166,6 +166,28 @@ static void many_logs_need_few_descriptors(void **state)
 	live(JOURNAL_FDATASYNC, JLOG_WRITE);
 }
 
+/* Each log cost two syncs and was read twice: with many streams a start took minutes. */
+static void a_clean_journal_is_opened_without_a_sync_a_log(void **state)
+{
+	static struct many m;
+	uint64_t syncs, ops;
+
+	make_many(&m, JOURNAL_FDATASYNC, JLOG_FSYNC);
+	for (int i = 0; i < LOGS; i++)
+		append(&m, i);
+	assert_int_equal(run(&m), 0);
+	close_many(&m);
+	syncs = m.sim.syncs;
+	ops = m.sim.ops;
+	open_many(&m, JOURNAL_FDATASYNC, JLOG_FSYNC);
+	assert_in_range(m.sim.syncs - syncs, 0, 5); /* the superblock's, the manifest's */
+	assert_in_range(m.sim.ops - ops, 0, 8 * LOGS + 20);
+	syncs = m.sim.syncs;
+	close_many(&m);
+	assert_in_range(m.sim.syncs - syncs, 0, 5);
+	free_many(&m);
+}
+
 /* Of a log that is not synced for each group, what was written is synced before its file is closed for another one; and a failure of that sync is the end. */
 static void a_file_is_not_closed_when_its_sync_fails(void **state)
 {
@@ -218,6 +240,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(many_logs_need_few_descriptors),
+		cmocka_unit_test(a_clean_journal_is_opened_without_a_sync_a_log),
 		cmocka_unit_test(a_file_is_not_closed_when_its_sync_fails),
 		cmocka_unit_test(a_lack_of_descriptors_closes_files_that_are_idle),
 	};

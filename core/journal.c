@@ -186,6 +186,7 @@ static int super_open(struct journal *j, struct jio *io)
 	if (err != 0)
 		return err;
 	j->was_clean = j->super.flags & JF_SUPER_CLEAN;
+	j->boot = j->disk.boot(j->disk.ctx);
 	err = manifest_open(j, io);
 	if (err != 0 || j->opts.mode == JOURNAL_CHECK)
 		return err;
@@ -341,6 +342,11 @@ _Static_assert(JOURNAL_ID_BYTES == JF_ID_BYTES, "one size of a journal's name");
 bool journal_was_clean(const struct journal *j)
 {
 	return j->was_clean;
+}
+
+uint64_t journal_boot(const struct journal *j)
+{
+	return j->boot;
 }
 
 struct walk {

@@ -94,6 +94,9 @@ const uint8_t *journal_id(const struct journal *j);
 /* Whether the last journal before this opening was closed with journal_close and without a failure (true for a new
  * one). */
 bool journal_was_clean(const struct journal *j);
+/* A number of this run of the machine, never 0. What was written and not synced in another run may
+ * be gone. Any thread. */
+uint64_t journal_boot(const struct journal *j);
 /* Calls `each` for every log in the directory, opened or not, in any order. Non-zero stops the walk with that value.
  * Any thread. */
 int journal_each_log(struct journal *j, int (*each)(void *ctx, const char *name), void *ctx);

@@ -219,6 +219,25 @@ static int real_lock(void *ctx, const char *path, uint64_t timeout_ns, bool shar
 	return fd;
 }
 
+/* Where the kernel does not tell, each call is another run: nothing that was not synced is relied
+ * on. */
+static uint64_t real_boot(void *ctx)
+{
+	uint64_t boot = 0;
+	char text[64];
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd >= 0 ? read(fd, text, sizeof text) : 0;
+
+	(void)ctx;
+	if (fd >= 0)
+		close(fd);
+	for (ssize_t i = 0; i < n; i++) /* as FNV-1a */
+		boot = (boot ^ (uint8_t)text[i]) * UINT64_C(0x100000001b3);
+	while (boot == 0 && getrandom(&boot, sizeof boot, 0) == (ssize_t)sizeof boot && boot == 0)
+		;
+	return boot != 0 ? boot : 1;
+}
+
 static int real_random(void *ctx, void *p, size_t n)
 {
 	ssize_t got = getrandom(p, n, 0);
@@ -309,6 +328,7 @@ int journal_disk_open(const char *dir, bool make, struct journal_disk *ret)
 		.rmdir = real_rmdir,
 		.list = real_list,
 		.random = real_random,
+		.boot = real_boot,
 		.lock = real_lock,
 	};
 	return 0;

@@ -47,6 +47,9 @@ struct journal_disk {
 	int (*list)(void *ctx, const char *path, void (*each)(void *arg, const char *name, bool is_dir), void *arg);
 	/* n bytes that nobody can guess: a new journal's id. */
 	int (*random)(void *ctx, void *p, size_t n);
+	/* A number of this run of the machine, never 0: while it is the same, what was written is
+	 * there, synced or not. */
+	uint64_t (*boot)(void *ctx);
 	/* Takes a lock that ends with the process, trying for timeout_ns: exclusive, in a file that is made if it is missing;
 	 * or shared, in one that is there. A handle to close, or -EBUSY. */
 	int (*lock)(void *ctx, const char *path, uint64_t timeout_ns, bool shared);

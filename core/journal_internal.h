@@ -177,6 +177,7 @@ struct journal {
 	int lock_fd;
 	enum journal_method method;
 	bool was_clean, started;
+	uint64_t boot; /* journal_boot */
 
 	pthread_mutex_t open_lock; /* openers only: super, opened, ports' growth */
 	struct jf_super super;

@@ -36,7 +36,7 @@
 #define WHERE_NONE UINT64_MAX /* on no disk; 0: not known yet, or the oldest */
 #define SEGMENT_BYTES_MIN (256u << 10)
 #define PORT_DEPTH 1024u
-#define STATE_BYTES 56u
+#define STATE_BYTES 64u
 /* requests in the port, above which no more of a state is put into it */
 #define STATE_WAITING_MAX (PORT_DEPTH / 4)
 #define LOG_PREFIX "stream."
@@ -256,6 +256,10 @@ struct stream_state {
 	uint64_t max_seq;
 	int64_t max_ts;
 	int64_t server_ts; /* no greater timestamp has been given by the server; INT64_MIN: none */
+	/* 0: frames after it are acknowledged when they are synced. Else they were written in this
+	 * run of the machine (journal_boot), and acknowledged before a sync: in another run, some
+	 * may be gone. */
+	uint64_t boot;
 };
 
 /* A state on its way to the journal, before a trim. */

@@ -12,12 +12,12 @@
 #include "queue/stream_impl.h"
 #include "core/base/clock.h"
 #include "core/base/log.h"
+#include "queue/incarnation.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 /* No stream gets so far: sums of such positions and offsets cannot overflow. */
 #define NUMBERS_MAX (UINT64_C(1) << 62)
@@ -30,6 +30,7 @@ struct recovery {
 	uint64_t bytes, frames, began_ns;
 	int64_t wall_ns;      /* now */
 	uint64_t incarnation; /* 0: no state was found */
+	uint64_t boot;        /* of the latest state */
 	struct publisher_number *numbers;
 	bool wrong; /* why_text says what */
 	uint8_t state[STATE_BYTES];
@@ -193,6 +194,7 @@ static int recover_state(struct recovery *r, const struct jrecord *rec)
 	if (st.server_ts > o->server_ts)
 		o->server_ts = st.server_ts;
 	r->incarnation = st.incarnation;
+	r->boot = st.boot;
 	return 0;
 }
 
@@ -234,33 +236,28 @@ static int replay(void *ctx, const struct jrecord *rec)
 	}
 }
 
-static int new_incarnation(uint64_t *ret)
-{
-	do {
-		if (getrandom(ret, sizeof *ret, 0) != (ssize_t)sizeof *ret)
-			return -EIO;
-	} while (*ret == 0);
-	return 0;
-}
-
-/* Everything has been read: a log without a state gets one. */
+/* Everything has been read. A log without a state gets one, and so does one whose frames were
+ * acknowledged before they were synced, or are to be: where the machine has gone down since, frames
+ * that subscribers have seen may be lost and their offsets given again, in another incarnation. */
 static int opened(void *ctx, uint64_t mark, struct jappend *ret)
 {
 	struct recovery *r = ctx;
 	struct stream_own *o = &r->s->own;
+	struct journal *j = r->s->ss->journal;
+	uint64_t boot = r->s->durability == STREAM_WRITE ? journal_boot(j) : 0;
+	bool lost = r->boot != 0 && r->boot != journal_boot(j) && !journal_was_clean(j);
 	struct stream_state st;
-	int err;
 
-	if (r->incarnation != 0)
+	if (r->incarnation != 0 && !lost && r->boot == boot)
 		return 0;
-	if (r->frames == 0) { /* an older version has dropped all frames: the mark alone is left */
+	if (r->frames == 0 && r->incarnation == 0) {
 		if (mark >= NUMBERS_MAX)
 			return -EBADMSG;
+		/* an older version has dropped all frames: the mark alone is left */
 		o->next_offset = mark + 1;
 	}
-	err = new_incarnation(&r->incarnation);
-	if (err != 0)
-		return err;
+	if (r->incarnation == 0 || lost)
+		r->incarnation = incarnation_new();
 	st = (struct stream_state){
 		.incarnation = r->incarnation,
 		.next_offset = o->next_offset,
@@ -268,6 +265,7 @@ static int opened(void *ctx, uint64_t mark, struct jappend *ret)
 		.max_seq = o->max_seq,
 		.max_ts = o->max_ts,
 		.server_ts = o->server_ts,
+		.boot = boot,
 	};
 	state_encode(r->state, &st);
 	ret->type = RECORD_STATE;
@@ -416,10 +414,8 @@ int stream_make(struct streams *ss, struct span name, bool exists, struct stream
 	if (exists || s->durability != STREAM_MEMORY)
 		err = open_log(s, ret_why);
 	s->incarnation = s->log_incarnation;
-	if (err == 0 && s->durability == STREAM_MEMORY) {
-		*ret_why = "no random bytes";
-		err = new_incarnation(&s->incarnation);
-	}
+	if (s->durability == STREAM_MEMORY)
+		s->incarnation = incarnation_new();
 	if (err != 0) {
 		stream_free(s);
 		return err;

@@ -3,7 +3,7 @@
  *
  *   STATE    version u32 | zero u32 | incarnation u64 | next offset u64 | position u64
  *            | running maximum: seq_no u64, timestamp i64
- *            | greatest timestamp that the server gave i64
+ *            | greatest timestamp that the server gave i64 | run of the machine u64
  *   NUMBERS  version u32 | zero u32 | entries, each of one publisher:
  *            name bytes u8 | flags u8 (1: older numbers were forgotten) | zero u16 | numbers u32
  *            | greatest number u64 | name
@@ -36,6 +36,7 @@ void state_encode(uint8_t p[STATE_BYTES], const struct stream_state *st)
 	store_le64(p + 32, st->max_seq);
 	store_le64(p + 40, (uint64_t)st->max_ts);
 	store_le64(p + 48, (uint64_t)st->server_ts);
+	store_le64(p + 56, st->boot);
 }
 
 int state_decode(struct span payload, struct stream_state *ret)
@@ -55,6 +56,7 @@ int state_decode(struct span payload, struct stream_state *ret)
 		.max_seq = load_le64(p + 32),
 		.max_ts = (int64_t)load_le64(p + 40),
 		.server_ts = (int64_t)load_le64(p + 48),
+		.boot = load_le64(p + 56),
 	};
 	return ret->incarnation != 0 && ret->next_offset != 0 ? 0 : -EBADMSG;
 }
@@ -121,6 +123,7 @@ static bool write_state(struct stream *s, struct journal_port *port)
 		.max_seq = o->sub_max_seq,
 		.max_ts = o->sub_max_ts,
 		.server_ts = o->server_ts,
+		.boot = s->durability == STREAM_WRITE ? journal_boot(s->ss->journal) : 0,
 	};
 	uint8_t *p = malloc(STATE_BYTES);
 

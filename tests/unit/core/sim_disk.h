@@ -73,6 +73,7 @@ struct sim {
 		bool open, direct, writes;
 	} fds[SIM_FDS];
 	bool locked;
+	uint64_t crashes;
 
 	uint64_t ops;       /* done so far */
 	uint64_t syncs;     /* of them, those of files and directories */
@@ -518,6 +519,11 @@ static inline int sim_random_bytes(void *ctx, void *p, size_t n)
 	return 0;
 }
 
+static inline uint64_t sim_boot(void *ctx)
+{
+	return 1 + ((struct sim *)ctx)->crashes;
+}
+
 static inline int sim_lock(void *ctx, const char *path, uint64_t timeout_ns, bool shared)
 {
 	struct sim *s = ctx;
@@ -551,6 +557,7 @@ static inline struct journal_disk sim_disk(struct sim *s)
 		.rmdir = sim_rmdir,
 		.list = sim_list,
 		.random = sim_random_bytes,
+		.boot = sim_boot,
 		.lock = sim_lock,
 	};
 }
@@ -590,6 +597,7 @@ static inline void sim_crash(struct sim *s, enum sim_keep keep, uint64_t cut)
 {
 	uint64_t sector = 0;
 
+	s->crashes++;
 	for (int i = 0; i < s->nfiles; i++) {
 		struct sim_file *f = &s->files[i];
 

@@ -365,6 +365,61 @@ static void test_a_state_in_a_queue_of_frames(void **state)
 	rig_close(true);
 }
 
+/* With FEED_DURABILITY=write a kill loses nothing, and a clean stop neither; a power cut loses
+ * frames that were acknowledged, and their offsets are given again: in another incarnation.
+ * Changing the durability hides none of it. */
+static void test_a_power_cut_of_a_stream_that_is_only_written(void **state)
+{
+	uint64_t before, kept;
+	struct stream_stats st;
+
+	(void)state;
+	for (unsigned round = 0; round < 4; round++) {
+		start(700 + round);
+		rig_close(true);
+		rig.opts.durability = STREAM_WRITE;
+		rig_open();
+		fill_stream(3, 1000);
+		rig_settle(NULL, 0);
+		check();
+		rig_close(false); /* killed */
+		rig_open();
+		check();
+		rig_close(true);
+		sim_crash(&rig.sim, SIM_KEEP_NONE, 0); /* a reboot */
+		rig_open();
+		check();
+		kept = rig.top;
+		before = known.incarnation;
+		rig_close(false);
+		rig_open(); /* reads, writes again and syncs what is there */
+		fill_stream(3, 1000);
+		rig_settle(NULL, 0);
+		assert_int_equal(rig.top, kept + 3);
+		rig_close(false);
+		rig.sim.dead = true;
+		sim_crash(&rig.sim, SIM_KEEP_NONE, 0);
+		if (round % 2) { /* the recovery does not come to its end */
+			rig.sim.plug_at = rig.sim.ops + 3 + round * 5;
+			if (rig_try_open() == 0)
+				rig_close(false);
+			rig.sim.dead = true;
+			sim_crash(&rig.sim, SIM_KEEP_NONE, 0);
+		}
+		rig.opts.durability = round < 2 ? STREAM_WRITE : STREAM_FSYNC;
+		rig_open();
+		streams_info(rig.ss, 0, &st);
+		assert_int_equal(st.next_offset, kept + 1);
+		assert_int_not_equal(st.incarnation, before);
+		before = st.incarnation;
+		rig_close(true);
+		rig_open();
+		streams_info(rig.ss, 0, &st);
+		assert_int_equal(st.incarnation, before);
+		rig_close(true);
+	}
+}
+
 /* A stream that was on disk and is kept in memory now: its log is trimmed when memory has moved on,
  * and says no more than what it holds. Each life in memory is another one, as its frames are lost;
  * back on disk it is the first one. */
@@ -765,6 +820,7 @@ int main(void)
 		cmocka_unit_test(test_offsets_go_on_when_segments_become_smaller),
 		cmocka_unit_test(test_segments_that_were_dropped_are_not_read),
 		cmocka_unit_test(test_a_state_in_a_queue_of_frames),
+		cmocka_unit_test(test_a_power_cut_of_a_stream_that_is_only_written),
 		cmocka_unit_test(test_a_log_behind_a_stream_in_memory),
 		cmocka_unit_test(test_numbers_from_records_and_frames),
 		cmocka_unit_test(test_numbers_of_many_publishers_stay),

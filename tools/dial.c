@@ -11,6 +11,10 @@
 
 #define PAUSE_FIRST_NS (50 * NS_PER_MS)
 #define PAUSE_MAX_NS (5 * NS_PER_S)
+/* A server that is silent is asked for a sign of life after an eighth of the patience, within these bounds, and given up
+ * after as long again: so that a loss that nobody tells of is found while there is patience left to connect again. */
+#define KEEPALIVE_MIN_NS (500 * NS_PER_MS)
+#define KEEPALIVE_MAX_NS (10 * NS_PER_S)
 
 static void lost(struct dial *d)
 {
@@ -49,11 +53,18 @@ static void on_closed(void *ctx, struct channel *ch, int err, const char *why)
 
 static const struct channel_events events = {.opened = on_opened, .draining = on_draining, .closed = on_closed};
 
+static uint64_t keepalive_of(uint64_t patience_ns)
+{
+	uint64_t ns = patience_ns / 8;
+	return ns < KEEPALIVE_MIN_NS ? KEEPALIVE_MIN_NS : ns > KEEPALIVE_MAX_NS ? KEEPALIVE_MAX_NS : ns;
+}
+
 static int connect_now(struct dial *d)
 {
 	struct channel_opts o = {.protocol = d->opts.protocol,
 				 .authority = d->opts.server,
 				 .calls_max = 4,
+				 .keepalive_ns = keepalive_of(d->opts.patience_ns),
 				 .message_max = d->opts.message_max};
 	credentials_fill(&o);
 	int r = channel_connect(d->client, &o, (const struct sockaddr *)&d->address.addr, d->address.len, &events, d,

@@ -9,7 +9,8 @@
 struct dial_opts {
 	const char *server;
 	enum channel_protocol protocol;
-	uint64_t patience_ns; /* how long a connection that was lost may stay away */
+	/* How long a connection that was lost may stay away. A silent server is noticed within a part of it. */
+	uint64_t patience_ns;
 	uint32_t message_max; /* bytes of one received message */
 	/* The channel stands, or the server has asked to go: no new calls, please. May be NULL. */
 	void (*opened)(void *ctx, struct channel *ch);

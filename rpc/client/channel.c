@@ -20,6 +20,7 @@
 #include "core/tls.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
@@ -34,6 +35,7 @@ enum { OP_CONNECT = 1, OP_RECV, OP_SEND, OP_CANCEL };
 #define MESSAGE_DEFAULT (4u << 20)
 #define QUEUE_DEFAULT (4u << 20)
 #define CONNECT_DEFAULT (5 * NS_PER_S)
+#define KEEPALIVE_DEFAULT (10 * NS_PER_S)
 #define OUT_FIRST 4096u
 
 int channel_buf_grow(struct channel_buf *b, size_t n)
@@ -131,6 +133,36 @@ static void sweep_fire(struct timer *t, void *ctx)
 	close_if_drained(ch);
 }
 
+/* A peer whose machine or network is gone sends no end of the connection: a server that is silent while calls wait is
+ * asked whether it is there. A channel without calls asks nothing: whether its server is there shows with the next call. */
+static void keepalive_fire(struct timer *t, void *ctx)
+{
+	struct client *c = ctx;
+	struct channel *ch = container_of(t, struct channel, keepalive);
+	uint64_t quiet_ns = c->now_ns - ch->heard_ns, next_ns = c->now_ns + ch->keepalive_ns;
+	if (quiet_ns < ch->keepalive_ns) {
+		next_ns = ch->heard_ns + ch->keepalive_ns;
+	} else if (channel_calls(ch) == 0) {
+		ch->doubt = CHANNEL_SURE;
+	} else if (ch->doubt == CHANNEL_SURE) {
+		ch->doubt = CHANNEL_PINGED;
+		if (ch->ops->ping(ch) != 0) {
+			channel_fail(ch, -ENOMEM, "no memory to send");
+			return;
+		}
+	} else if (ch->doubt == CHANNEL_PINGED) {
+		/* This process may have been asleep, and the answer may lie in the ring: a turn reaps before it is late. */
+		ch->doubt = CHANNEL_OVERDUE;
+		next_ns = c->now_ns + NS_PER_MS;
+	} else {
+		channel_fail(ch, -ETIMEDOUT,
+			     "the server has not been heard of for %" PRIu64 " s, nor has it answered a PING",
+			     quiet_ns / NS_PER_S);
+		return;
+	}
+	wheel_add(&c->wheel, &ch->keepalive, next_ns);
+}
+
 static int set_token(struct channel *ch, const char *token)
 {
 	size_t n = strlen(token);
@@ -164,6 +196,8 @@ static int channel_new(struct client *c, const struct channel_opts *o, const str
 		.events = events,
 		.ctx = ctx,
 		.sweep.fire = sweep_fire,
+		.keepalive.fire = keepalive_fire,
+		.keepalive_ns = o->keepalive_ns ? o->keepalive_ns : KEEPALIVE_DEFAULT,
 		.authority = strdup(o->authority ? o->authority : "localhost"),
 	};
 	ch->calls_limit = ch->calls_max;
@@ -250,6 +284,8 @@ void channel_set_open(struct channel *ch)
 		return;
 	ch->state = CHANNEL_OPEN;
 	wheel_del(&ch->client->wheel, &ch->sweep);
+	if (ch->keepalive_ns != UINT64_MAX)
+		wheel_add(&ch->client->wheel, &ch->keepalive, ch->client->now_ns + ch->keepalive_ns);
 	ch->events->opened(ch->ctx, ch);
 }
 
@@ -286,6 +322,7 @@ int channel_fail(struct channel *ch, int err, const char *why, ...)
 	ch->state = CHANNEL_CLOSING;
 	ch->err = err;
 	wheel_del(&c->wheel, &ch->sweep);
+	wheel_del(&c->wheel, &ch->keepalive);
 	if (ch->ops_in_flight > 0) {
 		ring_cancel_fd(c->ring, ch->fd, tag(ch, OP_CANCEL));
 		ch->ops_in_flight++;
@@ -416,6 +453,8 @@ static void on_recv(struct channel *ch, const struct ring_event *ev)
 {
 	struct ring *ring = ch->client->ring;
 	if (ev->flags & RING_EV_BUFFER) {
+		ch->heard_ns = ch->client->now_ns;
+		ch->doubt = CHANNEL_SURE;
 		if (ev->res > 0 && ch->state != CHANNEL_CLOSING)
 			(unlikely(ch->tls != NULL) ? channel_tls_input : channel_feed)(ch, ring_buf(ring, ev->buf),
 										       (size_t)ev->res);

@@ -35,6 +35,9 @@ struct channel_opts {
 	uint32_t message_max; /* bytes of one received message; 0: 4 MiB */
 	uint32_t queue_max;   /* bytes queued for sending above which new messages are refused; 0: 4 MiB */
 	uint64_t connect_timeout_ns; /* until `opened`; 0: 5 s */
+	/* While calls are in flight and nothing has come for so long, the server is asked for a sign of life (PING); if
+	 * nothing comes for as long again, the channel closes with -ETIMEDOUT. 0: 10 s; UINT64_MAX: never. */
+	uint64_t keepalive_ns;
 };
 
 struct channel_events {

@@ -42,6 +42,9 @@ struct call {
 
 enum channel_state { CHANNEL_CONNECTING, CHANNEL_STARTING, CHANNEL_OPEN, CHANNEL_DRAINING, CHANNEL_CLOSING };
 
+/* How sure it is that the server is there: bytes have come lately; a PING waits for its answer; the answer is overdue. */
+enum channel_doubt { CHANNEL_SURE, CHANNEL_PINGED, CHANNEL_OVERDUE };
+
 struct client {
 	struct ring *ring;
 	uint64_t now_ns;
@@ -77,12 +80,16 @@ struct channel {
 	int fd;
 	uint32_t index, gen;    /* of our tags */
 	uint32_t ops_in_flight; /* completions owed by the ring */
+	uint64_t heard_ns;      /* when bytes came last */
 	bool recv_armed;
 	struct tls *tls; /* NULL: cleartext */
 
 	const struct channel_events *events;
 	void *ctx;
 	struct timer sweep;
+	struct timer keepalive;
+	uint64_t keepalive_ns; /* UINT64_MAX: off */
+	uint8_t doubt;         /* enum channel_doubt */
 	uint32_t calls_max;
 	char *authority;
 	char *bearer; /* "Bearer TOKEN", or NULL */
@@ -106,6 +113,8 @@ struct protocol_ops {
 	int (*end)(struct channel *ch, struct call *call, uint32_t index);
 	/* Tells the server that nobody waits any more; before channel_finish. */
 	void (*cancel)(struct channel *ch, struct call *call, uint32_t index);
+	/* Asks for a sign of life. 0 or -ENOMEM. */
+	int (*ping)(struct channel *ch);
 	/* Forgets the call; true: its number must stay taken. `by_server`: the server has ended it. */
 	bool (*gone)(struct channel *ch, struct call *call, uint32_t index, bool by_server);
 };

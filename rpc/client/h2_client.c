@@ -638,6 +638,12 @@ static ssize_t h2_input(struct channel *ch, const uint8_t *p, size_t n)
 	return (ssize_t)at;
 }
 
+static int h2_ping(struct channel *ch)
+{
+	static const uint8_t opaque[8] = "alive?";
+	return h2c_put_frame(ch, H2_PING, 0, 0, opaque, sizeof opaque);
+}
+
 const struct protocol_ops h2_client_ops = {
 	.init = h2_init,
 	.done = h2_done,
@@ -647,5 +653,6 @@ const struct protocol_ops h2_client_ops = {
 	.send = h2c_send,
 	.end = h2c_end,
 	.cancel = h2_cancel,
+	.ping = h2_ping,
 	.gone = h2_gone,
 };

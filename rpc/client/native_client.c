@@ -78,6 +78,11 @@ static void native_cancel(struct channel *ch, struct call *call, uint32_t index)
 		channel_fail(ch, -ENOMEM, "no memory to send");
 }
 
+static int native_ping(struct channel *ch)
+{
+	return put(ch, NATIVE_PING, 0, (struct span){0, 0}, 0, 0);
+}
+
 static bool native_gone(struct channel *ch, struct call *call, uint32_t index, bool by_server)
 {
 	return !by_server;
@@ -172,5 +177,6 @@ const struct protocol_ops native_client_ops = {
 	.send = native_send,
 	.end = native_end,
 	.cancel = native_cancel,
+	.ping = native_ping,
 	.gone = native_gone,
 };

@@ -106,6 +106,8 @@ static inline uint32_t expect_request(struct server *s, const char *path)
 	return stream;
 }
 
+static uint64_t keepalive_ns; /* of the channels that are begun next; 0: the default */
+
 static inline void begin(struct server *s, uint32_t calls_max)
 {
 	uint8_t preface[H2_PREFACE_LEN];
@@ -114,6 +116,7 @@ static inline void begin(struct server *s, uint32_t calls_max)
 	harness_begin(&s->h, &(struct channel_opts){.protocol = CHANNEL_GRPC,
 						    .authority = "example:1",
 						    .calls_max = calls_max,
+						    .keepalive_ns = keepalive_ns,
 						    .message_max = 1000000});
 	peer_read(&s->h, preface, sizeof preface);
 	assert_memory_equal(preface, H2_PREFACE, sizeof preface);

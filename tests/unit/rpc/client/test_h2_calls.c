@@ -146,7 +146,7 @@ static void test_answers_that_make_no_sense_end_only_their_call(void **state)
 		{down, H2_F_END_STREAM, NULL, 0, 0, NULL, GRPC_UNAVAILABLE},     /* "OK" of a proxy that has failed */
 		{head_ok, 0, NULL, 0, 0, nothing, GRPC_UNKNOWN},
 		{head_ok, 0, NULL, 0, 0, odd, GRPC_UNKNOWN},
-		{head_ok, 0, NULL, 0, 0, huge, 9999},
+		{head_ok, 0, NULL, 0, 0, huge, GRPC_UNKNOWN}, /* no status that there is */
 		{head_ok, 0, "\0\0\0\0\0", 5, H2_F_END_STREAM, NULL, GRPC_INTERNAL},
 		{head_ok, 0, "\0\0\0\0\5ab", 7, 0, trailers_ok, GRPC_INTERNAL},
 		{head_ok, 0, "\1\0\0\0\1a", 6, 0, NULL, GRPC_INTERNAL},
@@ -332,9 +332,35 @@ static void test_a_stream_goes_both_ways(void **state)
 	end(&s);
 }
 
+/* Any byte that comes is a sign of life; without one the channel ends, and its calls with it. */
+static void test_a_silent_server_is_asked_and_then_given_up(void **state)
+{
+	struct server s;
+	struct seen c = {0};
+
+	keepalive_ns = 50 * NS_PER_MS;
+	ready(&s, 4);
+	keepalive_ns = 0;
+	harness_call(&s.h, METHOD_IDS_TAKE, SPAN_LIT("abc"), 0, CHANNEL_MORE, &c);
+	expect(&s, H2_HEADERS);
+	expect(&s, H2_DATA);
+	for (int i = 0; i < 3; i++) {
+		expect(&s, H2_PING);
+		assert_int_equal(s.frame.flags, 0);
+		put_frame(&s, H2_PING, H2_F_ACK, 0, s.body, s.frame.len);
+	}
+	assert_int_equal(s.h.closed, 0);
+	expect(&s, H2_PING);
+	harness_until(&s.h, &s.h.closed, 1);
+	assert_int_equal(s.h.err, -ETIMEDOUT);
+	assert_int_equal(c.code, GRPC_UNAVAILABLE);
+	end(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_a_silent_server_is_asked_and_then_given_up),
 		cmocka_unit_test(test_a_unary_call),
 		cmocka_unit_test(test_trailers_only_carries_an_error),
 		cmocka_unit_test(test_a_text_is_not_carried_over),

@@ -445,9 +445,39 @@ static void test_a_method_of_ones_own_needs_a_number(void **state)
 	harness_end(&h);
 }
 
+/* A peer that is gone without an end is noticed: a silent one is asked, and one that answers is kept. */
+static void test_a_silent_server_is_asked_and_then_given_up(void **state)
+{
+	struct harness h;
+	struct seen s = {0};
+
+	harness_begin(&h, &(struct channel_opts){.protocol = CHANNEL_NATIVE, .keepalive_ns = 50 * NS_PER_MS});
+	expect(&h, NATIVE_PING, NULL, 0);
+	answer(&h, NATIVE_PONG, 0, 0, NULL, 0);
+	harness_until(&h, &h.opened, 1);
+	for (int i = 0; i < 100; i++) /* without a call nobody is asked */
+		harness_turn(&h);
+	peer_expect_silence(&h);
+	harness_call(&h, METHOD_IDS_TAKE, SPAN_LIT("abc"), 0, CHANNEL_MORE, &s);
+	char body[3];
+	expect(&h, NATIVE_REQUEST, body, 3);
+	for (int i = 0; i < 3; i++) { /* whatever comes is a sign of life */
+		expect(&h, NATIVE_PING, NULL, 0);
+		answer(&h, NATIVE_PONG, 0, 0, NULL, 0);
+	}
+	assert_int_equal(h.closed, 0);
+	expect(&h, NATIVE_PING, NULL, 0);
+	harness_until(&h, &h.closed, 1);
+	assert_int_equal(h.err, -ETIMEDOUT);
+	assert_non_null(strstr(h.why, "PING"));
+	assert_int_equal(s.code, GRPC_UNAVAILABLE);
+	harness_end(&h);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_a_silent_server_is_asked_and_then_given_up),
 		cmocka_unit_test(test_a_unary_call_is_one_request_and_one_message),
 		cmocka_unit_test(test_answers_find_their_calls_in_any_order),
 		cmocka_unit_test(test_units_may_be_cut_anywhere),

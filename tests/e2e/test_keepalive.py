@@ -49,9 +49,15 @@ class Relay:
         for pair in self.pairs:
             pair["open"] = False
 
-    def close(self):
+    def refuse(self):
+        """No new connections. Closing alone would leave the listener to the accept that is under way."""
         self.closed = True
+        self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
+
+    def close(self):
+        if not self.closed:
+            self.refuse()
         for pair in self.pairs:
             for s in pair["sockets"]:
                 s.close()
@@ -107,7 +113,7 @@ def test_patience_that_ends_is_an_error(server, relay):
                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         appliance.wait_until(lambda: relay.pairs and server.stats()["total"]["calls_live"] == 1, "the subscription")
-        relay.listener.close()
+        relay.refuse()
         relay.hush()
         _, err = sub.communicate(timeout=appliance.PATIENCE_S)
     finally:

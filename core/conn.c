@@ -247,9 +247,12 @@ static void flush(struct conn *c)
 	c->dirty = false;
 	if (c->state == CONN_OPEN)
 		conn_input_go_on(c);
-	if (c->state == CONN_FLUSHING)
+	if (c->state == CONN_FLUSHING) {
 		conn_input_ignore(c);
-	if (c->state == CONN_DEAD || c->state == CONN_LINGERING || conn_is_sending(c))
+		conn_handshake_drop(c);
+	}
+	if (c->state == CONN_DEAD || c->state == CONN_LINGERING || conn_is_sending(c) ||
+	    c->handshake == CONN_HANDSHAKE_AWAY)
 		return;
 	if (c->out.len + c->out.ext && c->out.segs && !out_seal(&c->out)) {
 		conn_abort(c, CONN_R_MEMORY);
@@ -294,7 +297,7 @@ void conn_on_send(struct conn *c, const struct ring_event *ev)
 	}
 	conn_out_reset(c, &c->sending);
 	c->sent = 0;
-	if (c->out.len + c->out.ext || c->state == CONN_FLUSHING || c->choked) {
+	if (c->out.len + c->out.ext || c->state == CONN_FLUSHING || c->choked || conn_tls_has_output(c)) {
 		if (!c->dirty)
 			conn_mark_dirty(c);
 	}
@@ -377,7 +380,7 @@ static void conn_free(struct conn *c)
 	conn_out_reset(c, &c->sending);
 	conn_input_drop(c);
 	free(c->gather);
-	tls_free(c->tls);
+	conn_handshake_free(c);
 	close(c->fd);
 	count_add(&s->stats.ended[c->reason], 1);
 	c->state = CONN_FREE;
@@ -393,6 +396,7 @@ static void bury(struct conn *c)
 		const struct conn_ops *ops = c->ops;
 		c->ops = NULL;
 		wheel_del(&c->shard->wheel, &c->timer);
+		conn_handshake_drop(c);
 		if (ops->closed)
 			ops->closed(c);
 		if (c->inflight) {
@@ -417,7 +421,7 @@ void conn_flush_all(struct shard *s)
 	s->starved = NULL;
 	for (struct conn *next; starved; starved = next) {
 		next = starved->starved_next;
-		conn_input_rearm(starved);
+		conn_input_fed(starved);
 	}
 	while (s->doomed) {
 		struct conn *c = s->doomed;

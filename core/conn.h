@@ -98,6 +98,26 @@ struct conn_held {
 /* Held bytes above which the receive itself is stopped. Fixed: nothing is refused for it, the peer's TCP waits. */
 #define CONN_HELD_MAX (64u << 10)
 
+/* Where the TLS handshake of a connection stands; conn_handshake.c draws it. */
+enum conn_handshake {
+	CONN_HANDSHAKE_NONE,    /* cleartext, or over */
+	CONN_HANDSHAKE_IDLE,    /* the peer has to send something */
+	CONN_HANDSHAKE_WAITING, /* for its turn */
+	CONN_HANDSHAKE_AWAY,    /* a handshake thread has `tls` */
+};
+
+/* The connections of a shard that wait for a handshake thread. Of 64 buckets a word tells which
+ * have some. */
+#define CONN_HANDSHAKE_BUCKETS 64
+struct handshakes;
+struct conn_handshakes {
+	struct handshakes *pool; /* NULL: TLS is not served */
+	uint64_t seed;           /* so that no peer can choose its bucket */
+	uint64_t filled;
+	unsigned next; /* bucket whose turn it is */
+	TAILQ_HEAD(conn_waiting, conn) waiting[CONN_HANDSHAKE_BUCKETS];
+};
+
 struct conn {
 	struct shard *shard;
 	const struct conn_ops *ops;
@@ -132,9 +152,11 @@ struct conn {
 	bool owed;           /* output may be with us or the kernel that the peer has not acknowledged */
 	bool probed;         /* after ended_ns */
 	struct timer timer;  /* conn_time.c */
-	struct conn_gather *gather; /* with slices only */
-	struct tls *tls;            /* NULL: cleartext */
-	bool tls_closed;            /* close_notify has been sent */
+	struct conn_gather *gather;   /* with slices only */
+	struct tls *tls;              /* NULL: cleartext */
+	bool tls_closed;              /* close_notify has been sent */
+	uint8_t handshake;            /* enum conn_handshake */
+	TAILQ_ENTRY(conn) handshakes; /* while it waits */
 };
 
 /* Takes over an accepted socket. NULL (fd closed, counted) at a limit. The session is attached by the shard's `attach`. */
@@ -205,10 +227,11 @@ void conn_abort(struct conn *c, enum conn_reason why);
 void conn_pause(struct conn *c);
 void conn_resume(struct conn *c);
 
-/* From here on bytes on the wire are TLS records; `p` are the first of them. Called from the session's `data`, which is called again, with plaintext,
- * perhaps before this returns. false: no memory. */
+/* From here on bytes on the wire are TLS records. Called from the session's `data`, with the first
+ * bytes of the first record, which the session leaves alone: they come back as plaintext when the
+ * handshake is over. false: no memory. The shard has handshake threads. */
 struct tls_context;
-bool conn_start_tls(struct conn *c, struct tls_context *x, const uint8_t *p, size_t n);
+bool conn_start_tls(struct conn *c, struct tls_context *x);
 
 /* Logs that a peer is being closed for what it did: one line a second, and how many were left out. */
 void conn_log_close(struct conn *c, const char *what);
@@ -222,6 +245,13 @@ const char *conn_peer(const struct conn *c, char *buf, size_t cap);
 void conn_on_recv(struct conn *c, const struct ring_event *ev);
 void conn_on_send(struct conn *c, const struct ring_event *ev);
 void conn_on_cancel(struct conn *c, const struct ring_event *ev);
+/* Before the first connection: the threads for TLS handshakes, or NULL. */
+void conn_handshakes_init(struct shard *s, struct handshakes *pool);
+/* Takes what the handshake threads have done, and gives them more. */
+void conn_handshakes_turn(struct shard *s);
+/* Whether they have done something, or could be given something. After the shard's doorbell is
+ * armed. */
+bool conn_handshakes_pending(const struct shard *s);
 /* Delivers held input of the backlog until the turn's time for input is over, one slice at least. */
 void conn_work_off(struct shard *s);
 /* The end of a turn: sends what is queued, receives again, frees what has ended. */

@@ -67,9 +67,14 @@ void conn_input_start(struct conn *c)
 
 void conn_input_rearm(struct conn *c)
 {
-	c->starved = false;
-	if (!c->recv_armed && recv_wanted(c))
+	if (!c->recv_armed && !c->starved && recv_wanted(c))
 		recv_arm(c);
+}
+
+void conn_input_fed(struct conn *c)
+{
+	c->starved = false;
+	conn_input_rearm(c);
 }
 
 /* The backlog. */
@@ -118,8 +123,14 @@ void conn_input_drop(struct conn *c)
 void conn_input_ignore(struct conn *c)
 {
 	conn_input_drop(c);
-	if (!c->recv_armed && !c->starved && recv_wanted(c))
-		recv_arm(c);
+	conn_input_rearm(c);
+}
+
+void conn_input_taken(struct conn *c)
+{
+	bufpool_put(&c->shard->pool, c->held.p, c->held.cap);
+	c->held = (struct conn_held){0};
+	conn_input_rearm(c);
 }
 
 /* Delivery. */
@@ -136,10 +147,10 @@ static bool may_deliver(struct conn *c)
 {
 	if (unlikely(conn_queued(c) > conn_high(c)))
 		c->choked = true;
-	return c->state == CONN_OPEN && !c->choked && !c->paused;
+	return c->state == CONN_OPEN && !c->choked && !c->paused && !c->handshake;
 }
 
-static void hold(struct conn *c, const uint8_t *p, size_t n)
+void conn_input_hold(struct conn *c, const uint8_t *p, size_t n)
 {
 	struct conn_held *h = &c->held;
 	if (h->p && h->at && h->cap - h->len < n) {
@@ -168,22 +179,13 @@ static void hold(struct conn *c, const uint8_t *p, size_t n)
 		recv_cancel(c);
 }
 
-/* Gives bytes to the session. false: TLS has begun with them, and what comes after them are records. */
+/* Gives bytes to the session. false: TLS has begun, and they are records, like what comes after
+ * them. */
 static bool give(struct conn *c, const uint8_t *p, size_t n)
 {
 	const struct tls *before = c->tls;
 	c->ops->data(c, p, n);
 	return likely(c->tls == before);
-}
-
-/* What was held before TLS began is for the filter. */
-static void filter_held(struct conn *c)
-{
-	struct conn_held raw = c->held;
-	c->held = (struct conn_held){0};
-	if (raw.at < raw.len)
-		conn_tls_input(c, raw.p + raw.at, raw.len - raw.at);
-	bufpool_put(&c->shard->pool, raw.p, raw.cap);
 }
 
 /* Delivers held bytes for as long as the session may take them and, unless it is to be `all` of them, the turn lasts, one slice at least; a slice at a
@@ -197,7 +199,8 @@ static void deliver_held(struct conn *c, bool all)
 		const uint8_t *p = h->p + h->at;
 		h->at += (uint32_t)n;
 		if (unlikely(!give(c, p, n))) {
-			filter_held(c);
+			h->at -= (uint32_t)n;
+			conn_handshake_go_on(c);
 			break;
 		}
 		if (!all && may_deliver(c) && is_late(c->shard, h->len - h->at)) {
@@ -267,23 +270,20 @@ void conn_receive(struct conn *c, const uint8_t *p, size_t n)
 		if (unlikely(is_late(c->shard, n))) {
 			count_add(&c->shard->stats.put_off, 1);
 			backlog_add(c);
-			hold(c, p, n);
+			conn_input_hold(c, p, n);
 			return;
 		}
-		if (likely(n <= most)) {
-			c->ops->data(c, p, n);
-			return;
-		}
-		bool plain = give(c, p, most);
-		p += most;
-		n -= most;
-		if (unlikely(!plain)) {
+		if (unlikely(!give(c, p, n < most ? n : most))) {
 			conn_tls_input(c, p, n);
 			return;
 		}
+		if (likely(n <= most))
+			return;
+		p += most;
+		n -= most;
 	}
 	if (c->state == CONN_OPEN)
-		hold(c, p, n);
+		conn_input_hold(c, p, n);
 }
 
 /* Events. */
@@ -295,7 +295,10 @@ void conn_on_end(struct conn *c)
 		conn_die(c, (enum conn_reason)c->reason);
 		return;
 	}
-	conn_input_go_on(c);
+	if (unlikely(c->handshake))
+		conn_handshake_on_end(c);
+	else
+		conn_input_go_on(c);
 	conn_time_ended(c);
 }
 

@@ -6,6 +6,9 @@
  * What OpenSSL holds is bounded: of input, an unfinished record, because what comes is read back at once and nothing is put in that will not be read; of
  * output, PENDING_MAX, because what a peer makes it say (a handshake, alerts) is not counted in the connection's queue. How often a peer may ask for new
  * keys, which costs more than its bytes, is bounded by opts->tls_renewals_max.
+ *
+ * No private-key operation runs here, and no key exchange: until the handshake is over, everything
+ * that comes is for conn_handshake.c.
  */
 #include "core/conn_impl.h"
 #include "core/base/check.h"
@@ -20,7 +23,7 @@ enum {
 		<< 10, /* bytes of records unasked for; fixed: far above the longest flight of a handshake, and no client lets more wait */
 };
 
-static void broken(struct conn *c, int err)
+void conn_tls_broken(struct conn *c, int err)
 {
 	conn_log_close(c, tls_error(c->tls));
 	c->reason = err == -EACCES ? CONN_R_ACCESS : CONN_R_PROTOCOL;
@@ -35,10 +38,20 @@ static void flood(struct conn *c, const char *what)
 
 void conn_tls_input(struct conn *c, const uint8_t *p, size_t n)
 {
-	uint8_t plain[PLAIN_MAX];
-	int got = 0;
 	if (!conn_is_open(c) || c->recv_eof)
 		return; /* dropped, as in cleartext; after close_notify, RFC 8446 section 6.1 */
+	if (likely(!c->handshake)) {
+		conn_tls_decrypt(c, p, n);
+		return;
+	}
+	conn_input_hold(c, p, n);
+	conn_handshake_go_on(c);
+}
+
+void conn_tls_decrypt(struct conn *c, const uint8_t *p, size_t n)
+{
+	uint8_t plain[PLAIN_MAX];
+	int got = 0;
 	if (!tls_feed(c->tls, p, n)) {
 		conn_abort(c, CONN_R_MEMORY);
 		return;
@@ -54,20 +67,24 @@ void conn_tls_input(struct conn *c, const uint8_t *p, size_t n)
 	if (got == -EPIPE)
 		conn_on_end(c);
 	else if (got < 0)
-		broken(c, got);
+		conn_tls_broken(c, got);
 	if (tls_pending(c->tls) > PENDING_MAX)
 		flood(c, "TLS: an alert for each of its records, and it reads none");
 	else if (tls_pending(c->tls) && !c->dirty)
 		conn_mark_dirty(c);
 }
 
-bool conn_start_tls(struct conn *c, struct tls_context *x, const uint8_t *p, size_t n)
+bool conn_start_tls(struct conn *c, struct tls_context *x)
 {
+	CHECK(c->shard->handshakes.pool && !c->tls);
 	c->tls = tls_new(x);
-	if (!c->tls)
-		return false;
-	conn_tls_input(c, p, n);
-	return true;
+	c->handshake = c->tls ? CONN_HANDSHAKE_IDLE : CONN_HANDSHAKE_NONE;
+	return c->tls != NULL;
+}
+
+bool conn_tls_has_output(const struct conn *c)
+{
+	return c->tls && c->handshake != CONN_HANDSHAKE_AWAY && tls_pending(c->tls);
 }
 
 static bool encrypt(struct conn *c)

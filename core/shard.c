@@ -9,6 +9,7 @@
 #include "core/base/clock.h"
 #include "core/base/count.h"
 #include "core/base/log_limit.h"
+#include "core/handshakes.h"
 #include "core/ring.h"
 #include "core/topo.h"
 
@@ -267,7 +268,7 @@ static void begin_drain(struct shard *s)
 
 static bool has_pending(struct shard *s)
 {
-	if (mesh_has_mail(s->mesh, s->index) ||
+	if (mesh_has_mail(s->mesh, s->index) || conn_handshakes_pending(s) ||
 	    atomic_load_explicit(&s->drain_wanted, memory_order_relaxed) != s->draining ||
 	    atomic_load_explicit(&s->hurry_wanted, memory_order_relaxed) != s->hurried)
 		return true;
@@ -332,6 +333,7 @@ static int turn(struct shard *s, struct ring_event *ev)
 	}
 	wheel_advance(&s->wheel, s->now_ns);
 	mesh_drain(s->mesh, s);
+	conn_handshakes_turn(s);
 	conn_work_off(s);
 	if (unlikely(!s->draining && atomic_load_explicit(&s->drain_wanted, memory_order_acquire)))
 		begin_drain(s);
@@ -402,6 +404,9 @@ static int set_up(struct shard *s)
 	s->settle_timer.fire = on_settle_timer;
 	bufpool_init(&s->pool);
 	TAILQ_INIT(&s->backlog);
+	conn_handshakes_init(s, s->opts->handshakes);
+	if (s->opts->handshakes)
+		handshakes_join(s->opts->handshakes, s->index, &s->bell);
 	int rc = slab_init(&s->conns, sizeof(struct conn), s->opts->conns_max);
 	if (rc)
 		return rc;

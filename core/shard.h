@@ -40,6 +40,7 @@ struct shard_opts {
 	uint64_t
 		backlog_max; /* bytes of memory for such input, of all connections of a shard, above which none is put off */
 	bool restrict_ring;
+	struct handshakes *handshakes; /* the threads for TLS, started; NULL: no TLS is served */
 	/* Others hold the listening sockets too, and the next process will accept from them: a drain leaves them as they are, and whoever was
 	 * accepted at the last moment is served. */
 	bool listeners_kept;
@@ -69,7 +70,9 @@ struct shard_hook {
 /* Written by the shard with relaxed stores, read by anybody. */
 struct shard_stats {
 	uint64_t turns, sleeps, accepted, handed_off, bytes_in, bytes_out, sends;
-	uint64_t put_off; /* receipts that had to wait for a later turn */
+	uint64_t handshakes;         /* of TLS, finished */
+	uint64_t handshakes_waiting; /* for a handshake thread, now */
+	uint64_t put_off;            /* receipts that had to wait for a later turn */
 	uint64_t ended[CONN_R_COUNT];
 	uint64_t accept_errors;
 };
@@ -93,6 +96,7 @@ struct shard {
 	uint32_t *unsettled;     /* slots of connections that have received lately; some may be free again */
 	uint32_t unsettled_count, unsettled_cap;
 	struct timer settle_timer;
+	struct conn_handshakes handshakes;
 	struct shard_hook hooks[SHARD_HOOKS_MAX];
 	unsigned hook_count;
 	struct mesh *mesh;
@@ -155,7 +159,8 @@ enum shard_op {
 	SHARD_OP_RECV,
 	SHARD_OP_SEND,
 	SHARD_OP_CANCEL,
-	SHARD_OP_CANCEL_RECV
+	SHARD_OP_CANCEL_RECV,
+	SHARD_OP_HANDSHAKE /* not of the ring's: conn_handshake.c */
 };
 
 #endif

@@ -1,6 +1,12 @@
-/* TLS over memory; see the header. A context is made on any thread and then only read; a connection's state belongs to its shard.
+/* TLS over memory; see the header. A context is made on any thread and then only read; a
+ * connection's state belongs to its shard, or to a handshake thread as long as that thread has it.
  *
- * OpenSSL's error queue is per thread: it is cleared before each call whose failure is looked at. */
+ * What one handshake may cost is bounded: only groups of TLS_GROUPS for the key exchange; of a
+ * client, certificates of CLIENT_CERTS_BYTES together, CLIENT_CERTS of them, with keys of
+ * CLIENT_RSA_BITS at most. The server's own key is the operator's choice.
+ *
+ * OpenSSL's error queue is per thread: it is cleared before each call whose failure is looked
+ * at. */
 #include "core/base/check.h"
 #include "core/tls_internal.h"
 
@@ -13,6 +19,14 @@
 #include <unistd.h>
 
 #define RENEWALS_NS (10 * UINT64_C(1000000000)) /* the time of TLS_RENEWALS_MAX */
+
+enum {
+	CLIENT_CERTS_BYTES = 32 << 10,
+	CLIENT_CERTS = 8, /* fixed, like the next: authorities' chains have 2 to 4 */
+	CLIENT_RSA_BITS = 8192,
+	CLIENT_EC_BITS = 521, /* P-521 */
+	SESSIONS = 1024, /* of clients of TLS 1.2 that take no tickets: the others' sessions are kept by themselves */
+};
 
 static _Thread_local char why[512];
 
@@ -40,6 +54,32 @@ static int select_alpn(SSL *ssl, const unsigned char **out, unsigned char *outle
 	return SSL_TLSEXT_ERR_ALERT_FATAL; /* RFC 7301 section 3.2 */
 }
 
+static bool is_costly(X509 *x)
+{
+	EVP_PKEY *key = X509_get0_pubkey(x);
+	return key &&
+	       EVP_PKEY_get_bits(key) > (EVP_PKEY_get_base_id(key) == EVP_PKEY_EC ? CLIENT_EC_BITS : CLIENT_RSA_BITS);
+}
+
+/* In place of OpenSSL's check of a client's chain: looks at its size before a signature is
+ * checked. */
+static int verify_client(X509_STORE_CTX *store, void *arg)
+{
+	STACK_OF(X509) *shown = X509_STORE_CTX_get0_untrusted(store);
+	SSL *ssl = X509_STORE_CTX_get_ex_data(store, SSL_get_ex_data_X509_STORE_CTX_idx());
+	struct tls *t = SSL_get_app_data(ssl);
+	const char *what = sk_X509_num(shown) > CLIENT_CERTS ? "more than 8 certificates" : NULL;
+	for (int i = 0; !what && i < sk_X509_num(shown); i++) {
+		if (is_costly(sk_X509_value(shown, i)))
+			what = "a key larger than RSA-8192 or P-521";
+	}
+	if (!what)
+		return X509_verify_cert(store);
+	t->costly = what;
+	X509_STORE_CTX_set_error(store, X509_V_ERR_APPLICATION_VERIFICATION);
+	return 0;
+}
+
 static int load(SSL_CTX *ctx, const struct tls_opts *o)
 {
 	if (SSL_CTX_use_certificate_chain_file(ctx, o->cert) != 1)
@@ -57,6 +97,8 @@ static int load(SSL_CTX *ctx, const struct tls_opts *o)
 		return fault("TLS_CLIENT_CA", o->client_ca);
 	SSL_CTX_set_client_CA_list(ctx, names);
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+	SSL_CTX_set_cert_verify_callback(ctx, verify_client, NULL);
+	SSL_CTX_set_max_cert_list(ctx, CLIENT_CERTS_BYTES);
 	return 0;
 }
 
@@ -71,6 +113,8 @@ struct tls_context *tls_context_wrap(SSL_CTX *ctx)
 	SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
 	SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
 	SSL_CTX_set_cipher_list(ctx, TLS_CIPHERS);
+	if (SSL_CTX_set1_groups_list(ctx, TLS_GROUPS_NEW) != 1)
+		CHECK(SSL_CTX_set1_groups_list(ctx, TLS_GROUPS) == 1);
 	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
 	x->ctx = ctx;
 	atomic_init(&x->refs, 1);
@@ -88,6 +132,7 @@ int tls_context_new(const struct tls_opts *opts, struct tls_context **ret, const
 		return -ENOMEM;
 	}
 	SSL_CTX_set_options(x->ctx, SSL_OP_CIPHER_SERVER_PREFERENCE);
+	SSL_CTX_sess_set_cache_size(x->ctx, SESSIONS);
 	SSL_CTX_set_session_id_context(x->ctx, session_id, sizeof session_id - 1);
 	SSL_CTX_set_alpn_select_cb(x->ctx, select_alpn, NULL);
 	int rc = load(x->ctx, opts);
@@ -116,23 +161,39 @@ void tls_context_put(struct tls_context *x)
 struct tls *tls_make(struct tls_context *x)
 {
 	struct tls *t = calloc(1, sizeof *t);
-	if (!t)
-		return NULL;
-	t->ssl = SSL_new(x->ctx);
+	if (t)
+		t->context = tls_context_get(x);
+	return t;
+}
+
+static bool make_bios(struct tls *t)
+{
+	if (t->in)
+		return true;
 	t->in = BIO_new(BIO_s_mem());
 	t->out = BIO_new(BIO_s_mem());
-	if (!t->ssl || !t->in || !t->out) {
-		SSL_free(t->ssl);
+	if (!t->in || !t->out) {
 		BIO_free(t->in);
 		BIO_free(t->out);
-		free(t);
-		return NULL;
+		t->in = t->out = NULL;
+		return false;
 	}
 	BIO_set_mem_eof_return(t->in, -1); /* empty is "not yet", not the end */
 	BIO_set_mem_eof_return(t->out, -1);
-	SSL_set_bio(t->ssl, t->in, t->out);
-	t->context = tls_context_get(x);
-	return t;
+	return true;
+}
+
+bool tls_make_ssl(struct tls *t)
+{
+	if (!make_bios(t))
+		return false;
+	SSL *ssl = SSL_new(t->context->ctx);
+	if (!ssl)
+		return false;
+	SSL_set_bio(ssl, t->in, t->out);
+	SSL_set_app_data(ssl, t);
+	t->ssl = ssl;
+	return true;
 }
 
 /* Called by OpenSSL for each message that it reads or writes. A renegotiation is known by its refusal. */
@@ -148,13 +209,23 @@ static void on_message(int is_written, int version, int type, const void *p, siz
 
 struct tls *tls_new(struct tls_context *x)
 {
-	struct tls *t = tls_make(x);
-	if (!t)
-		return NULL;
+	return tls_make(x);
+}
+
+bool tls_has_begun(const struct tls *t)
+{
+	return t->ssl != NULL;
+}
+
+/* The first step of a server's handshake. */
+static bool begin(struct tls *t)
+{
+	if (!tls_make_ssl(t))
+		return false;
 	SSL_set_accept_state(t->ssl);
 	SSL_set_msg_callback(t->ssl, on_message);
 	SSL_set_msg_callback_arg(t->ssl, t);
-	return t;
+	return true;
 }
 
 bool tls_is_calm(struct tls *t, uint64_t now_ns, uint32_t max)
@@ -174,14 +245,21 @@ void tls_free(struct tls *t)
 {
 	if (!t)
 		return;
-	SSL_free(t->ssl);
+	if (t->ssl) {
+		/* Or SSL_free takes the session out of the context's cache, under a lock. */
+		SSL_set_shutdown(t->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+		SSL_free(t->ssl);
+	} else {
+		BIO_free(t->in);
+		BIO_free(t->out);
+	}
 	tls_context_put(t->context);
 	free(t);
 }
 
 bool tls_feed(struct tls *t, const uint8_t *p, size_t n)
 {
-	return BIO_write(t->in, p, (int)n) == (int)n;
+	return make_bios(t) && (n == 0 || BIO_write(t->in, p, (int)n) == (int)n);
 }
 
 /* Keeps the reason in words; returns it as tls_read has it. */
@@ -191,6 +269,10 @@ static int set_error(struct tls *t)
 	if (t->is_client) {
 		tls_client_explain(t);
 		return -EPROTO;
+	}
+	if (t->costly) {
+		snprintf(t->error, sizeof t->error, "the client's certificate was refused: %s", t->costly);
+		return -EACCES;
 	}
 	if (verify != X509_V_OK) {
 		snprintf(t->error, sizeof t->error, "the client's certificate was refused: %s",
@@ -219,6 +301,8 @@ static void finish_handshake(struct tls *t)
 int tls_handshake(struct tls *t)
 {
 	ERR_clear_error();
+	if (!t->ssl && !begin(t))
+		return -ENOMEM;
 	int r = SSL_do_handshake(t->ssl);
 	if (r == 1) {
 		if (!t->ready)
@@ -233,6 +317,7 @@ int tls_handshake(struct tls *t)
 
 int tls_read(struct tls *t, uint8_t *out, size_t cap)
 {
+	CHECK(t->ready || t->is_client); /* a server's handshake is the handshake threads' */
 	ERR_clear_error();
 	int n = SSL_read(t->ssl, out, (int)cap);
 	if (!t->ready && SSL_is_init_finished(t->ssl))
@@ -267,7 +352,7 @@ bool tls_write(struct tls *t, const uint8_t *p, size_t n)
 
 size_t tls_pending(const struct tls *t)
 {
-	return BIO_ctrl_pending(t->out);
+	return t->out ? BIO_ctrl_pending(t->out) : 0;
 }
 
 size_t tls_take(struct tls *t, uint8_t *out, size_t cap)

@@ -34,8 +34,11 @@ struct tls_client_opts {
 /* A client's context. As tls_context_new, with a sentence that names the file. */
 int tls_client_context_new(const struct tls_client_opts *opts, struct tls_context **ret, const char **ret_why);
 
-/* One connection's state. NULL without memory. Owner thread only, as all below. */
+/* One connection's state, a server's. NULL without memory. Owner thread only, as all below: a
+ * handshake thread as long as it has it (handshakes.h), else the connection's shard. */
 struct tls *tls_new(struct tls_context *x);
+/* The first step of the handshake has been taken. */
+bool tls_has_begun(const struct tls *t);
 #define TLS_NAME_MAX 253 /* bytes of a host name, RFC 1035 section 2.3.4 */
 /* The client's side: the server's certificate must be for `name`, a host name (which is also sent, as SNI) or an IP address; copied. `h2`: offers HTTP/2
  * by ALPN, else nothing. NULL: without memory, or `name` cannot be one. tls_handshake makes the first record. */
@@ -44,10 +47,12 @@ void tls_free(struct tls *t);
 
 /* Gives received bytes. Afterwards tls_read yields what they decrypt to, and tls_take what must be sent (handshake, alerts). false: no memory. */
 bool tls_feed(struct tls *t, const uint8_t *p, size_t n);
-/* Goes on with the handshake, and reads nothing of what follows it. 0: see tls_is_ready; -EPROTO, -EACCES as below. */
+/* Goes on with the handshake, and reads nothing of what follows it. 0: see tls_is_ready; -ENOMEM;
+ * -EPROTO, -EACCES as below. */
 int tls_handshake(struct tls *t);
-/* Up to cap bytes of plaintext (goes on with the handshake first); 0: none now; -EPIPE: the peer has closed in order; -EPROTO: broken or refused;
- * -EACCES: on a server, no certificate of the client's, or one that is not taken. See tls_error. */
+/* Up to cap bytes of plaintext (a client's goes on with the handshake first; a server's must be
+ * over); 0: none now; -EPIPE: the peer has closed in order; -EPROTO: broken or refused; -EACCES:
+ * on a server, no certificate of the client's, or one that is not taken. See tls_error. */
 int tls_read(struct tls *t, uint8_t *out, size_t cap);
 /* Whether the peer has asked for new keys no more than `max` times in 10 seconds: key updates (TLS 1.3), and renegotiations (TLS 1.2), which are
  * refused with an alert each. Servers; `now_ns` is monotonic. */

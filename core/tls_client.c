@@ -87,6 +87,10 @@ struct tls *tls_client_new(struct tls_context *x, const char *name, bool h2)
 	if (!t)
 		return NULL;
 	t->is_client = true;
+	if (!tls_make_ssl(t)) {
+		tls_free(t);
+		return NULL;
+	}
 	snprintf(t->name, sizeof t->name, "%s", name);
 	if (!*name || !set_name(t->ssl, name) || (h2 && SSL_set_alpn_protos(t->ssl, offer, sizeof offer - 1) != 0)) {
 		tls_free(t);

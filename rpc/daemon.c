@@ -7,6 +7,7 @@
 #include "core/base/check.h"
 #include "core/base/clock.h"
 #include "core/base/log_limit.h"
+#include "core/handshakes.h"
 #include "core/mesh.h"
 #include "core/ring.h"
 #include "core/witness.h"
@@ -263,6 +264,7 @@ static void set_options(struct daemon *d, struct daemon_options *o)
 		.turn_ns = (uint64_t)c->turn_us * NS_PER_US,
 		.backlog_max = (uint64_t)c->backlog_bytes,
 		.restrict_ring = true,
+		.handshakes = d->handshakes,
 		.listeners_kept = handover_is_kept(&d->listener),
 		.start = shard_begin,
 		.stop = shard_end,
@@ -721,6 +723,8 @@ static int start_threads(struct daemon *d, const char **ret_why)
 		rc = streams_start(d->streams);
 	if (rc == 0 && d->workers)
 		rc = workers_start(d->workers);
+	if (rc == 0 && d->handshakes)
+		rc = handshakes_start(d->handshakes);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; i < d->topo.shards; i++) {
@@ -744,6 +748,16 @@ static void confine(struct daemon *d)
 		log_warn("cannot keep to the %u CPUs in use: %s", d->topo.cpus, strerror(-rc));
 }
 
+/* As many threads as CPUs: of their weight they take what the shards leave. */
+static int make_handshakes(struct daemon *d)
+{
+	unsigned cpus = d->topo.cpus;
+	if (!*d->cfg.tls_cert)
+		return 0;
+	return handshakes_new(cpus < HANDSHAKES_THREADS_MAX ? cpus : HANDSHAKES_THREADS_MAX, d->topo.shards,
+			      &d->handshakes);
+}
+
 static int make(struct daemon *d, const char **ret_why)
 {
 	const struct config *c = &d->cfg;
@@ -763,6 +777,8 @@ static int make(struct daemon *d, const char **ret_why)
 	if (rc)
 		return rc;
 	rc = handover_take(c->listen, &d->listener, ret_why);
+	if (rc == 0)
+		rc = make_handshakes(d);
 	if (rc == 0)
 		rc = plan_descriptors(d, ret_why);
 	if (rc == 0)
@@ -850,6 +866,7 @@ int daemon_stop(struct daemon *d)
 {
 	int rc = 0;
 	join_shards(d);
+	handshakes_stop(d->handshakes);
 	workers_stop(d->workers);
 	if (d->ids)
 		ids_stop(d->ids);
@@ -864,6 +881,7 @@ int daemon_stop(struct daemon *d)
 	workers_free(d->workers);
 	if (d->ids)
 		ids_free(d->ids);
+	handshakes_free(d->handshakes);
 	mesh_free(d->mesh);
 	pages_free(d->pages);
 	free(d->shards);

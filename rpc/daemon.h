@@ -37,7 +37,8 @@ struct daemon {
 	struct workers *workers; /* NULL: HANDLER_THREADS=0 */
 	struct pages *pages;     /* what the main thread renders for svc_stats */
 	struct mesh *mesh;
-	struct shard *shards; /* topo.shards of them */
+	struct handshakes *handshakes; /* NULL: TLS is not configured */
+	struct shard *shards;          /* topo.shards of them */
 	struct rpc_shard *rpc;
 	unsigned shards_made, shards_started;
 	char bound[LISTENER_TEXT]; /* the address in force */

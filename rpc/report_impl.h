@@ -59,7 +59,7 @@ struct report_field {
 	uint8_t size; /* 4 or 8 */
 	bool counter; /* else a gauge */
 };
-#define REPORT_FIELDS 33
+#define REPORT_FIELDS 35
 extern const struct report_field report_fields[REPORT_FIELDS];
 uint64_t report_field_get(const struct report_shard *s, const struct report_field *f);
 

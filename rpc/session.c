@@ -1,7 +1,7 @@
 /* The sniffer: waits for the first bytes of a connection and hands it to the session that they ask for. Runs on the connection's shard.
  *
  *   accepted --first byte 0x81--> native --'P','R','I'--> h2
- *       |--0x16 (a TLS handshake)--> the TLS filter, then as above, once more
+ *       |--0x16 (a TLS handshake)--> the TLS filter; after the handshake as above, once more
  *       \--anything else, or PREFACE_TIMEOUT--> closed
  */
 #include "rpc/session.h"
@@ -49,15 +49,15 @@ static void refuse(struct conn *c, struct rpc_shard *r, const char *what)
 	conn_abort(c, CONN_R_PROTOCOL);
 }
 
-/* The first bytes of a TLS connection go to the filter, and this sees their plaintext. */
-static void start_tls(struct conn *c, struct rpc_shard *r, const uint8_t *p, size_t n)
+/* The first bytes of a TLS connection go to the filter, and come back as plaintext. */
+static void start_tls(struct conn *c, struct rpc_shard *r)
 {
 	struct tls_context *x = r->opts->tls ? r->opts->tls(r->opts->tls_ctx) : NULL;
 	if (!x) {
 		refuse(c, r, "TLS is not configured here: set TLS_CERT and TLS_KEY");
 		return;
 	}
-	if (!conn_start_tls(c, x, p, n))
+	if (!conn_start_tls(c, x))
 		conn_abort(c, CONN_R_MEMORY);
 	tls_context_put(x);
 }
@@ -70,13 +70,7 @@ static void sniffer_data(struct conn *c, const uint8_t *p, size_t n)
 							   : p[0] == H2_PREFACE[0] ? h2_session_start
 										   : NULL;
 	if (p[0] == TLS_HANDSHAKE && !c->tls) {
-		start_tls(c, r, p, n);
-		return;
-	}
-	if (c->tls &&
-	    !tls_is_ready(
-		    c->tls)) { /* the filter gives plaintext only after the handshake: whatever this is, it is nobody's request */
-		refuse(c, r, "cleartext within TLS");
+		start_tls(c, r);
 		return;
 	}
 	if (!start) {

@@ -15,6 +15,7 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/conn.h"
+#include "core/handshakes.h"
 #include "core/ring.h"
 #include "core/shard.h"
 #include "core/tls_internal.h"
@@ -63,8 +64,10 @@ static struct rig {
 	/* What the client has written and the connection has not received; and what the connection has sent. With TLS, both in plaintext. */
 	struct fuzz_bytes in, out;
 	struct tls_context *tls, *client_tls;
-	struct tls *client; /* NULL: the client writes and reads cleartext */
-	bool client_closed; /* it has said goodbye in TLS, and writes cleartext behind that */
+	struct tls *client;            /* NULL: the client writes and reads cleartext */
+	bool client_closed;            /* it has said goodbye in TLS, and writes cleartext behind that */
+	struct handshakes *handshakes; /* whose one thread is the target */
+	bool handshakes_wait;          /* a step is done only when the script says so */
 	/* The script. */
 	struct fuzz_script script;
 	uint8_t last; /* byte of it, which also chooses how the connection ends */
@@ -196,9 +199,21 @@ static void rig_receive_records(void)
 		rig_receive(record, n);
 }
 
+/* The client's handshake goes on, if it is not over. */
+static bool rig_client_shakes(void)
+{
+	if (!rig.client || tls_is_ready(rig.client))
+		return false;
+	CHECK(tls_handshake(rig.client) == 0);
+	rig_receive_records();
+	return true;
+}
+
 /* The client's next n bytes, or fewer. */
 static void rig_deliver(size_t n)
 {
+	if (rig_client_shakes())
+		return;
 	size_t left = rig.in.len - rig.in.at;
 	n = n < left ? n : left;
 	n = n < RIG_DELIVER_MAX ? n : RIG_DELIVER_MAX;
@@ -273,8 +288,15 @@ static void rig_cancelled(void)
 static void rig_turn(void)
 {
 	struct shard *s = &rig.s;
+	bool more = true;
 	memory_watch(true);
 	wheel_advance(&s->wheel, s->now_ns);
+	while (more) {
+		conn_handshakes_turn(s);
+		memory_watch(false);
+		more = !rig.handshakes_wait && handshakes_turn(rig.handshakes, 0);
+		memory_watch(true);
+	}
 	rpc_shard_turn(&rig.r);
 	conn_flush_all(s);
 	memory_watch(false);
@@ -494,6 +516,7 @@ static void rig_end_shard(void)
 	slab_done(&rig.s.conns);
 	bufpool_done(&rig.s.pool);
 	access_put(rig_rules);
+	handshakes_free(rig.handshakes);
 	tls_context_put(rig.tls);
 	tls_context_put(rig.client_tls);
 }
@@ -508,6 +531,8 @@ static void rig_begin_tls(void)
 	const char *why, *pem = certificate_file();
 	CHECK(tls_context_new(&(struct tls_opts){.cert = pem, .key = pem}, &rig.tls, &why) == 0);
 	CHECK(tls_client_context_new(&(struct tls_client_opts){.ca = pem}, &rig.client_tls, &why) == 0);
+	CHECK(handshakes_new(1, 1, &rig.handshakes) == 0);
+	conn_handshakes_init(&rig.s, rig.handshakes);
 }
 
 /* The shard outlives the runs, which are many. */
@@ -542,11 +567,15 @@ static void rig_forget_runs(void)
 	rig.r.budget = NULL;
 }
 
-/* The client speaks TLS: the handshake. */
+/* The client speaks TLS: the handshake, or as much of it as the script does not have to say. */
 static void rig_handshake(void)
 {
 	rig.client = tls_client_new(rig.client_tls, "localhost", false);
 	CHECK(rig.client);
+	if (rig.handshakes_wait) {
+		rig_client_shakes();
+		return;
+	}
 	for (unsigned i = 0; i < 4; i++) {
 		CHECK(tls_handshake(rig.client) == 0);
 		rig_receive_records();
@@ -560,7 +589,8 @@ static void rig_handshake(void)
 enum rig_how {
 	RIG_RULES = 0x40, /* … 0x7f: rules of access are in force */
 	RIG_TLS =
-		0x80, /* … 0xbf: TLS is configured, and listeners are kept while draining; from 0xa0 the client speaks it */
+		0x80, /* … 0xbf: TLS is configured, and listeners are kept while draining; from 0xa0 the client speaks it. With bit
+			 0x10 the script says when a step of the handshake is done */
 	RIG_TLS_CLIENT = 0xa0,
 	RIG_MEMORY =
 		0xc0, /* … 0xdf: memory runs out as the connection comes, or a little later: the next byte says when */
@@ -609,6 +639,7 @@ static void rig_begin(const uint8_t *data, size_t size)
 	rig.r.access = how >= RIG_RULES && how < RIG_TLS ? access_get(rig_rules) : NULL;
 	rig.r.access_gen++;
 	rig.s.draining = drains;
+	rig.handshakes_wait = has_tls && (how & 16);
 	memory_fail(how >= RIG_MEMORY && how < RIG_DRAINING ? 1u + rig_byte() % 64 : 0);
 	memory_watch(true);
 	rig.c = conn_open(&rig.s, open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -699,12 +730,15 @@ static bool __attribute__((unused)) rig_op(uint8_t op)
 	}
 	case 12: {
 		uint8_t what = rig_byte();
+		bool speaks_tls = rig.client && tls_is_ready(rig.client) && !rig.client_closed;
 		if (what < 64 && rig.in.at == rig.in.len && !rig.recv_cancelled)
 			rig_recv_ends(0);
-		else if (what >= 192 && rig.client && !rig.client_closed)
+		else if (what >= 192 && speaks_tls)
 			rig_close_tls();
-		else if (what >= 128 && rig.client && !rig.client_closed)
+		else if (what >= 128 && speaks_tls)
 			rig_renew_keys(what % 8);
+		else if (what >= 64)
+			handshakes_turn(rig.handshakes, 0);
 		return true;
 	}
 	default:
@@ -730,6 +764,7 @@ static void rig_end(void)
 	}
 	memory_fail(0);
 	rig_turn();
+	rig.handshakes_wait = false;
 	if (rig.c)
 		conn_abort(rig.c, CONN_R_SHUTDOWN);
 	for (unsigned i = 0; i < 8; i++) {

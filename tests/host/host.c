@@ -4,6 +4,7 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/base/std_fds.h"
+#include "core/handshakes.h"
 #include "core/listener.h"
 #include "core/mesh.h"
 #include "core/ring.h"
@@ -74,7 +75,7 @@ static bool attach(struct conn *c, void *ctx)
 	return session_attach(c, &rpc);
 }
 
-static const struct shard_opts shard_opts = {
+static struct shard_opts shard_opts = {
 	.ring_entries = 1024,
 	.cq_entries = 16384,
 	.recv_bufs = 1024,
@@ -107,7 +108,11 @@ static int serve(const char *address)
 		return 1;
 	}
 	shard_add_listener(&shard, l.fds[0]);
-	int rc = shard_start(&shard);
+	int rc = tls ? handshakes_new(1, 1, &shard_opts.handshakes) : 0;
+	if (rc == 0 && tls)
+		rc = handshakes_start(shard_opts.handshakes);
+	if (rc == 0)
+		rc = shard_start(&shard);
 	if (rc) {
 		fprintf(stderr, "%s: %s\n", name, ring_explain(rc));
 		return 1;
@@ -117,7 +122,9 @@ static int serve(const char *address)
 	sigwait(&set, &signal_number);
 	shard_drain(&shard);
 	shard_join(&shard);
+	handshakes_stop(shard_opts.handshakes);
 	shard_done(&shard);
+	handshakes_free(shard_opts.handshakes);
 	mesh_free(mesh);
 	tls_context_put(tls);
 	return 0;

@@ -11,6 +11,7 @@
 #include "core/base/check.h"
 #include "core/base/clock.h"
 #include "core/base/log.h"
+#include "core/handshakes.h"
 #include "core/tls.h"
 #include "tests/unit/core/ring_twin.h"
 
@@ -35,6 +36,7 @@ enum {
 
 static char pem[] = "/tmp/test_conn_tls.XXXXXX";
 static struct tls_context *context;
+static struct handshakes *pool; /* whose one thread is this test's */
 
 static struct {
 	struct shard s;
@@ -56,7 +58,7 @@ static struct {
 static void on_data(struct conn *c, const uint8_t *p, size_t n)
 {
 	if (!c->tls)
-		assert_true(conn_start_tls(c, context, p, n));
+		assert_true(conn_start_tls(c, context));
 	else
 		t.got += n;
 }
@@ -84,6 +86,9 @@ static void event(uint64_t tag, int32_t res, uint16_t flags)
 static void turn(void)
 {
 	wheel_advance(&t.s.wheel, t.s.now_ns);
+	do
+		conn_handshakes_turn(&t.s);
+	while (handshakes_turn(pool, 0));
 	conn_flush_all(&t.s);
 }
 
@@ -131,6 +136,8 @@ static void end(void)
 		event(ring.send_tag, -ECANCELED, 0);
 	}
 	turn();
+	while (handshakes_turn(pool, 0))
+		;
 	assert_int_equal(t.closes, 1);
 	assert_int_equal(t.s.conns.used, 0);
 	assert_int_equal(t.s.wheel.armed, 0);
@@ -154,6 +161,7 @@ static void begin(int version, uint32_t renewals_max)
 	t.s.now_ns = 1000 * NS_PER_S;
 	wheel_init(&t.s.wheel, t.s.now_ns, &t.s);
 	bufpool_init(&t.s.pool);
+	conn_handshakes_init(&t.s, pool);
 	assert_int_equal(slab_init(&t.s.conns, sizeof(struct conn), 4), 0);
 	t.c = conn_open(&t.s, open("/dev/null", O_RDWR | O_CLOEXEC));
 	assert_non_null(t.c);
@@ -383,11 +391,13 @@ static int make_certificate(void **state)
 	X509_free(x);
 	EVP_PKEY_free(key);
 	log_level_now = LOG_LEVEL_ERROR;
+	assert_int_equal(handshakes_new(1, 1, &pool), 0);
 	return tls_context_new(&(struct tls_opts){.cert = pem, .key = pem}, &context, &why);
 }
 
 static int free_certificate(void **state)
 {
+	handshakes_free(pool);
 	tls_context_put(context);
 	return unlink(pem);
 }

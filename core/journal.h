@@ -157,7 +157,7 @@ struct jlog_opts {
 };
 
 /* Opens or creates a log, replaying what it holds. -EBADMSG: damage before the last durable record; the why names
- * file and byte offset, and nothing was changed. -ENOENT: the manifest says that the log must be there, and its folder
+ * file and byte offset, and nothing was changed. -ENOTSUP: a newer version has written it. -ENOENT: the manifest says that the log must be there, and its folder
  * or all of its segments are gone; the why names the folder. -EEXIST: it is open already. Any thread, at any time between journal_open and journal_close
  * (openers take turns under a lock that nobody else takes); it reads and syncs files, so not a shard's. The caller
  * hands the log to its one appending thread. */

@@ -266,7 +266,7 @@ static int open_segment(struct scan *s, uint32_t index)
 		return damaged(s, index, (uint32_t)size, "the segment's header is cut short");
 	err = jf_segment_decode(p, s->log->salt, &seg);
 	if (err == -ENOTSUP)
-		return jio_fail(s->io, -EBADMSG, s->path, "damaged at byte 0: written by a newer version");
+		return jio_fail(s->io, -ENOTSUP, s->path, "it was written by a newer version");
 	if (err != 0)
 		return strange_header(s, index, p);
 	if (seg.number != s->segs[index].number)

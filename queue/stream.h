@@ -62,8 +62,10 @@ struct streams_opts {
 		held_max; /* bytes of publishes that wait on one shard for another one, for memory, or for a stream being made */
 };
 
-/* Opens every stream in the journal, replaying its log: with a line in the log now and then. Damage refuses (-EBADMSG), with file and
- * byte in *ret_why (valid until the thread's next call here or of core/journal.h). The journal must not have been started. Main thread. */
+/* Opens every stream in the journal, replaying its log: with a line in the log now and then. A stream whose log is damaged
+ * is there, and refuses everything with STREAM_E_DAMAGED; see stream_damage. One whose log is missing refuses the opening
+ * (-ENOENT), and so does every other error, with a sentence in *ret_why (valid until the thread's next call here or of
+ * core/journal.h). The journal must not have been started. Main thread. */
 int streams_open(const struct streams_opts *opts, struct journal *j, struct streams **ret, const char **ret_why);
 /* 0, or -EINVAL: what is wrong with durability_rules, in *ret_why. Any thread. */
 int streams_rules_check(const char *rules, const char **ret_why);
@@ -128,8 +130,9 @@ const char *stream_error_text(const struct streams *ss, enum stream_error e, cha
 /* The same of a refusal by this stream, which may be NULL: names it where the stream is what is wrong. */
 const char *stream_refusal_text(const struct streams *ss, enum stream_error e, const struct stream *s, char *buf,
 				size_t cap);
-/* NULL, or why the stream takes no frames any more: what it is kept in has been deleted or moved away, or is damaged. What can still be read of it is
- * given to cursors, which then end with STREAM_E_DAMAGED. Any thread; valid as long as the streams. */
+/* NULL, or why the stream takes no frames any more: what it is kept in has been deleted or moved away, or is damaged. What
+ * can still be read of it is given to cursors, which then end with STREAM_E_DAMAGED; of one that was damaged when it was
+ * opened nothing is, and no cursor opens. Any thread; valid as long as the streams. */
 const char *stream_damage(const struct stream *s);
 
 struct streams_view_ops {
@@ -194,7 +197,7 @@ enum cursor_state {
 	CURSOR_ENDED, /* stream_cursor_error says why; nothing more comes */
 };
 
-/* STREAM_E_OK, or why not. A stream that is not there is made (but for only_existing), and until then the cursor waits; it may end with
+/* STREAM_E_OK, or why not (DAMAGED: streams_view_refused is the stream). A stream that is not there is made (but for only_existing), and until then the cursor waits; it may end with
  * an error then. The first call of stream_cursor_next may follow at once. */
 enum stream_error stream_cursor_open(struct streams_view *v, const struct stream_start *start, void *user,
 				     struct stream_cursor **ret);
@@ -248,10 +251,13 @@ struct stream_stats {
 	uint64_t gaps;                     /* given to cursors */
 	uint64_t damaged;                  /* reads that found damage */
 	uint64_t cursors, live_cursors;    /* open now */
-	uint64_t stopped;                  /* 1: takes no frames any more, stream_damage says why */
+	uint64_t stopped;                  /* 1: takes no frames any more, and `why` says why */
+	const char *why;                   /* stream_damage */
 };
 
 uint32_t streams_count(const struct streams *ss);
+/* How many of them take no frames any more; see stream_damage. */
+uint32_t streams_stopped(const struct streams *ss);
 /* `i` is below streams_count, in the order in which they were made. */
 void streams_info(const struct streams *ss, uint32_t i, struct stream_stats *ret);
 /* The stream's number for streams_info. */

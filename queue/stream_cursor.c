@@ -133,6 +133,10 @@ enum stream_error stream_cursor_open(struct streams_view *v, const struct stream
 
 	if (e != STREAM_E_OK)
 		return e;
+	if (s != NULL && s->closed) {
+		v->refused = s;
+		return STREAM_E_DAMAGED;
+	}
 	c = calloc(1, sizeof *c);
 	if (c == NULL)
 		return STREAM_E_BUSY;

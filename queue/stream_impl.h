@@ -338,6 +338,7 @@ struct stream {
 	struct edge durable;          /* what readers may see. offset: of the newest durable frame */
 	struct edge first;            /* the oldest kept. offset: its own */
 	_Atomic(const char *) damage; /* see stream_damage; release by stream_set_damage */
+	bool closed;                  /* it was damaged when it was opened: there is no log, and nothing is served */
 	/* For figures: count_add by the owner. */
 	uint64_t published, published_bytes, duplicates, stale, stat_next, stat_memory, stat_index, stat_late;
 	struct note trim;      /* NOTE_TRIM, from the keeper */
@@ -365,6 +366,7 @@ struct reader;
 /* What the log is told while streams are being opened: now and then how far that is, and in the end one line, however many there are. */
 struct opening {
 	uint64_t frames, late; /* of the streams so far */
+	uint32_t closed;       /* of them, because they are damaged */
 	uint64_t began_ns, said_ns, pause_ns;
 };
 
@@ -423,6 +425,8 @@ bool stream_name_of_log(const char *log, uint8_t out[STREAM_NAME_MAX], size_t *r
 
 /* A stream, with what its log holds; `exists`: it has one. 0 or -errno, *ret_why as journal_log_open. */
 int stream_make(struct streams *ss, struct span name, bool exists, struct stream **ret, const char **ret_why);
+/* A stream that is there, and is closed because its log is damaged: `why`. NULL: out of memory. */
+struct stream *stream_make_closed(struct streams *ss, struct span name, const char *why);
 void stream_free(struct stream *s);
 /* The owner, or the opener: the stream takes no frames any more, and this is why. Once. */
 void stream_set_damage(struct stream *s, const char *why);

@@ -100,7 +100,8 @@ static int recover_frame(struct recovery *r, const struct frame *f, uint64_t pos
 
 static int unknown_kind(struct recovery *r, const struct jrecord *rec)
 {
-	return refuse(r, rec, "is of an unknown kind: it was written by a newer version");
+	refuse(r, rec, "is of an unknown kind: it was written by a newer version");
+	return -ENOTSUP;
 }
 
 /* The head of a record of frames: checked against what came before it. */
@@ -401,6 +402,18 @@ void stream_free(struct stream *s)
 	free(s->dir);
 	free(s->local);
 	free(s);
+}
+
+struct stream *stream_make_closed(struct streams *ss, struct span name, const char *why)
+{
+	struct stream *s = alloc(ss, name);
+
+	if (s == NULL)
+		return NULL;
+	s->closed = true;
+	settle(s);
+	stream_set_damage(s, why);
+	return s;
 }
 
 int stream_make(struct streams *ss, struct span name, bool exists, struct stream **ret, const char **ret_why)

@@ -119,6 +119,8 @@ int stream_logs_add(void *ctx, const char *name)
 	return 0;
 }
 
+#define CLOSED_TOLD_MAX 16u /* damaged streams that the log names one by one */
+
 struct missing {
 	char log[208];
 	uint32_t count;
@@ -133,6 +135,19 @@ static int missing_add(void *ctx, const char *name)
 	if (m->count++ == 0)
 		snprintf(m->log, sizeof m->log, "%s", name);
 	return 0;
+}
+
+/* One damaged stream is no reason not to serve the others. Nothing of its log is changed. */
+static struct stream *make_closed(struct streams *ss, const char *log, struct span name, const char *damage)
+{
+	struct stream *s = stream_make_closed(ss, name, damage);
+
+	if (s != NULL && ss->opening.closed++ < CLOSED_TOLD_MAX)
+		log_error(
+			"stream \"%s\" is damaged and not served, the others are; `ordinald --quarantine %s`, once the "
+			"daemon is stopped, sets it aside: %s",
+			s->name, stream_operand(log), stream_damage(s));
+	return s;
 }
 
 /* `others`: so many more streams have no log any more. */
@@ -151,6 +166,11 @@ static int open_one(struct streams *ss, const char *log, uint32_t others, const 
 		return -EBADMSG;
 	}
 	err = stream_make(ss, (struct span){name, n}, true, &s, ret_why);
+	if (err == -EBADMSG) {
+		s = make_closed(ss, log, (struct span){name, n}, *ret_why);
+		*ret_why = "out of memory";
+		err = s != NULL ? 0 : -ENOMEM;
+	}
 	if (err == -ENOENT) {
 		if (others > 0)
 			snprintf(more, sizeof more, ", and so are those of %" PRIu32 " more streams", others);
@@ -193,6 +213,10 @@ static int open_found(struct streams *ss, const struct stream_logs *f, const cha
 		if (opening_is_long(&ss->opening))
 			log_info("%" PRIu32 " of %" PRIu32 " streams are open", i + 1, f->n);
 	}
+	if (err == 0 && ss->opening.closed > 0)
+		log_error("%" PRIu32 " of %" PRIu32
+			  " streams are damaged and not served; `ordinald --check-data` names them all",
+			  ss->opening.closed, f->n);
 	if (err == 0 && f->n > 0)
 		log_info("%" PRIu32 " streams: %" PRIu64 " frames, %" PRIu64 " of them out of order, in %.2f s", f->n,
 			 ss->opening.frames, ss->opening.late, (double)(clock_mono_ns() - ss->opening.began_ns) / 1e9);
@@ -385,6 +409,15 @@ uint32_t streams_count(const struct streams *ss)
 	return streams_published(ss);
 }
 
+uint32_t streams_stopped(const struct streams *ss)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < streams_published(ss); i++)
+		n += stream_damage(streams_at(ss, i)) != NULL;
+	return n;
+}
+
 uint32_t stream_index(const struct stream *s)
 {
 	return s->index;
@@ -413,6 +446,7 @@ void streams_info(const struct streams *ss, uint32_t i, struct stream_stats *ret
 		.duplicates = count_get(&s->duplicates),
 		.stale = count_get(&s->stale),
 		.stopped = stream_damage(s) != NULL,
+		.why = stream_damage(s),
 	};
 	memcpy(ret->name, s->name, sizeof ret->name);
 	edge_get(&s->durable, &pos, &ret->durable_offset);
@@ -491,10 +525,19 @@ const char *stream_refusal_text(const struct streams *ss, enum stream_error e, c
 				size_t cap)
 {
 	const char *why = e == STREAM_E_DAMAGED && s != NULL ? stream_damage(s) : NULL;
+	char log[208];
 
 	if (why == NULL)
 		return stream_error_text(ss, e, buf, cap);
-	snprintf(buf, cap, "stream \"%s\" takes no frames any more: %s", s->name, why);
+	stream_log_name(log, stream_name(s));
+	if (s->closed)
+		snprintf(
+			buf, cap,
+			"stream \"%s\" is damaged and not served (`ordinald --quarantine %s`, once the server is stopped, "
+			"sets it aside): %s",
+			s->name, stream_operand(log), why);
+	else
+		snprintf(buf, cap, "stream \"%s\" takes no frames any more: %s", s->name, why);
 	return buf;
 }
 

@@ -31,6 +31,7 @@ struct reading {
 	struct row *row;
 	uint32_t subscribers;
 	uint64_t frames, bytes, published, delivered, memory_bytes, index_bytes; /* of all streams */
+	uint32_t stopped;                                                        /* of them, take no frames any more */
 	uint64_t reorder_bytes;                                                  /* of all shards' windows */
 };
 
@@ -59,6 +60,9 @@ static int by_activity(const void *a, const void *b)
 {
 	const struct row *x = a, *y = b;
 	uint64_t xs = x->s.published + x->c.frames, ys = y->s.published + y->c.frames;
+
+	if (x->s.stopped != y->s.stopped) /* whatever is wrong is shown */
+		return x->s.stopped ? -1 : 1;
 
 	if (xs != ys)
 		return xs < ys ? 1 : -1;
@@ -181,6 +185,7 @@ static bool reading_take(const struct feed *f, struct reading *r)
 		r->frames += row->s.frames;
 		r->bytes += row->s.bytes;
 		r->published += row->s.published;
+		r->stopped += row->s.stopped != 0;
 		r->delivered += row->c.frames;
 		r->memory_bytes += row->s.memory_bytes;
 		r->index_bytes += row->s.index_bytes;
@@ -268,6 +273,7 @@ void feed_report_json(void *ctx, struct json *j)
 	json_u64(j, "memory_bytes", r.memory_bytes);
 	json_u64(j, "index_bytes", r.index_bytes);
 	json_u64(j, "reorder_bytes", r.reorder_bytes);
+	json_u64(j, "stopped", r.stopped);
 	json_open(j, "by_name", '[');
 	for (uint32_t i = 0; i < r.shown; i++) {
 		const struct row *row = &r.row[i];
@@ -277,6 +283,8 @@ void feed_report_json(void *ctx, struct json *j)
 		json_str(j, "durability", durability_names[row->s.durability]);
 		for (size_t k = 0; k < ARRAY_SIZE(numbers); k++)
 			json_u64(j, numbers[k].name, number_of(row, k));
+		if (row->s.why)
+			json_str(j, "why", row->s.why);
 		put_json_lag(j, "lag_bytes", row->lag_bytes);
 		put_json_lag(j, "lag_frames", row->lag_frames);
 		json_close(j, '}');
@@ -318,6 +326,9 @@ static void put_metrics(void *ctx, struct text *t)
 	text_printf(t, "ordinal_streams %u\n", r.streams);
 	report_metric_head(t, "ordinal_subscribers", "gauge", "Subscribers of all streams.");
 	text_printf(t, "ordinal_subscribers %u\n", r.subscribers);
+	report_metric_head(t, "ordinal_streams_stopped", "gauge",
+			   "Streams that take no frames any more: their files are damaged or gone.");
+	text_printf(t, "ordinal_streams_stopped %u\n", r.stopped);
 	report_metric_head(t, "ordinal_reorder_bytes", "gauge",
 			   "Memory of all reorder windows, with what is not sent yet.");
 	text_printf(t, "ordinal_reorder_bytes %" PRIu64 "\n", r.reorder_bytes);
@@ -347,7 +358,7 @@ static void put_row(struct text *t, const struct row *row)
 		    report_count(s->frames).s, report_bytes(s->bytes).s, row->subscribers, report_count(c->frames).s,
 		    report_bytes(row->lag_bytes[0]).s, report_bytes(row->lag_bytes[2]).s);
 	if (s->stopped)
-		text_printf(t, "    takes no frames any more: its files are damaged or gone, the log says which\n");
+		text_printf(t, "    takes no frames any more: %s\n", s->why);
 	if (s->gaps || c->drops || c->disconnected || s->damaged)
 		text_printf(t, "    gaps %s, drops %s (%s frames), slow ones ended %s, damaged reads %s\n",
 			    report_count(s->gaps).s, report_count(c->drops).s, report_count(c->dropped).s,
@@ -374,6 +385,9 @@ static void put_text(void *ctx, struct text *t)
 	text_printf(t, "  %u streams, %s frames kept (%s; in memory %s, index %s), %u subscribers\n", r.streams,
 		    report_count(r.frames).s, report_bytes(r.bytes).s, report_bytes(r.memory_bytes).s,
 		    report_bytes(r.index_bytes).s, r.subscribers);
+	if (r.stopped)
+		text_printf(t, "  %u streams take no frames any more, because their files are damaged or gone\n",
+			    r.stopped);
 	if (r.reorder_bytes)
 		text_printf(t, "  reorder windows hold %s\n", report_bytes(r.reorder_bytes).s);
 	if (r.shown)

@@ -133,7 +133,7 @@ static bool sub_open(struct feed_sub *sub, const struct pb_subscribe_request *m)
 		return true;
 	sub->cursor = NULL;
 	sub_free(sub);
-	feed_refuse(c, e, NULL);
+	feed_refuse(c, e, e == STREAM_E_DAMAGED ? streams_view_refused(f->view) : NULL);
 	return false;
 }
 

@@ -196,16 +196,26 @@ static void begin_drain(struct supervisor *s)
 	daemon_drain(&s->d);
 }
 
+/* What the service's state has to say of streams that are not served; "" when all are. */
+static const char *say_stopped(const struct daemon *d, char *buf, size_t cap)
+{
+	uint32_t n = streams_stopped(d->streams);
+	buf[0] = 0;
+	if (n)
+		snprintf(buf, cap, "; %" PRIu32 " streams are damaged and not served", n);
+	return buf;
+}
+
 /* SIGHUP. systemd is told when it begins and ends, and of the outcome. */
 static void on_hangup(struct supervisor *s)
 {
-	char answer[RELOAD_ANSWER];
+	char answer[RELOAD_ANSWER], damaged[64];
 	notify("RELOADING=1\nMONOTONIC_USEC=%" PRIu64 "\nSTATUS=Reloading", clock_mono_ns() / NS_PER_US);
 	log_reopen();
 	log_info("SIGHUP: the log was reopened; reading the configuration again");
 	reload(&s->d, &s->source, answer);
-	notify("READY=1\nSTATUS=%sListening on %s with %u shards. %s", s->draining ? "Draining. " : "", s->d.bound,
-	       s->d.topo.shards, answer);
+	notify("READY=1\nSTATUS=%sListening on %s with %u shards%s. %s", s->draining ? "Draining. " : "", s->d.bound,
+	       s->d.topo.shards, say_stopped(&s->d, damaged, sizeof damaged), answer);
 }
 
 static void on_signals(struct supervisor *s)
@@ -358,7 +368,9 @@ static int run(struct config *cfg, const struct args *a)
 	char text[256];
 	log_info("ordinald " ORDINAL_VERSION " listens on %s: %s", s.d.bound,
 		 topo_describe(&s.d.topo, text, sizeof text));
-	notify("READY=1\nSTATUS=Listening on %s with %u shards", s.d.bound, s.d.topo.shards);
+	char damaged[64];
+	notify("READY=1\nSTATUS=Listening on %s with %u shards%s", s.d.bound, s.d.topo.shards,
+	       say_stopped(&s.d, damaged, sizeof damaged));
 	serve(&s);
 	bool failed = s.failed || journal_has_failed(s.d.journal);
 	statsock_close(s.stats);

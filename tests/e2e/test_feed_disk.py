@@ -67,8 +67,12 @@ def test_a_flipped_bit_is_named_at_start(daemon, stubs):
     publish(d, 1, 6000)
     d.stop()
     path = flip(d, payload(1000))
-    code, said = d.start_refused()
-    assert code == 1 and f"{path.parent.name}/{path.name}" in said and "damaged at byte" in said, said
+    d.start()
+    said = d.log_since_start()
+    assert f"{path.parent.name}/{path.name}" in said and "damaged at byte" in said, said
+    r = Reader(d, stubs.pb)
+    assert r.read_history() is None and r.end.code == DATA_LOSS and r.seen == []
+    d.stop()
     spoiled = payload(1000)
     flip(d, bytes([spoiled[0] ^ 4]) + spoiled[1:])  # back again
     d.start()

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tarfile
 
+import grpc
 import pytest
 
 import appliance
@@ -439,3 +440,132 @@ def test_nothing_is_lost_that_is_there(filled):
     assert "stop the daemon first" in accept(filled, "ids", code=1)
     assert next_id(filled) == 2
     filled.stop()
+
+
+# ---- one stream's damage ----
+
+
+def data_loss(d, stubs, *words):
+    """Publish, PublishMany and Subscribe, over gRPC and native framing, refuse the stream alpha with DATA_LOSS and all of the words."""
+    words = ['stream "alpha"', "`ordinald --quarantine alpha`", f"{d.data}/stream.alpha/", *words]
+    for args in (["publish", "--stream", "alpha", "x"], ["subscribe", "--stream", "alpha", "--until-caught-up"]):
+        done = tool(*args, "--server", d.address, check=False)
+        assert done.returncode != 0 and "DATA_LOSS" in done.stderr and all(word in done.stderr for word in words), done
+    with grpc.insecure_channel(d.address) as channel:
+        feed = stubs.rpc.FeedStub(channel)
+        for call in (lambda: feed.Publish(stubs.pb.PublishRequest(stream="alpha")),
+                     lambda: list(feed.PublishMany(iter([stubs.pb.PublishRequest(stream="alpha")]))),
+                     lambda: list(feed.Subscribe(stubs.pb.SubscribeRequest(stream="alpha"))),
+                     lambda: list(feed.Subscribe(stubs.pb.SubscribeRequest(stream="alpha", resume_offset=2)))):
+            with pytest.raises(grpc.RpcError) as e:
+                call()
+            assert e.value.code() == grpc.StatusCode.DATA_LOSS and all(word in e.value.details() for word in words), e.value.details()
+
+
+def others_are_served(d, next_expected):
+    assert next_id(d) == next_expected and frames(d, "beta") == ["b1"]
+    streams = d.stats()["streams"]
+    assert streams["stopped"] == 1
+    for stream in streams["by_name"]:
+        assert stream["stopped"] == (stream["name"] == "alpha")
+        assert ("why" in stream) == (stream["name"] == "alpha")
+    metrics = d.get("/metrics")[1].decode()
+    assert "\nordinal_streams_stopped 1\n" in metrics and '\nordinal_stream_stopped{stream="alpha"} 1\n' in metrics
+    assert "1 streams take no frames any more" in d.get("/stats")[1].decode()
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_one_damaged_stream_stops_alone(filled, stubs, shards):
+    filled.options["SHARDS"] = shards
+    filled.options["FEED_RETAIN_FRAMES"] = 1
+    damage(segment(filled, "stream.alpha"))
+    before = tree(filled.data / "stream.alpha")
+    for run in range(2):
+        filled.start()
+        said = filled.log_since_start()
+        assert 'ERROR main: stream "alpha" is damaged and not served' in said and f"{segment(filled, 'stream.alpha')}: damaged at byte 4" in said
+        data_loss(filled, stubs, "damaged at byte 4")
+        others_are_served(filled, 2 + run)
+        filled.stop()
+        assert tree(filled.data / "stream.alpha") == before
+    damage(segment(filled, "stream.alpha"))  # the other way round
+    filled.start()
+    assert frames(filled, "alpha") == ["a1", "a2"]
+    filled.stop()
+
+
+def test_a_damaged_stream_that_was_set_aside_begins_anew(filled):
+    damage(segment(filled, "stream.alpha"))
+    filled.start()
+    filled.stop()
+    assert ordinald("-o", f"DATA_DIR={filled.data}", "--quarantine", "alpha").returncode == 0
+    filled.start()
+    assert "is damaged" not in filled.log_since_start()
+    publish(filled, "alpha", "anew")
+    assert frames(filled, "alpha") == ["anew"] and filled.stats()["streams"]["stopped"] == 0
+    filled.stop()
+
+
+@pytest.fixture
+def long(daemon):
+    """The stream alpha has several segments."""
+    d = daemon.prepare(SHARDS=1, FEED_SEGMENT_BYTES=1 << 20)
+    d.start()
+    assert next_id(d) == 1
+    publish(d, "beta", "b1")
+    for i in range(3):
+        publish(d, "alpha", *[chr(ord("a") + i) * 100000] * 10)
+    d.stop()
+    assert len(list((d.data / "stream.alpha").glob("0*"))) >= 3
+    return d
+
+
+@pytest.mark.parametrize("number, how, says", [
+    (1, "gone", "damaged at byte 0: the file is missing"), (2, "gone", "damaged at byte 0: the file is missing"),
+    (-1, "gone", "missing"), (1, "empty", "cut short"), (2, "cut", "damaged at byte"), (-1, "empty", "cut short"),
+    (2, "another", "another segment's header"), (1, "header", "header is not valid"), (2, "first record", "no valid record here")])
+def test_a_segment_that_is_gone_or_damaged_stops_its_stream(long, stubs, number, how, says):
+    used = sorted(path for path in (long.data / "stream.alpha").glob("0*") if any(path.read_bytes()[4096:8192]))
+    path = used[number] if number < 0 else segment(long, "stream.alpha", number)
+    if how == "gone":
+        for one in (long.data / "stream.alpha").glob("0*"):
+            if one == path or (number < 0 and one > path):  # what is behind the newest one was only made ready
+                one.unlink()
+    elif how in ("empty", "cut"):
+        os.truncate(path, 0 if how == "empty" else 100000)
+    elif how == "another":
+        shutil.copy(segment(long, "stream.alpha", 1), path)
+    else:
+        damage(path, 20 if how == "header" else 4096 + 20)
+    check_data(long.data, 1, 'stream "alpha": DAMAGED', says, f"{long.data}/stream.alpha/", 'stream "beta": sound', "ids: sound")
+    long.start()
+    data_loss(long, stubs, says)
+    others_are_served(long, 2)
+    long.stop()
+
+
+def test_a_stream_of_another_data_directory_stops_alone(filled, daemon, stubs):
+    other = daemon.prepare(SHARDS=1)
+    fill(other)
+    shutil.rmtree(filled.data / "stream.alpha")
+    shutil.copytree(other.data / "stream.alpha", filled.data / "stream.alpha")
+    filled.start()
+    data_loss(filled, stubs, 'of the log "stream.alpha" of another data directory')
+    others_are_served(filled, 2)
+    filled.stop()
+
+
+def test_swapped_folders_are_named(filled):
+    os.rename(filled.data / "stream.alpha", filled.data / "away")
+    os.rename(filled.data / "stream.beta", filled.data / "stream.alpha")
+    os.rename(filled.data / "away", filled.data / "stream.beta")
+    filled.start()
+    said = filled.log_since_start()
+    assert 'the file is a segment of the log "stream.alpha"' in said and 'the file is a segment of the log "stream.beta"' in said
+    assert filled.stats()["streams"]["stopped"] == 2 and next_id(filled) == 2
+    filled.stop()
+
+
+def test_damage_to_the_ids_refuses_the_start(filled):
+    damage(segment(filled, "ids"))
+    refused(filled, f"{segment(filled, 'ids')}: damaged at byte 4", f"`ordinald --check-data {filled.data}`")

@@ -1,7 +1,9 @@
 /* What opening makes of the logs of IDs and of streams, when their records are somebody else's: whole for the journal (fuzz_journal_recover is about the
  * rest), but with any content. The first byte says which of the two; then a script of records, mostly true, on the simulated disk.
  *
- * Holds: opening gives success or -EBADMSG with a sentence, the same again the next time; what was accepted can be used: a stream is read from its beginning to CAUGHT_UP (or an end that names the damage), in order, and takes another frame. */
+ * Holds: opening the IDs gives success or -EBADMSG with a sentence, the same again the next time. Opening streams gives success, or -ENOTSUP for a record of a
+ * kind that nobody knows; what is wrong with a stream closes it, the same again the next time, and it refuses everything. What was accepted can be used: a stream is read
+ * from its beginning to CAUGHT_UP (or an end that names the damage), in order, and takes another frame. */
 #include "core/journal_internal.h"
 #include "queue/ids.h"
 #include "queue/ids_record.h"
@@ -111,7 +113,10 @@ static void ids_record(struct writer *w)
 		uint8_t v = byte();
 
 		uint8_t name[256];
-		struct ids_fact f = {{name, put_name(name)}, values[v & 7] + (v >> 3), b & 7};
+		struct ids_fact f = {{name, put_name(name)}, values[v & 7] + (v >> 3), b & 7, v == 0xee};
+
+		if (f.others)
+			f.name.n = 0;
 
 		if (type > IDS_RECORD_OLD_STAND)
 			n += ids_record_put(p + n, &f);
@@ -410,6 +415,16 @@ static void use_stream(struct streams *ss, struct journal *j)
 
 	CHECK(v);
 	streams_info(ss, 0, &before);
+	if (before.stopped) {
+		struct stream_start start = {.stream = r.stream};
+		struct stream_cursor *c;
+
+		CHECK(*before.why && streams_publish(v, &r, NULL, &p) == STREAM_E_DAMAGED);
+		CHECK(stream_cursor_open(v, &start, NULL, &c) == STREAM_E_DAMAGED);
+		close_journal(j, true);
+		streams_view_free(v);
+		return;
+	}
 	uint64_t all = read_stream(ss, v, j, 0);
 	CHECK(all == UINT64_MAX || all == before.durable_offset - before.first_offset + 1);
 	all = read_stream(ss, v, j, 1);
@@ -441,7 +456,7 @@ static int open_streams(bool use, struct stream_stats *ret)
 	const char *why = "";
 	int err = streams_open(&o, j, &ss, &why);
 
-	CHECK(err == 0 || (err == -EBADMSG && *why));
+	CHECK(err == 0 || (err == -ENOTSUP && *why));
 	*ret = (struct stream_stats){.frames = 0};
 	if (err == 0 && streams_count(ss) > 0)
 		streams_info(ss, 0, ret);
@@ -461,6 +476,7 @@ static void try_stream(void)
 	write_log(LOG_PREFIX "a", stream_record);
 	int err = open_streams(false, &first);
 	CHECK(open_streams(true, &second) == err);
+	CHECK(first.stopped == second.stopped);
 	CHECK(first.next_offset == second.next_offset && first.frames == second.frames && first.late == second.late);
 }
 

@@ -101,21 +101,28 @@ struct conn_held {
 /* Where the TLS handshake of a connection stands; conn_handshake.c draws it. */
 enum conn_handshake {
 	CONN_HANDSHAKE_NONE,    /* cleartext, or over */
-	CONN_HANDSHAKE_IDLE,    /* the peer has to send something */
+	CONN_HANDSHAKE_IDLE,    /* not begun: the peer has to send more */
 	CONN_HANDSHAKE_WAITING, /* for its turn */
 	CONN_HANDSHAKE_AWAY,    /* a handshake thread has `tls` */
+	CONN_HANDSHAKE_ASKED,   /* begun, and the peer has to answer */
 };
 
 /* The connections of a shard that wait for a handshake thread. Of 64 buckets a word tells which
  * have some. */
 #define CONN_HANDSHAKE_BUCKETS 64
+TAILQ_HEAD(conn_list, conn);
 struct handshakes;
 struct conn_handshakes {
 	struct handshakes *pool; /* NULL: TLS is not served */
 	uint64_t seed;           /* so that no peer can choose its bucket */
 	uint64_t filled;
 	unsigned next; /* bucket whose turn it is */
-	TAILQ_HEAD(conn_waiting, conn) waiting[CONN_HANDSHAKE_BUCKETS];
+	bool newest;   /* whether the newest one had the last turn that it may have */
+	unsigned asked;
+	struct conn_handshake_bucket {
+		struct conn_list waiting, asked;
+		unsigned asked_count;
+	} bucket[CONN_HANDSHAKE_BUCKETS];
 };
 
 struct conn {
@@ -156,7 +163,7 @@ struct conn {
 	struct tls *tls;              /* NULL: cleartext */
 	bool tls_closed;              /* close_notify has been sent */
 	uint8_t handshake;            /* enum conn_handshake */
-	TAILQ_ENTRY(conn) handshakes; /* while it waits */
+	TAILQ_ENTRY(conn) handshakes; /* while it waits, or has begun and the peer has to answer */
 };
 
 /* Takes over an accepted socket. NULL (fd closed, counted) at a limit. The session is attached by the shard's `attach`. */

@@ -235,7 +235,7 @@ def test_the_sockets_file(daemon, tmp_path):
     assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == 0o660
     second = daemon.prepare(STATS_SOCKET=where)
     code, said = second.start_refused()
-    assert code == 1 and "another process listens there" in said
+    assert code == 1 and f"process {d.pid} listens there" in said
     assert http(where, b"GET /stats HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
     d.kill()
     assert where.exists()

@@ -21,7 +21,11 @@
 #include <errno.h>
 #include <fcntl.h>
 
-enum { PEERS = 16, BYTES = 4096 };
+enum {
+	ASKED_MAX = 2048, /* conn_handshake.c's */
+	PEERS = ASKED_MAX + 16,
+	BYTES = 4096
+};
 
 static char pem[] = "/tmp/test_conn_handshake.XXXXXX";
 static struct tls_context *context;
@@ -585,6 +589,65 @@ static void test_whose_turn_it_is_among_one_address(void **state)
 		goes(x[i]);
 }
 
+/* Two that answer, of an address each, and one address that begins handshakes without end. */
+static void test_unanswered_handshakes_were_unbounded(void **state)
+{
+	struct peer *honest[2] = {comes("b"), comes("c")};
+	unsigned ended = 0;
+	for (unsigned i = 0; i < 2; i++) {
+		SSL_do_handshake(honest[i]->ssl);
+		says(honest[i], SIZE_MAX);
+		while (thread_works())
+			;
+	}
+	for (unsigned i = 0; i < ASKED_MAX + 10; i++) {
+		struct peer *x = comes("a");
+		SSL_do_handshake(x->ssl);
+		says(x, SIZE_MAX);
+		while (thread_works())
+			;
+		assert_int_equal(x->c->handshake, CONN_HANDSHAKE_ASKED);
+	}
+	assert_int_equal(t.s.handshakes.asked, ASKED_MAX);
+	for (unsigned i = 0; i < PEERS; i++)
+		ended += t.peer[i].closes == 1 && t.peer[i].reason == CONN_R_FLOOD;
+	assert_int_equal(ended, 12);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(honest[i]->closes, 0);
+		reads(honest[i]);
+		shakes(honest[i]);
+	}
+	complete_cancels();
+	turn();
+	for (unsigned i = 0; i < PEERS; i++) {
+		if (t.peer[i].c && t.peer[i].closes == 0)
+			goes(&t.peer[i]);
+		else if (t.peer[i].c)
+			SSL_free(t.peer[i].ssl);
+	}
+}
+
+/* When the first has waited for long, every other turn is the newest one's. */
+static void test_of_too_many_all_were_served_too_late(void **state)
+{
+	struct peer *x[8];
+	for (unsigned i = 0; i < 8; i++) {
+		x[i] = comes("a");
+		SSL_do_handshake(x[i]->ssl);
+		says(x[i], SIZE_MAX);
+	}
+	t.s.now_ns += NS_PER_S;
+	for (unsigned i = 0; i < HANDSHAKES_DEPTH + 2; i++)
+		assert_true(thread_works());
+	for (unsigned i = 0; i < HANDSHAKES_DEPTH; i++)
+		assert_true(x[i]->sending); /* they were with the thread before */
+	assert_true(x[7]->sending);
+	assert_true(x[HANDSHAKES_DEPTH]->sending);
+	assert_false(x[6]->sending || x[HANDSHAKES_DEPTH + 1]->sending);
+	for (unsigned i = 0; i < 8; i++)
+		goes(x[i]);
+}
+
 /* The doorbell of a shard that is about to sleep. */
 static void test_a_shard_does_not_sleep_over_a_step_that_is_done(void **state)
 {
@@ -636,6 +699,8 @@ int main(void)
 		T(test_what_is_no_tls_is_refused),
 		T(test_a_crowd_from_one_address_made_everybody_wait),
 		T(test_whose_turn_it_is_among_one_address),
+		T(test_of_too_many_all_were_served_too_late),
+		T(test_unanswered_handshakes_were_unbounded),
 		T(test_a_shard_does_not_sleep_over_a_step_that_is_done),
 	};
 	return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -654,7 +654,7 @@ static int look_after(struct journal *j, bool *ret_worked)
 	return err;
 }
 
-int journal_turn(struct journal *j, bool *ret_worked)
+static int turn(struct journal *j, bool *ret_worked)
 {
 	int err = atomic_load_explicit(&j->failed, memory_order_acquire);
 
@@ -678,6 +678,12 @@ int journal_turn(struct journal *j, bool *ret_worked)
 	if (j->work == NULL && j->later == NULL && j->note_retry_ns == 0)
 		set_room(j, JOURNAL_ROOM_AMPLE, 0);
 	return 0;
+}
+
+int journal_turn(struct journal *j, bool *ret_worked)
+{
+	j->used = true;
+	return turn(j, ret_worked);
 }
 
 int journal_note_idle(struct journal *j)
@@ -791,11 +797,12 @@ int journal_pin(struct journal *j, int cpu)
 /* All that was appended, then each log's end, then the word that it was a clean stop. */
 static int finish(struct journal *j)
 {
+	bool clean = j->used || j->was_clean;
 	bool worked = true;
 	int err = 0;
 
 	while (worked && err == 0)
-		err = journal_turn(j, &worked);
+		err = turn(j, &worked);
 	for (struct jlog *log = j->opened; log != NULL && err == 0; log = log->opened_next) {
 		err = jlog_blame(log, &j->io, jlog_end(log, &j->io));
 		if (err == JLOG_E_LOST)
@@ -805,7 +812,7 @@ static int finish(struct journal *j)
 	}
 	if (err != 0)
 		return err;
-	j->super.flags = JF_SUPER_CLEAN;
+	j->super.flags = clean ? JF_SUPER_CLEAN : 0;
 	err = journal_write_super(j, &j->io);
 	return err != 0 ? journal_fail(j, err, j->io.why) : 0;
 }

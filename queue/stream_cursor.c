@@ -3,6 +3,7 @@
  *   OPENING --cursor_created/served--> HISTORY --plan done--> LIVE        any --> ENDED (an error)
  *      |  keeper, owner                  |  owner: plan; reader: what is not in memory
  *      +---- resume at an offset ------------------------------> LIVE
+ *      +---- what is to be resumed is not there ----------------------------> ENDED
  *
  * While it is lent (in_flight) nobody here touches what the other side works on; a cursor that is closed meanwhile is freed when it comes back.
  * What is given comes straight from a chunk of memory, or from a piece: bytes that were read from disk, or merged. Whole pieces are given before anything
@@ -10,6 +11,7 @@
  */
 #include "queue/stream_view.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -144,6 +146,8 @@ enum stream_error stream_cursor_open(struct streams_view *v, const struct stream
 	c->user = user;
 	c->seq_no = start->seq_no;
 	c->asked = c->resume = start->offset;
+	c->incarnation = start->incarnation;
+	c->tell_begin = start->tell_begin || start->offset != 0;
 	c->fetch.reply = v->inbox;
 	if (s != NULL && !attach(c, s)) {
 		free(c);
@@ -193,23 +197,44 @@ void cursor_planned(struct stream_cursor *c)
 
 /* ---- the owner's answer ---- */
 
-/* Where offset `c->resume` is. */
+/* Whether the stream is what the cursor wants to go on with, and has what comes before. The owner's words go into c->why, which the shard looks at when the cursor
+ * is its own again. */
+static enum stream_error check_start(const struct stream *s, struct stream_cursor *c)
+{
+	if (c->incarnation != 0 && c->incarnation != s->incarnation) {
+		snprintf(c->why, sizeof c->why,
+			 "the stream is in incarnation %" PRIu64 ", and the request is to go on in incarnation %" PRIu64
+			 ": the frames of that one are gone. Begin again: with replay_seq_no_start, without resume_offset and incarnation",
+			 s->incarnation, c->incarnation);
+		return STREAM_E_INCARNATION;
+	}
+	if (c->resume > c->h.end_offset + 1) {
+		snprintf(c->why, sizeof c->why,
+			 "resume_offset is %" PRIu64 ", and the stream ends with offset %" PRIu64 ": it can be resumed with %" PRIu64
+			 " at most. It has lost frames, or is another one: begin again, with replay_seq_no_start and without resume_offset",
+			 c->resume, c->h.end_offset, c->h.end_offset + 1);
+		return STREAM_E_BEYOND;
+	}
+	return STREAM_E_OK;
+}
+
+/* Where offset `c->resume` is, which is not beyond the one after the last. */
 static void locate(const struct stream *s, struct stream_cursor *c)
 {
 	const struct block_index *x = &s->own.index;
 	uint64_t first_pos, first, want = c->resume, number;
 
 	edge_get(&s->first, &first_pos, &first);
-	if (want > c->h.end_offset) {
-		c->pos = c->h.end_pos;
-		c->where = c->h.end_where;
-		c->offset = c->resume = c->h.end_offset + 1;
-		return;
-	}
 	if (want < first) {
 		c->gap_from = want;
 		c->gap_to = first - 1;
 		want = c->resume = first;
+	}
+	if (want > c->h.end_offset) { /* nothing yet, or nothing any more */
+		c->pos = c->h.end_pos;
+		c->where = c->h.end_where;
+		c->offset = c->resume = c->h.end_offset + 1;
+		return;
 	}
 	number = index_find_offset(x, want);
 	c->pos = index_at(x, number)->pos;
@@ -225,10 +250,11 @@ void cursor_serve(struct stream_cursor *c)
 		history_begin(s, &c->h, c->seq_no);
 		c->end_pos = c->h.end_pos;
 		c->begun = true;
-		if (c->resume > 0)
+		c->refusal = check_start(s, c);
+		if (c->resume > 0 && c->refusal == STREAM_E_OK)
 			locate(s, c);
 	}
-	if (c->resume == 0)
+	if (c->resume == 0 && c->refusal == STREAM_E_OK)
 		history_plan(s, &c->h, c->plan);
 	c->step = 0;
 }
@@ -537,7 +563,7 @@ static int next_history(struct stream_cursor *c, size_t max, struct stream_slice
 
 /* ---- the calls ---- */
 
-static int next_opening(struct stream_cursor *c)
+static int next_opening(struct stream_cursor *c, struct stream_slice *ret)
 {
 	if (!c->begun) {
 		if (c->resume == 0 && c->plan == NULL) {
@@ -551,8 +577,16 @@ static int next_opening(struct stream_cursor *c)
 		ask_owner(c);
 		return CURSOR_AGAIN;
 	}
+	if (c->refusal != STREAM_E_OK) {
+		set_phase(c, PHASE_ENDED);
+		c->error = c->refusal;
+		return CURSOR_AGAIN;
+	}
 	set_phase(c, c->resume > 0 ? PHASE_LIVE : PHASE_HISTORY);
-	return CURSOR_AGAIN;
+	if (!c->tell_begin)
+		return CURSOR_AGAIN;
+	*ret = (struct stream_slice){.next_offset = c->resume};
+	return (int)CURSOR_BEGUN;
 }
 
 static int next_once(struct stream_cursor *c, size_t max, struct stream_slice *ret)
@@ -561,7 +595,7 @@ static int next_once(struct stream_cursor *c, size_t max, struct stream_slice *r
 		c->wants = true;
 		return (int)CURSOR_WAIT;
 	}
-	if (c->gap_from != 0 && c->phase != PHASE_ENDED) {
+	if (c->gap_from != 0 && (c->phase == PHASE_HISTORY || c->phase == PHASE_LIVE)) {
 		*ret = (struct stream_slice){.gap_from = c->gap_from, .gap_to = c->gap_to};
 		c->gap_from = 0;
 		count_add(&c->vs->local->gaps, 1);
@@ -571,7 +605,7 @@ static int next_once(struct stream_cursor *c, size_t max, struct stream_slice *r
 		return give_piece(c, max, ret);
 	switch (c->phase) {
 	case PHASE_OPENING:
-		return next_opening(c);
+		return next_opening(c, ret);
 	case PHASE_HISTORY:
 		return next_history(c, max, ret);
 	case PHASE_LIVE:

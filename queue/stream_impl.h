@@ -368,6 +368,8 @@ struct opening {
 	uint64_t frames, late; /* of the streams so far */
 	uint32_t closed;       /* of them, because they are damaged */
 	uint64_t began_ns, said_ns, pause_ns;
+	uint32_t lost; /* streams that have begun another incarnation, because frames of theirs may be gone */
+	const struct stream *lost_first;
 };
 
 struct streams {

@@ -291,7 +291,10 @@ enum stream_error stream_append(struct stream *s, const struct stream_request *r
 		.publisher = r->publisher,
 		.publisher_seq = r->publisher_seq,
 	};
-	struct stream_answer answer = {.offset = f.offset, .timestamp = f.timestamp, .durability = s->durability};
+	struct stream_answer answer = {.offset = f.offset,
+				       .timestamp = f.timestamp,
+				       .durability = s->durability,
+				       .incarnation = s->incarnation};
 	uint64_t hash = 0;
 	enum stream_error e;
 

@@ -32,6 +32,7 @@ struct recovery {
 	uint64_t incarnation; /* 0: no state was found */
 	uint64_t boot;        /* of the latest state */
 	struct publisher_number *numbers;
+	bool lost;  /* frames that subscribers have seen may be gone */
 	bool wrong; /* why_text says what */
 	uint8_t state[STATE_BYTES];
 };
@@ -246,10 +247,10 @@ static int opened(void *ctx, uint64_t mark, struct jappend *ret)
 	struct stream_own *o = &r->s->own;
 	struct journal *j = r->s->ss->journal;
 	uint64_t boot = r->s->durability == STREAM_WRITE ? journal_boot(j) : 0;
-	bool lost = r->boot != 0 && r->boot != journal_boot(j) && !journal_was_clean(j);
 	struct stream_state st;
 
-	if (r->incarnation != 0 && !lost && r->boot == boot)
+	r->lost = r->boot != 0 && r->boot != journal_boot(j) && !journal_was_clean(j);
+	if (r->incarnation != 0 && !r->lost && r->boot == boot)
 		return 0;
 	if (r->frames == 0 && r->incarnation == 0) {
 		if (mark >= NUMBERS_MAX)
@@ -257,7 +258,7 @@ static int opened(void *ctx, uint64_t mark, struct jappend *ret)
 		/* an older version has dropped all frames: the mark alone is left */
 		o->next_offset = mark + 1;
 	}
-	if (r->incarnation == 0 || lost)
+	if (r->incarnation == 0 || r->lost)
 		r->incarnation = incarnation_new();
 	st = (struct stream_state){
 		.incarnation = r->incarnation,
@@ -302,6 +303,8 @@ static int open_log(struct stream *s, const char **ret_why)
 		return err;
 	}
 	s->log_incarnation = r.incarnation;
+	if (r.lost && s->ss->opening.lost++ == 0)
+		s->ss->opening.lost_first = s;
 	if (jlog_record_max(s->log) - RECORD_HEAD < s->record_max)
 		s->record_max = jlog_record_max(s->log) - RECORD_HEAD;
 	s->ss->opening.frames += r.frames;

@@ -217,6 +217,12 @@ static int open_found(struct streams *ss, const struct stream_logs *f, const cha
 		log_error("%" PRIu32 " of %" PRIu32
 			  " streams are damaged and not served; `ordinald --check-data` names them all",
 			  ss->opening.closed, f->n);
+	if (err == 0 && ss->opening.lost > 0)
+		log_warn(
+			"the machine went down without a clean stop: of %" PRIu32
+			" streams whose durability was \"write\", \"%s\" among them, frames that subscribers had seen may be gone. They go on "
+			"in a new incarnation",
+			ss->opening.lost, ss->opening.lost_first->name);
 	if (err == 0 && f->n > 0)
 		log_info("%" PRIu32 " streams: %" PRIu64 " frames, %" PRIu64 " of them out of order, in %.2f s", f->n,
 			 ss->opening.frames, ss->opening.late, (double)(clock_mono_ns() - ss->opening.began_ns) / 1e9);
@@ -516,6 +522,12 @@ const char *stream_error_text(const struct streams *ss, enum stream_error e, cha
 		break;
 	case STREAM_E_DAMAGED:
 		snprintf(buf, cap, "the stream is damaged on the server's disk");
+		break;
+	case STREAM_E_INCARNATION:
+		snprintf(buf, cap, "the stream is in another incarnation");
+		break;
+	case STREAM_E_BEYOND:
+		snprintf(buf, cap, "resume_offset is beyond the end of the stream");
 		break;
 	}
 	return buf;

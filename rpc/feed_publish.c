@@ -27,8 +27,11 @@ static const char stopping[] = "the server is stopping; this frame was not publi
 
 static size_t put_answer(uint8_t *out, const struct stream_answer *a)
 {
-	struct pb_publish_reply r = {
-		.offset = a->offset, .timestamp = a->timestamp, .durability = a->durability, .duplicate = a->duplicate};
+	struct pb_publish_reply r = {.offset = a->offset,
+				     .timestamp = a->timestamp,
+				     .durability = a->durability,
+				     .duplicate = a->duplicate,
+				     .incarnation = a->incarnation};
 
 	return pb_publish_reply_put(out, &r);
 }

@@ -1,6 +1,6 @@
 /* Subscribe. Runs on the shard.
  *
- *   message --stream_cursor_open--> history --CAUGHT_UP--> live --> the end
+ *   message --stream_cursor_open--> [RESUMED] history --CAUGHT_UP--> live --> the end
  *
  * A subscriber is a cursor and at most one piece of output that its call has not taken yet; what it is behind is the log's to keep, not ours. Pumping
  * it sends pieces until the call takes no more (`writable` goes on) or the cursor has no more (`ready` goes on). Marks are frames put in
@@ -113,6 +113,8 @@ static bool sub_open(struct feed_sub *sub, const struct pb_subscribe_request *m)
 		.stream = m->stream,
 		.seq_no = m->replay_seq_no_start,
 		.offset = m->resume_offset,
+		.incarnation = m->incarnation,
+		.tell_begin = m->mark_begin,
 		.only_existing = !call_may(c, ACCESS_PUBLISH, m->stream)}; /* streams stay for good */
 	uint32_t window = m->reorder_ms ? m->reorder_ms : o->reorder_ms;
 
@@ -248,8 +250,11 @@ static bool put_own(struct feed_sub *sub, size_t held, const struct frame *mark)
 }
 
 /* A mark says something about the place it stands in, so what is held goes before it. */
-static bool put_mark(struct feed_sub *sub, const struct frame *mark)
+static bool put_mark(struct feed_sub *sub, struct frame *mark)
 {
+	const struct stream *s = stream_cursor_stream(sub->cursor);
+
+	mark->incarnation = s ? stream_incarnation(s) : 0; /* GOING_AWAY may come before the stream is known */
 	return put_own(sub, sub->reorder ? feed_reorder_due(sub->reorder, feed_now(sub->feed), true) : 0, mark);
 }
 
@@ -274,6 +279,11 @@ static bool put_slice(struct feed_sub *sub, struct stream_slice *s)
 	count_out(sub, p->slice.frames, p->slice.n);
 	feed_out_set(&sub->out, p);
 	return true;
+}
+
+static bool put_resumed(struct feed_sub *sub, uint64_t offset)
+{
+	return put_mark(sub, &(struct frame){.mark = FRAME_RESUMED, .offset = offset});
 }
 
 static bool put_caught_up(struct feed_sub *sub)
@@ -409,6 +419,9 @@ static bool next(struct feed_sub *sub)
 	case CURSOR_GAP:
 		note_stream(sub);
 		return put_gap(sub, &s);
+	case CURSOR_BEGUN:
+		note_stream(sub);
+		return put_resumed(sub, s.next_offset);
 	case CURSOR_ENDED:
 		return sub_failed(sub);
 	case CURSOR_WAIT:

@@ -37,6 +37,8 @@ enum grpc_status feed_status_of(enum stream_error e)
 		[STREAM_E_BUSY] = GRPC_RESOURCE_EXHAUSTED,
 		[STREAM_E_FAILED] = GRPC_UNAVAILABLE,
 		[STREAM_E_DAMAGED] = GRPC_DATA_LOSS,
+		[STREAM_E_INCARNATION] = GRPC_OUT_OF_RANGE,
+		[STREAM_E_BEYOND] = GRPC_OUT_OF_RANGE,
 	};
 	return (unsigned)e < ARRAY_SIZE(status) ? status[e] : GRPC_INTERNAL;
 }

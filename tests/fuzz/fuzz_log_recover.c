@@ -166,6 +166,7 @@ static void state_record(struct writer *w)
 		.max_seq = b & 8 ? 15 : byte(),
 		.max_ts = (b & 15) - 3,
 		.server_ts = b & 16 ? INT64_MAX : INT64_MIN,
+		.boot = b & 16 ? byte() : 0,
 	};
 	size_t n = STATE_BYTES;
 

@@ -225,7 +225,7 @@ struct sub {
 	struct stream_cursor *cursor;
 	unsigned view;
 	uint64_t start, resume;
-	bool ready, caught_up, ended;
+	bool ready, begun, caught_up, ended;
 	uint64_t snapshot;              /* offset: history goes up to here */
 	uint64_t last_seq, last_offset; /* of what was given */
 	int64_t last_ts;
@@ -273,6 +273,7 @@ static inline void sub_frame(struct sub *s, const struct frame *f)
 	assert_memory_equal(f->payload.p, want, f->payload.n);
 	assert_true(f->seq_no >= s->start);
 	assert_true(f->offset >= s->resume);
+	assert_int_equal(s->begun, s->resume != 0);
 	if (s->seen[f->offset] == 1)
 		fail_msg("offset %llu is given twice", (unsigned long long)f->offset);
 	if (s->seen[f->offset] == 2)
@@ -376,6 +377,11 @@ static inline void sub_pull(struct sub *s, unsigned slices, size_t max)
 		case CURSOR_ENDED:
 			s->ended = true;
 			s->ready = false;
+			break;
+		case CURSOR_BEGUN:
+			assert_true(s->resume != 0 && !s->begun && s->given == 0 && s->gaps == 0);
+			assert_true(sl.next_offset >= s->resume);
+			s->begun = true;
 			break;
 		}
 	}

@@ -149,6 +149,9 @@ static bool pull(struct shard *s, struct sub *sub, size_t max)
 		case CURSOR_ENDED:
 			s->wrong = "ended";
 			return false;
+		case CURSOR_BEGUN:
+			s->wrong = "begun, which nobody has asked about";
+			return false;
 		}
 	}
 	return sub->ready;

@@ -63,6 +63,8 @@ struct streams_view {
 	unsigned publishes;            /* ever */
 };
 
+#define FAKE_INCARNATION UINT64_C(0xfedcba9876543210)
+
 static struct streams_view fake;
 
 struct streams_view *streams_view_new(struct streams *ss, unsigned shard, struct doorbell *bell)
@@ -136,7 +138,8 @@ static inline struct stream_publish *fake_publish(unsigned n)
 static inline void fake_answer(struct stream_publish *p, uint64_t offset)
 {
 	p->due = true;
-	p->answer = (struct stream_answer){.offset = offset, .timestamp = p->timestamp ? p->timestamp : 77};
+	p->answer = (struct stream_answer){
+		.offset = offset, .timestamp = p->timestamp ? p->timestamp : 77, .incarnation = FAKE_INCARNATION};
 }
 
 static inline void fake_refuse(struct stream_publish *p, enum stream_error e)
@@ -229,6 +232,8 @@ enum cursor_state stream_cursor_next(struct stream_cursor *c, size_t max, struct
 		c->offset = s->next_offset;
 	if (s->state == CURSOR_CAUGHT_UP)
 		c->live = true;
+	if (s->state == CURSOR_BEGUN)
+		*ret = (struct stream_slice){.next_offset = s->next_offset};
 	if (s->state == CURSOR_GAP) {
 		ret->gap_from = s->from;
 		ret->gap_to = s->to;
@@ -290,6 +295,12 @@ const char *stream_cursor_why(const struct stream_cursor *c)
 const struct stream *stream_cursor_stream(const struct stream_cursor *c)
 {
 	return (const struct stream *)(const void *)c;
+}
+
+uint64_t stream_incarnation(const struct stream *s)
+{
+	assert_non_null(s);
+	return FAKE_INCARNATION;
 }
 
 uint32_t stream_index(const struct stream *s)
@@ -632,6 +643,7 @@ static inline bool next_reply(const struct fake_call *fc, size_t *at, struct pb_
 	uint32_t n = load_be32(fc->got + *at + 1);
 	assert_true(fc->n - *at - GRPC_PREFIX >= n);
 	assert_int_equal(pb_publish_reply_get((struct span){fc->got + *at + GRPC_PREFIX, n}, ret), 0);
+	assert_true(ret->incarnation == FAKE_INCARNATION);
 	*at += GRPC_PREFIX + n;
 	return true;
 }

@@ -9,7 +9,7 @@ static void assert_frames(struct fake_call *c, size_t *at, uint64_t from, uint64
 
 	for (; from <= to; from++) {
 		assert_true(next_frame(c, at, &f));
-		assert_true(f.mark == FRAME_NONE);
+		assert_true(f.mark == FRAME_NONE && f.incarnation == 0);
 		assert_int_equal(f.offset, from);
 	}
 }
@@ -20,6 +20,7 @@ static struct frame assert_mark(struct fake_call *c, size_t *at, enum frame_mark
 
 	assert_true(next_frame(c, at, &f));
 	assert_int_equal(f.mark, mark);
+	assert_true(f.incarnation == FAKE_INCARNATION);
 	return f;
 }
 
@@ -65,6 +66,47 @@ static void test_history_caught_up_live(void **state)
 	assert_nothing(c, at);
 	assert_int_equal(rig.rpc.stats[c->call.method_index].messages_out, 10);
 	fake_free(c);
+}
+
+static void test_a_resumed_one_is_told_first_what_it_resumes(void **state)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct fake_call *c = fake_begin(METHOD_FEED_SUBSCRIBE);
+		struct stream_cursor *cursor = send_subscribe(
+			c, i == 0 ? (struct pb_subscribe_request){.resume_offset = 9, .incarnation = 17}
+				  : (struct pb_subscribe_request){.mark_begin = true, .reorder_ms = 50});
+		size_t at = 0;
+
+		assert_true(cursor->start.incarnation == (i == 0 ? 17 : 0));
+		assert_int_equal(cursor->start.tell_begin, i == 1);
+		fake_add(cursor, CURSOR_BEGUN)->next_offset = i == 0 ? 9 : 0;
+		fake_add_frames(cursor, 9, 2, NULL, 10);
+		rig_turn(1);
+		assert_true(assert_mark(c, &at, FRAME_RESUMED).offset == (i == 0 ? 9 : 0));
+		assert_frames(c, &at, 9, 10);
+		assert_nothing(c, at);
+		fake_free(c);
+	}
+}
+
+static void test_what_cannot_be_resumed_is_out_of_range_with_the_streams_own_words(void **state)
+{
+	static const enum stream_error errors[] = {STREAM_E_INCARNATION, STREAM_E_BEYOND};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(errors); i++) {
+		struct fake_call *c = fake_begin(METHOD_FEED_SUBSCRIBE);
+		struct stream_cursor *cursor = send_subscribe(c, (struct pb_subscribe_request){.resume_offset = 9});
+
+		cursor->error = errors[i];
+		cursor->why = "another life";
+		fake_add(cursor, CURSOR_ENDED);
+		rig_turn(1);
+		assert_true(c->ended);
+		assert_int_equal(c->status, GRPC_OUT_OF_RANGE);
+		assert_string_equal(c->text, "another life");
+		assert_int_equal(c->n, 0);
+		fake_free(c);
+	}
 }
 
 static void test_gaps_are_named(void **state)
@@ -453,6 +495,8 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, rig_begin, rig_end)
 	const struct CMUnitTest tests[] = {
 		TEST(test_history_caught_up_live),
+		TEST(test_a_resumed_one_is_told_first_what_it_resumes),
+		TEST(test_what_cannot_be_resumed_is_out_of_range_with_the_streams_own_words),
 		TEST(test_gaps_are_named),
 		TEST(test_bytes_in_pieces),
 		TEST(test_a_blocked_subscriber_is_not_pumped),

@@ -202,17 +202,20 @@ void cursor_planned(struct stream_cursor *c)
 static enum stream_error check_start(const struct stream *s, struct stream_cursor *c)
 {
 	if (c->incarnation != 0 && c->incarnation != s->incarnation) {
-		snprintf(c->why, sizeof c->why,
-			 "the stream is in incarnation %" PRIu64 ", and the request is to go on in incarnation %" PRIu64
-			 ": the frames of that one are gone. Begin again: with replay_seq_no_start, without resume_offset and incarnation",
-			 s->incarnation, c->incarnation);
+		snprintf(
+			c->why, sizeof c->why,
+			"the stream is in incarnation %" PRIu64 ", and the request is to go on in incarnation %" PRIu64
+			": the frames of that one are gone. Begin again: with replay_seq_no_start, without resume_offset and incarnation",
+			s->incarnation, c->incarnation);
 		return STREAM_E_INCARNATION;
 	}
 	if (c->resume > c->h.end_offset + 1) {
-		snprintf(c->why, sizeof c->why,
-			 "resume_offset is %" PRIu64 ", and the stream ends with offset %" PRIu64 ": it can be resumed with %" PRIu64
-			 " at most. It has lost frames, or is another one: begin again, with replay_seq_no_start and without resume_offset",
-			 c->resume, c->h.end_offset, c->h.end_offset + 1);
+		snprintf(
+			c->why, sizeof c->why,
+			"resume_offset is %" PRIu64 ", and the stream ends with offset %" PRIu64
+			": it can be resumed with %" PRIu64
+			" at most. It has lost frames, or is another one: begin again, with replay_seq_no_start and without resume_offset",
+			c->resume, c->h.end_offset, c->h.end_offset + 1);
 		return STREAM_E_BEYOND;
 	}
 	return STREAM_E_OK;

@@ -32,8 +32,9 @@ struct recovery {
 	uint64_t incarnation; /* 0: no state was found */
 	uint64_t boot;        /* of the latest state */
 	struct publisher_number *numbers;
-	bool lost;  /* frames that subscribers have seen may be gone */
-	bool wrong; /* why_text says what */
+	bool lost;   /* frames that subscribers have seen may be gone */
+	bool stated; /* the state that is true now has been appended */
+	bool wrong;  /* why_text says what */
 	uint8_t state[STATE_BYTES];
 };
 
@@ -249,6 +250,8 @@ static int opened(void *ctx, uint64_t mark, struct jappend *ret)
 	uint64_t boot = r->s->durability == STREAM_WRITE ? journal_boot(j) : 0;
 	struct stream_state st;
 
+	if (r->stated)
+		return 0;
 	r->lost = r->boot != 0 && r->boot != journal_boot(j) && !journal_was_clean(j);
 	if (r->incarnation != 0 && !r->lost && r->boot == boot)
 		return 0;
@@ -270,6 +273,7 @@ static int opened(void *ctx, uint64_t mark, struct jappend *ret)
 		.boot = boot,
 	};
 	state_encode(r->state, &st);
+	r->stated = true;
 	ret->type = RECORD_STATE;
 	ret->mark = o->next_offset - 1;
 	ret->body = (struct span){r->state, sizeof r->state};

@@ -172,7 +172,8 @@ struct jmanifest {
 struct journal {
 	struct journal_opts opts;
 	struct jmanifest manifest;
-	bool replacing; /* journal_log_replace is making the log anew: under open_lock */
+	unsigned strangers; /* segments that are not their log's: under open_lock */
+	bool replacing;     /* journal_log_replace is making the log anew: under open_lock */
 	struct journal_disk disk, own_disk;
 	int lock_fd;
 	enum journal_method method;

@@ -21,36 +21,17 @@
  *
  * Whoever opens logs, under open_lock; the main thread while it opens the journal.
  */
-#include "core/journal_internal.h"
+#include "core/journal_manifest.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <search.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define MANIFEST_FILE ".manifest"
 #define MANIFEST_NEW ".manifest.new"
-#define BIRTH_BYTES 4u
-#define RECORD_MAX (JF_RECORD_HEADER + BIRTH_BYTES + JLOG_NAME_MAX + 8u)
+#define RECORD_MAX (JF_RECORD_HEADER + MANIFEST_BIRTH_BYTES + JLOG_NAME_MAX + 8u)
 #define FILL_BYTES (64u << 10) /* zeros are written ahead in such steps: a REMOVE finds room on a full disk, too */
 #define STALE_MIN 1024u        /* so many records may be out of date before that is a reason to rewrite */
-
-struct mentry {
-	const char *name; /* behind the struct, in the same piece of memory */
-	uint32_t birth;
-	bool seen; /* by the walk that is under way: the folder is there */
-	bool open; /* the log is; it stays so until the journal is closed */
-};
-
-/* The file as it is being written or read. */
-struct image {
-	uint8_t *p;
-	size_t n, cap; /* bytes up to the end of the last record; bytes in all */
-	size_t last;   /* where the last record begins */
-	uint64_t generation, records;
-	uint32_t salt;
-};
 
 /* ---- the entries in memory ---- */
 
@@ -61,7 +42,7 @@ static int by_name(const void *a, const void *b)
 	return strcmp(x->name, y->name);
 }
 
-static struct mentry *find(const struct journal *j, const char *name)
+struct mentry *manifest_find(const struct journal *j, const char *name)
 {
 	struct mentry key = {.name = name};
 	void *node = tfind(&key, (void *const *)&j->manifest.root, by_name);
@@ -69,7 +50,7 @@ static struct mentry *find(const struct journal *j, const char *name)
 	return node != NULL ? *(struct mentry **)node : NULL;
 }
 
-static int insert(struct journal *j, const char *name, size_t n, uint32_t birth)
+int manifest_insert(struct journal *j, const char *name, size_t n, uint32_t birth)
 {
 	struct mentry *e = malloc(sizeof *e + n + 1);
 	char *copy;
@@ -80,8 +61,8 @@ static int insert(struct journal *j, const char *name, size_t n, uint32_t birth)
 	memcpy(copy, name, n);
 	copy[n] = '\0';
 	*e = (struct mentry){.name = copy, .birth = birth};
-	if (find(j, copy) != NULL || tsearch(e, &j->manifest.root, by_name) == NULL) {
-		bool there = find(j, copy) != NULL;
+	if (manifest_find(j, copy) != NULL || tsearch(e, &j->manifest.root, by_name) == NULL) {
+		bool there = manifest_find(j, copy) != NULL;
 
 		free(e);
 		return there ? -EEXIST : -ENOMEM;
@@ -90,7 +71,7 @@ static int insert(struct journal *j, const char *name, size_t n, uint32_t birth)
 	return 0;
 }
 
-static void erase(struct journal *j, struct mentry *e)
+void manifest_erase(struct journal *j, struct mentry *e)
 {
 	tdelete(e, &j->manifest.root, by_name);
 	j->manifest.count--;
@@ -99,7 +80,7 @@ static void erase(struct journal *j, struct mentry *e)
 
 bool manifest_has(const struct journal *j, const char *name, uint32_t *ret_birth)
 {
-	const struct mentry *e = find(j, name);
+	const struct mentry *e = manifest_find(j, name);
 
 	if (e != NULL)
 		*ret_birth = e->birth;
@@ -108,14 +89,14 @@ bool manifest_has(const struct journal *j, const char *name, uint32_t *ret_birth
 
 bool manifest_is_open(const struct journal *j, const char *name)
 {
-	const struct mentry *e = find(j, name);
+	const struct mentry *e = manifest_find(j, name);
 
 	return e != NULL && e->open;
 }
 
 void manifest_set_open(struct journal *j, const char *name)
 {
-	struct mentry *e = find(j, name);
+	struct mentry *e = manifest_find(j, name);
 
 	if (e != NULL)
 		e->open = true;
@@ -147,13 +128,13 @@ int manifest_each(struct journal *j, int (*each)(void *ctx, const char *name), v
 
 static int unsee(void *ctx, const char *name)
 {
-	find(ctx, name)->seen = false;
+	manifest_find(ctx, name)->seen = false;
 	return 0;
 }
 
 static void see_folder(void *arg, const char *name, bool is_dir)
 {
-	struct mentry *e = is_dir ? find(arg, name) : NULL;
+	struct mentry *e = is_dir ? manifest_find(arg, name) : NULL;
 
 	if (e != NULL)
 		e->seen = true;
@@ -181,8 +162,8 @@ void manifest_done(struct journal *j)
 /* ---- records ---- */
 
 /* Puts a record at p (RECORD_MAX bytes of room); returns its size. */
-static uint32_t put_record(uint8_t *p, const struct journal *j, const struct image *at, uint32_t type, uint32_t birth,
-			   const char *name)
+static uint32_t put_record(uint8_t *p, const struct journal *j, const struct manifest_image *at, uint32_t type,
+			   uint32_t birth, const char *name)
 {
 	size_t n = strlen(name);
 	struct jf_place place = {.segment = at->generation, .offset = (uint32_t)at->n, .salt = at->salt};
@@ -192,144 +173,18 @@ static uint32_t put_record(uint8_t *p, const struct journal *j, const struct ima
 		.seq = at->records + 1,
 		.durable = at->records,
 		.epoch = j->super.epoch,
-		.len = BIRTH_BYTES + (uint32_t)n,
+		.len = MANIFEST_BIRTH_BYTES + (uint32_t)n,
 	};
 
 	store_le32(p + JF_RECORD_HEADER, birth);
-	memcpy(p + JF_RECORD_HEADER + BIRTH_BYTES, name, n);
+	memcpy(p + JF_RECORD_HEADER + MANIFEST_BIRTH_BYTES, name, n);
 	jf_record_encode(p, &rec, &place);
 	return jf_record_size(rec.len);
 }
 
-/* Takes the record at img->n in, if it is the next. 1 taken, 0 none, or -errno with io->why set. */
-static int take_record(struct journal *j, struct jio *io, struct image *img)
-{
-	struct jf_place place = {.segment = img->generation, .offset = (uint32_t)img->n, .salt = img->salt};
-	const uint8_t *p = img->p + img->n;
-	char name[JLOG_NAME_MAX + 1];
-	struct mentry *e;
-	struct jf_record rec;
-	uint32_t n;
-	int err;
-
-	if (img->n + JF_RECORD_HEADER > img->cap || !jf_record_decode(p, &place, &rec) || rec.seq != img->records + 1 ||
-	    img->n + jf_record_size(rec.len) > img->cap ||
-	    !jf_payload_is_good(p, &place, (struct span){p + JF_RECORD_HEADER, rec.len}))
-		return 0;
-	n = rec.len - BIRTH_BYTES;
-	if (rec.kind != JF_USER || rec.type < JF_MANIFEST_ADD || rec.type > JF_MANIFEST_REMOVE ||
-	    rec.len < BIRTH_BYTES || n > JLOG_NAME_MAX)
-		return jio_fail(io, -EBADMSG, MANIFEST_FILE, "damaged at byte %zu: written by a newer version", img->n);
-	memcpy(name, p + JF_RECORD_HEADER + BIRTH_BYTES, n);
-	name[n] = '\0';
-	if (strlen(name) != n || !jlog_name_is_valid(name))
-		return jio_fail(io, -EBADMSG, MANIFEST_FILE, "damaged at byte %zu: not a name of a log", img->n);
-	e = find(j, name);
-	err = 0;
-	if (rec.type == JF_MANIFEST_ADD && e == NULL)
-		err = insert(j, name, n, load_le32(p + JF_RECORD_HEADER));
-	else if (rec.type == JF_MANIFEST_ADD)
-		e->birth = load_le32(p + JF_RECORD_HEADER);
-	else if (rec.type == JF_MANIFEST_REMOVE && e != NULL)
-		erase(j, e);
-	if (err != 0)
-		return jio_fail(io, err, MANIFEST_FILE, "out of memory");
-	img->last = img->n;
-	img->n += jf_record_size(rec.len);
-	img->records++;
-	return 1;
-}
-
-/* Whether a record that comes after the last one that was taken is still there: then one between them is damaged. */
-static bool is_vouched_for(const struct image *img)
-{
-	struct jf_place place = {.segment = img->generation, .salt = img->salt};
-	struct jf_record rec;
-
-	for (size_t at = img->n; at + JF_RECORD_HEADER <= img->cap; at += 8) {
-		place.offset = (uint32_t)at;
-		if (jf_record_decode(img->p + at, &place, &rec) && rec.durable > img->records)
-			return true;
-	}
-	return false;
-}
-
-/* ---- reading ---- */
-
-static int read_file(struct jio *io, struct image *img)
-{
-	int fd = jio_open(io, MANIFEST_FILE, JD_READ);
-	int64_t size;
-	ssize_t got;
-
-	if (fd == -ENOENT)
-		return jio_fail(io, -EBADMSG, MANIFEST_FILE, "damaged at byte 0: the file is missing");
-	if (fd < 0)
-		return fd;
-	size = jio_size(io, fd, MANIFEST_FILE);
-	if (size >= 0 && size < UINT32_MAX)
-		img->p = calloc(1, (size_t)size + JF_SECTOR);
-	if (img->p == NULL) {
-		jio_close(io, &fd);
-		return size < 0 ? (int)size : jio_fail(io, -ENOMEM, MANIFEST_FILE, "out of memory");
-	}
-	got = jio_read(io, fd, MANIFEST_FILE, img->p, (size_t)size, 0);
-	jio_close(io, &fd);
-	if (got < 0)
-		return (int)got;
-	img->cap = (size_t)got;
-	return 0;
-}
-
-static int read_header(struct journal *j, struct jio *io, struct image *img, struct jf_manifest *ret)
-{
-	int err = jf_manifest_decode(img->p, ret); /* read_file has left a sector's room at least */
-
-	if (err == -ENOTSUP)
-		return jio_fail(io, -EBADMSG, MANIFEST_FILE, "damaged at byte 0: written by a newer version");
-	if (err != 0)
-		return jio_fail(io, -EBADMSG, MANIFEST_FILE, "damaged at byte 0: the header is not valid");
-	if (memcmp(ret->id, j->super.id, sizeof ret->id) != 0)
-		return jio_fail(io, -EBADMSG, MANIFEST_FILE,
-				"damaged at byte 0: this file or .super is from another data directory");
-	if (ret->generation < j->super.manifest)
-		return jio_fail(
-			io, -EBADMSG, MANIFEST_FILE,
-			"damaged at byte 0: this is an older copy of the file (or .super is from a later time)");
-	img->generation = ret->generation;
-	return 0;
-}
-
-/* All of the file into memory. *ret_known: so many records at least were synced. */
-static int load(struct journal *j, struct jio *io, struct image *img, uint64_t *ret_known)
-{
-	struct jf_manifest head;
-	uint64_t known;
-	int err = read_file(io, img);
-
-	if (err == 0)
-		err = read_header(j, io, img, &head);
-	if (err != 0)
-		return err;
-	img->n = JF_SECTOR;
-	do {
-		err = take_record(j, io, img);
-	} while (err > 0);
-	if (err != 0)
-		return err;
-	known = head.entries;
-	if (head.generation == j->super.manifest && j->super.entries > known)
-		known = j->super.entries;
-	if (img->records < known || is_vouched_for(img))
-		return jio_fail(io, -EBADMSG, MANIFEST_FILE,
-				"damaged at byte %zu: no valid record here, and it had been synced", img->n);
-	*ret_known = known;
-	return 0;
-}
-
 /* ---- writing ---- */
 
-static int grow(struct image *img, size_t n)
+static int grow(struct manifest_image *img, size_t n)
 {
 	size_t cap = img->cap > 0 ? img->cap : FILL_BYTES;
 	uint8_t *p;
@@ -348,7 +203,7 @@ static int grow(struct image *img, size_t n)
 
 struct rendering {
 	const struct journal *j;
-	struct image *img;
+	struct manifest_image *img;
 };
 
 static int render_entry(void *ctx, const char *name)
@@ -358,20 +213,22 @@ static int render_entry(void *ctx, const char *name)
 
 	if (err != 0)
 		return err;
-	r->img->n += put_record(r->img->p + r->img->n, r->j, r->img, JF_MANIFEST_ADD, find(r->j, name)->birth, name);
+	r->img->n += put_record(r->img->p + r->img->n, r->j, r->img, JF_MANIFEST_ADD, manifest_find(r->j, name)->birth,
+				name);
 	r->img->records++;
 	return 0;
 }
 
 /* The whole manifest as one file with the given generation, with zeros up to a multiple of FILL_BYTES. */
-static int render(struct journal *j, uint64_t generation, struct image *img, size_t *ret_filled)
+static int render(struct journal *j, uint64_t generation, struct manifest_image *img, size_t *ret_filled)
 {
 	struct rendering r = {j, img};
 	struct jf_manifest head = {.generation = generation};
 	size_t filled;
 	int err;
 
-	*img = (struct image){.n = JF_SECTOR, .generation = generation, .salt = jf_salt(j->super.id, MANIFEST_FILE)};
+	*img = (struct manifest_image){
+		.n = JF_SECTOR, .generation = generation, .salt = jf_salt(j->super.id, MANIFEST_FILE)};
 	err = grow(img, 0);
 	if (err == 0)
 		err = manifest_each(j, render_entry, &r);
@@ -410,7 +267,7 @@ static int replace(struct journal *j, struct jio *io, const uint8_t *p, size_t n
 static int rewrite(struct journal *j, struct jio *io)
 {
 	struct jmanifest *m = &j->manifest;
-	struct image img = {.p = NULL};
+	struct manifest_image img = {.p = NULL};
 	size_t filled = 0;
 	uint64_t generation = (m->generation > j->super.manifest ? m->generation : j->super.manifest) + 1;
 	int err = render(j, generation, &img, &filled);
@@ -447,10 +304,10 @@ static int fill_ahead(struct jmanifest *m, struct jio *io, int fd, size_t n)
 static int append(struct journal *j, struct jio *io, enum jf_manifest_type type, uint32_t birth, const char *name)
 {
 	struct jmanifest *m = &j->manifest;
-	struct image at = {.n = m->tail,
-			   .generation = m->generation,
-			   .records = m->records,
-			   .salt = jf_salt(j->super.id, MANIFEST_FILE)};
+	struct manifest_image at = {.n = m->tail,
+				    .generation = m->generation,
+				    .records = m->records,
+				    .salt = jf_salt(j->super.id, MANIFEST_FILE)};
 	uint8_t record[RECORD_MAX];
 	uint32_t n = put_record(record, j, &at, type, birth, name);
 	int fd = jio_open(io, MANIFEST_FILE, 0);
@@ -494,20 +351,20 @@ static int change(struct journal *j, struct jio *io, enum jf_manifest_type type,
 
 int manifest_add(struct journal *j, struct jio *io, const char *name, uint32_t birth)
 {
-	struct mentry *e = find(j, name);
+	struct mentry *e = manifest_find(j, name);
 	uint32_t before = e != NULL ? e->birth : 0;
 	bool is_new = e == NULL;
 	int err;
 
 	if (!is_new && before == birth)
 		return 0;
-	if (is_new && insert(j, name, strlen(name), birth) != 0)
+	if (is_new && manifest_insert(j, name, strlen(name), birth) != 0)
 		return jio_fail(io, -ENOMEM, MANIFEST_FILE, "out of memory");
-	e = find(j, name);
+	e = manifest_find(j, name);
 	e->birth = birth;
 	err = change(j, io, JF_MANIFEST_ADD, birth, name);
 	if (err != 0 && is_new)
-		erase(j, e);
+		manifest_erase(j, e);
 	else if (err != 0)
 		e->birth = before;
 	return err;
@@ -515,16 +372,16 @@ int manifest_add(struct journal *j, struct jio *io, const char *name, uint32_t b
 
 int manifest_remove(struct journal *j, struct jio *io, const char *name)
 {
-	struct mentry *e = find(j, name);
+	struct mentry *e = manifest_find(j, name);
 	uint32_t birth;
 	int err;
 
 	if (e == NULL)
 		return 0;
 	birth = e->birth;
-	erase(j, e);
+	manifest_erase(j, e);
 	err = change(j, io, JF_MANIFEST_REMOVE, birth, name);
-	if (err != 0 && insert(j, name, strlen(name), birth) != 0)
+	if (err != 0 && manifest_insert(j, name, strlen(name), birth) != 0)
 		j->manifest.failed = err;
 	return err;
 }
@@ -555,7 +412,7 @@ static void see_log(void *arg, const char *name, bool is_dir)
 		return;
 	u->has_segment = false;
 	u->err = jio_list(u->io, name, see_file, u);
-	if (u->err == 0 && u->has_segment && insert(u->j, name, strlen(name), 0) == -ENOMEM)
+	if (u->err == 0 && u->has_segment && manifest_insert(u->j, name, strlen(name), 0) == -ENOMEM)
 		u->err = jio_fail(u->io, -ENOMEM, MANIFEST_FILE, "out of memory");
 }
 
@@ -568,7 +425,8 @@ static int enter_all(struct journal *j, struct jio *io)
 
 	if (err == 0)
 		err = u.err;
-	if (err == 0 && first != NULL && j->manifest.count > 0 && insert(j, first, strlen(first), 0) == -ENOMEM)
+	if (err == 0 && first != NULL && j->manifest.count > 0 &&
+	    manifest_insert(j, first, strlen(first), 0) == -ENOMEM)
 		err = jio_fail(io, -ENOMEM, MANIFEST_FILE, "out of memory");
 	return err;
 }
@@ -585,7 +443,7 @@ static int begin(struct journal *j, struct jio *io)
 }
 
 /* The last record may have been read from memory only, from before a crash: it counts once it is written and synced. */
-static int go_on(struct journal *j, struct jio *io, const struct image *img, uint64_t known)
+static int go_on(struct journal *j, struct jio *io, const struct manifest_image *img, uint64_t known)
 {
 	struct jmanifest *m = &j->manifest;
 	int err = 0;
@@ -609,13 +467,13 @@ static int go_on(struct journal *j, struct jio *io, const struct image *img, uin
 
 int manifest_open(struct journal *j, struct jio *io)
 {
-	struct image img = {.salt = jf_salt(j->super.id, MANIFEST_FILE)};
+	struct manifest_image img = {.salt = jf_salt(j->super.id, MANIFEST_FILE)};
 	uint64_t known = 0;
 	int err;
 
 	if (j->super.manifest == 0 || j->opts.new_manifest)
 		return begin(j, io);
-	err = load(j, io, &img, &known);
+	err = manifest_load(j, io, &img, &known);
 	if (err == 0 && j->opts.mode != JOURNAL_CHECK)
 		err = go_on(j, io, &img, known);
 	free(img.p);

@@ -203,6 +203,8 @@ static int damaged(struct scan *s, uint32_t index, uint32_t at, const char *what
 	return jio_fail(s->io, -EBADMSG, s->path, "damaged at byte %u: %s", at, what);
 }
 
+#define STRANGERS_MAX 64u /* headers whose log is looked for, which takes a look at every log */
+
 struct search {
 	const struct journal *j;
 	const uint8_t *header;
@@ -228,7 +230,8 @@ static int strange_header(struct scan *s, uint32_t index, const uint8_t *p)
 	struct search find = {.j = s->log->j, .header = p};
 	char what[JLOG_NAME_MAX + 96];
 
-	if (is_its_header(&find, s->log->name) == 0 && manifest_each(s->log->j, is_its_header, &find) == 0)
+	if (is_its_header(&find, s->log->name) == 0 &&
+	    (s->log->j->strangers++ >= STRANGERS_MAX || manifest_each(s->log->j, is_its_header, &find) == 0))
 		return damaged(s, index, 0, "the segment's header is not valid for this log in this data directory");
 	snprintf(what, sizeof what, "the file is a segment of the log \"%s\"%s", find.name,
 		 find.foreign ? " of another data directory" : "");

@@ -29,7 +29,7 @@ PARSERS = {
     "configuration": ["core/config.c"],
     "access file": ["rpc/access.c"],
     "HTTP/1.1, stats socket": ["rpc/wire/http1.c", "rpc/statsock.c"],
-    "journal and segments": ["core/journal_recover.c", "core/journal_format.c"],
+    "journal and segments": ["core/journal_recover.c", "core/journal_format.c", "core/journal_manifest_read.c"],
     "logs of IDs and streams": ["queue/ids_record.h", "queue/stream_recover.c", "queue/frame.c"],
     "client": ["rpc/client/h2_client.c", "rpc/client/h2c_head.c", "rpc/client/h2c_output.c", "rpc/client/native_client.c", "rpc/client/channel.c"],
 }

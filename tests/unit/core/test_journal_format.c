@@ -158,6 +158,61 @@ static void notes_and_superblocks_travel_and_every_bit_counts(void **state)
 	}
 }
 
+/* Files of before: a superblock without a manifest, a segment without the journal's id. */
+static void what_older_versions_wrote_is_read(void **state)
+{
+	struct jf_super super = {.generation = 12, .epoch = 13}, got;
+	uint8_t b[JF_SECTOR];
+
+	jf_super_encode(b, &super);
+	assert_int_equal(load_le32(b + 8), 1);
+	assert_int_equal(jf_super_decode(b, &got), 0);
+	assert_int_equal(got.manifest, 0);
+	super.manifest = 3;
+	super.entries = UINT64_C(1) << 33;
+	jf_super_encode(b, &super);
+	assert_int_equal(load_le32(b + 8), 2); /* which an older version refuses */
+	assert_int_equal(jf_super_decode(b, &got), 0);
+	assert_int_equal(got.manifest, 3);
+	assert_int_equal(got.entries, UINT64_C(1) << 33);
+}
+
+static void a_manifests_header_travels_and_every_bit_counts(void **state)
+{
+	struct jf_manifest m = {.generation = UINT64_C(1) << 40, .entries = 100000}, got;
+	uint8_t b[JF_SECTOR];
+
+	memcpy(m.id, id, sizeof id);
+	jf_manifest_encode(b, &m);
+	assert_int_equal(jf_manifest_decode(b, &got), 0);
+	assert_int_equal(got.generation, m.generation);
+	assert_int_equal(got.entries, m.entries);
+	assert_memory_equal(got.id, id, sizeof id);
+	for (uint32_t bit = 0; bit < JF_SECTOR * 8; bit++) {
+		b[bit / 8] ^= (uint8_t)(1u << bit % 8);
+		assert_int_equal(jf_manifest_decode(b, &got), -EBADMSG);
+		b[bit / 8] ^= (uint8_t)(1u << bit % 8);
+	}
+}
+
+static void a_stray_segment_tells_whose_it_is(void **state)
+{
+	static const uint8_t other[JF_ID_BYTES] = "another journal";
+	struct jf_segment seg = {.number = 1, .bytes = 1 << 20, .epoch = 3};
+	const uint8_t *of;
+	uint8_t b[JF_HEADER];
+
+	jf_segment_encode(b, &seg, jf_salt(id, "a")); /* as older versions did */
+	assert_true(jf_segment_is_of(b, id, "a", &of) && of == id);
+	assert_false(jf_segment_is_of(b, id, "b", &of));
+	assert_false(jf_segment_is_of(b, other, "a", &of));
+	memcpy(seg.id, other, sizeof seg.id);
+	jf_segment_encode(b, &seg, jf_salt(other, "a"));
+	assert_true(jf_segment_is_of(b, id, "a", &of));
+	assert_memory_equal(of, other, JF_ID_BYTES);
+	assert_false(jf_segment_is_of(b, id, "b", &of));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -167,6 +222,9 @@ int main(void)
 		cmocka_unit_test(senseless_records_are_refused),
 		cmocka_unit_test(segment_headers_travel_and_every_bit_counts),
 		cmocka_unit_test(notes_and_superblocks_travel_and_every_bit_counts),
+		cmocka_unit_test(what_older_versions_wrote_is_read),
+		cmocka_unit_test(a_manifests_header_travels_and_every_bit_counts),
+		cmocka_unit_test(a_stray_segment_tells_whose_it_is),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -515,6 +515,37 @@ static void a_full_disk_refuses_a_new_log_and_lets_one_go(void **state)
 	sim_done(&sim);
 }
 
+/* A directory from before is served from a full disk, without new logs; it gets its manifest when there is room. */
+static void a_full_disk_puts_the_manifest_off(void **state)
+{
+	struct jlog *log;
+	unsigned n = 0;
+
+	begin();
+	make_logs();
+	forget_the_manifest();
+	sim.no_space = true;
+	for (int run = 0; run < 2; run++) {
+		assert_int_equal(open_journal(), 0);
+		assert_int_equal(open_log("ids", &log), 0);
+		assert_int_equal(open_log("stream.a", &log), 0);
+		assert_int_equal(open_log("stream.c", &log), -ENOSPC);
+		close_cleanly();
+		assert_null(sim_find(&sim.now, MANIFEST));
+	}
+	sim.no_space = false;
+	assert_int_equal(open_journal(), 0);
+	assert_int_equal(open_log("stream.c", &log), 0);
+	close_cleanly();
+	assert_int_equal(open_journal(), 0);
+	assert_int_equal(manifest_each(j, count, &n), 0);
+	assert_int_equal(n, 4);
+	close_cleanly();
+	move("stream.b", "elsewhere");
+	assert_int_equal(look(JOURNAL_SERVE), -ENOENT);
+	sim_done(&sim);
+}
+
 /* No entry is believed, and none is tried again, after a write or a sync of the manifest has failed. */
 static void a_failed_sync_of_the_manifest_is_not_tried_again(void **state)
 {
@@ -617,6 +648,59 @@ static void a_manifest_stays_small_when_logs_come_and_go(void **state)
 	sim_done(&sim);
 }
 
+/* A new file takes the place of one that is mostly out of date: at each operation the plug is pulled. */
+static void a_crash_while_the_manifest_is_rewritten_loses_no_entry(void **state)
+{
+	static const enum sim_keep keeps[] = {SIM_KEEP_NONE, SIM_KEEP_ALL, SIM_KEEP_RANDOM};
+	struct sim *before, *copy;
+	bool ended = false;
+
+	begin();
+	make_logs();
+	assert_int_equal(open_journal(), 0);
+	for (unsigned i = 0; i < 513; i++) {
+		struct jio io = {.d = &disk};
+
+		assert_int_equal(manifest_add(j, &io, "x", 1), 0);
+		assert_int_equal(manifest_remove(j, &io, "x"), 0);
+	}
+	close_cleanly();
+	before = sim_copy(&sim);
+	for (uint64_t n = 0; !ended; n++) {
+		uint64_t generation;
+		unsigned missing = 0;
+		uint32_t birth;
+		int err;
+
+		assert_int_equal(open_journal(), 0);
+		generation = j->manifest.generation;
+		sim.plug_at = sim.ops + n;
+		err = journal_log_remove(j, "stream.b", &why);
+		ended = !sim.dead;
+		if (err == 0)
+			assert_true(j->manifest.generation > generation);
+		kill_it();
+		sim.dead = true;
+		sim_crash(&sim, keeps[n % 3], 0);
+		if (open_journal() != 0)
+			fail_msg("crash at operation %llu: %s", (unsigned long long)n, why);
+		assert_true(manifest_has(j, "ids", &birth) && manifest_has(j, "stream.a", &birth));
+		assert_false(manifest_has(j, "x", &birth));
+		assert_false(err == 0 && manifest_has(j, "stream.b", &birth));
+		assert_int_equal(journal_each_missing(j, count, &missing), 0);
+		assert_int_equal(missing, 0);
+		close_cleanly();
+		sim_done(&sim);
+		copy = sim_copy(before);
+		sim = *copy;
+		free(copy);
+		disk = sim_disk(&sim);
+		assert_true(n > 12 || !ended);
+	}
+	sim_free(before);
+	sim_done(&sim);
+}
+
 static void a_lost_manifest_is_made_anew_only_when_asked_for(void **state)
 {
 	unsigned n = 0;
@@ -649,10 +733,12 @@ int main(void)
 		cmocka_unit_test(a_crash_while_the_manifest_is_made_changes_nothing),
 		cmocka_unit_test(a_crash_never_makes_a_log_look_lost),
 		cmocka_unit_test(a_full_disk_refuses_a_new_log_and_lets_one_go),
+		cmocka_unit_test(a_full_disk_puts_the_manifest_off),
 		cmocka_unit_test(a_failed_sync_of_the_manifest_is_not_tried_again),
 		cmocka_unit_test(a_check_writes_nothing),
 		cmocka_unit_test(tools_make_no_journal),
 		cmocka_unit_test(a_manifest_stays_small_when_logs_come_and_go),
+		cmocka_unit_test(a_crash_while_the_manifest_is_rewritten_loses_no_entry),
 		cmocka_unit_test(a_lost_manifest_is_made_anew_only_when_asked_for),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

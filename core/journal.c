@@ -397,11 +397,13 @@ static void free_log(struct jlog *log)
 
 static struct jlog *alloc_log(struct journal *j, const struct jlog_opts *opts)
 {
-	struct jlog *log = aligned_alloc(CACHE_LINE, (sizeof *log + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1));
+	size_t name = strlen(opts->name) + 1;
+	size_t size = (sizeof(struct jlog) + name + CACHE_LINE - 1) & ~(size_t)(CACHE_LINE - 1);
+	struct jlog *log = aligned_alloc(CACHE_LINE, size);
 
 	if (log == NULL)
 		return NULL;
-	memset(log, 0, sizeof *log);
+	memset(log, 0, size);
 	log->j = j;
 	log->wfd = log->dfd = -1;
 	log->durability = opts->durability;
@@ -411,7 +413,7 @@ static struct jlog *alloc_log(struct journal *j, const struct jlog_opts *opts)
 	log->epoch = j->super.epoch;
 	log->salt = jf_salt(j->super.id, opts->name);
 	log->must_exist = manifest_has(j, opts->name, &log->birth) && !j->replacing;
-	memcpy(log->name, opts->name, strlen(opts->name) + 1);
+	memcpy(log->name, opts->name, name);
 	pthread_mutex_init(&log->lock, NULL);
 	return log;
 }

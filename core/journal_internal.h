@@ -94,7 +94,6 @@ struct jfiles {
 
 struct jlog {
 	struct journal *j;
-	char name[JLOG_NAME_MAX + 1];
 	uint32_t salt, segment_bytes, epoch;
 	bool must_exist; /* the manifest names it */
 	uint32_t birth;  /* no segment of it has a lower epoch */
@@ -150,6 +149,7 @@ struct jlog {
 	uint32_t nsegs, segs_cap;
 	struct jseg *gone;
 	struct jlog *opened_next; /* journal.opened, under journal.open_lock */
+	char name[];
 };
 
 /* Room for one log's part of a group. Made by openers, large enough for the largest record of the logs so far. */

@@ -271,6 +271,8 @@ struct stream_stats {
 uint32_t streams_count(const struct streams *ss);
 /* How many of them take no frames any more; see stream_damage. */
 uint32_t streams_stopped(const struct streams *ss);
+/* Frames of all streams since the start. */
+uint64_t streams_frames_published(const struct streams *ss);
 /* `i` is below streams_count, in the order in which they were made. */
 void streams_info(const struct streams *ss, uint32_t i, struct stream_stats *ret);
 /* The stream's number for streams_info. */

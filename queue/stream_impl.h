@@ -33,6 +33,7 @@
 #define RECORD_HEAD 48u       /* of a RECORD_FRAMES that is written now */
 #define RECORD_HEAD_1 40u     /* of version 1, without the server's timestamp */
 #define PENDING_MAX 64u       /* records of one stream on their way to disk */
+#define DIR_FIRST 8u          /* slots of a stream's first directory of chunks */
 #define WHERE_NONE UINT64_MAX /* on no disk; 0: not known yet, or the oldest */
 #define SEGMENT_BYTES_MIN (256u << 10)
 #define PORT_DEPTH 1024u
@@ -184,6 +185,13 @@ struct chunk {
 	struct chunk *newer, *pool_next;
 };
 
+/* Chunks by unit. It grows with the span of units in memory; a smaller one stays for those who read it, until the stream goes. */
+struct chunk_dir {
+	uint32_t mask;
+	struct chunk_dir *smaller;
+	_Atomic(struct chunk *) slot[]; /* release by the owner */
+};
+
 /* Bytes that were put together for a reader, or read from disk. */
 struct stream_buf {
 	atomic_uint refs;
@@ -242,8 +250,9 @@ struct publishers {
 	uint64_t bytes;
 };
 
-/* A record on its way to disk. */
+/* A record on its way to disk. Those of a shard's streams come from one list of its own. */
 struct pending {
+	struct pending *next;
 	uint64_t where; /* written by the journal */
 	uint64_t pos, end, first_offset, last_offset;
 	uint8_t head[RECORD_HEAD];
@@ -297,12 +306,13 @@ struct stream_own {
 	/* sub_pos: where the last submitted frame ends */
 	uint64_t sub_offset, sub_max_seq, sub_pos;
 	int64_t sub_max_ts;
-	struct pending pending[PENDING_MAX];
-	uint32_t pending_head, pending_count;
-	uint64_t where_block;  /* number of the first index block without a place on disk */
-	uint64_t last_segment; /* that the newest durable record is in */
-	uint64_t trim_offset;  /* frames below it are gone from the index... */
-	uint64_t trimmed;      /* ...and from the journal */
+	struct pending *pending, *pending_last; /* oldest first */
+	uint32_t pending_count;
+	struct pending *reserve; /* for the only one, so that without memory one is written after the other */
+	uint64_t where_block;    /* number of the first index block without a place on disk */
+	uint64_t last_segment;   /* that the newest durable record is in */
+	uint64_t trim_offset;    /* frames below it are gone from the index... */
+	uint64_t trimmed;        /* ...and from the journal */
 	struct state_writing state;
 	struct publish_list acks, parked;
 	uint32_t gone_seen; /* of `gone`, when the parked ones were last looked through */
@@ -332,13 +342,11 @@ struct stream {
 	uint32_t record_max; /* bytes of frames in one record */
 	uint64_t memory_max;
 	uint64_t recovered_pos; /* where the log ended when it was opened: nothing is between it and the next unit */
-	uint32_t dir_mask;
-	_Atomic(struct chunk *) *dir; /* by unit; release by the owner */
-	struct stream_local *local;   /* by shard */
-	struct edge durable;          /* what readers may see. offset: of the newest durable frame */
-	struct edge first;            /* the oldest kept. offset: its own */
-	_Atomic(const char *) damage; /* see stream_damage; release by stream_set_damage */
-	bool closed;                  /* it was damaged when it was opened: there is no log, and nothing is served */
+	_Atomic(struct chunk_dir *) dir; /* NULL: nothing was ever in memory; release by the owner */
+	struct edge durable;             /* what readers may see. offset: of the newest durable frame */
+	struct edge first;               /* the oldest kept. offset: its own */
+	_Atomic(const char *) damage;    /* see stream_damage; release by stream_set_damage */
+	bool closed;                     /* it was damaged when it was opened: there is no log, and nothing is served */
 	/* For figures: count_add by the owner. */
 	uint64_t published, published_bytes, duplicates, stale, stat_next, stat_memory, stat_index, stat_late;
 	struct note trim;      /* NOTE_TRIM, from the keeper */
@@ -346,10 +354,14 @@ struct stream {
 	uint64_t trim_to;
 	_Alignas(CACHE_LINE) struct stream_own own;
 	char name[STREAM_NAME_MAX + 1];
+	_Atomic(struct stream_local *)
+		local[]; /* by shard, which makes its own when it has a subscriber; NULL: none yet */
 };
 
 struct stream_port {
 	struct inbox inbox;
+	struct pending *spare; /* the shard's, as the next */
+	uint64_t published;    /* frames of all streams that the shard owns; count_add */
 };
 
 /* A thread with an inbox: the keeper and the reader. */
@@ -532,7 +544,7 @@ static inline bool stream_can_advance(const struct stream *s)
 {
 	const struct stream_own *o = &s->own;
 
-	return o->pending_count > 0 && jlog_durable(s->log) >= o->pending[o->pending_head].last_offset;
+	return o->pending_count > 0 && jlog_durable(s->log) >= o->pending->last_offset;
 }
 /* Owner: whether its log has been lost. */
 static inline bool stream_is_lost(const struct stream *s)
@@ -547,6 +559,7 @@ static inline bool stream_is_late(const struct stream_own *o, uint64_t seq_no, i
 	return seq_no < o->max_seq || (seq_no == o->max_seq && timestamp < o->max_ts);
 }
 void stream_count(struct stream *s);
+void pendings_free(struct pending *list);
 void stream_log_done(struct stream *s);
 
 /* ---- stream_plan.c, stream_merge.c ---- */

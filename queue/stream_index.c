@@ -25,7 +25,7 @@ int index_reserve(struct block_index *x)
 		if (used + 2 <= cap)
 			return 0;
 	}
-	cap = cap ? 2 * cap : 16;
+	cap = cap ? 2 * cap : 4;
 	v = reallocarray(x->v, cap, sizeof *v);
 	if (v == NULL)
 		return -ENOMEM;

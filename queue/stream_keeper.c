@@ -48,10 +48,10 @@ static uint64_t retention(const struct streams *ss, const struct stream *s, int6
 {
 	const struct streams_opts *o = &ss->opts;
 	uint32_t n = jlog_segments(s->log, NULL, 0), room = n + 4;
-	struct jsegment *seg = malloc(room * sizeof *seg);
+	struct jsegment *seg = n > 1 ? malloc(room * sizeof *seg) : NULL;
 	uint64_t total = 0, below = 0, last = jlog_durable(s->log);
 
-	if (seg == NULL)
+	if (seg == NULL) /* the newest stays; or there is no memory now */
 		return 0;
 	n = jlog_segments(s->log, seg, room);
 	if (n > room)

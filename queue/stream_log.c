@@ -20,11 +20,13 @@
 
 struct chunk *chunk_get(const struct stream *s, uint64_t pos)
 {
+	struct chunk_dir *dir = atomic_load_explicit(&s->dir, memory_order_acquire); /* pairs with dir_grow */
 	uint64_t unit = pos / STREAM_UNIT;
-	struct chunk *c = atomic_load_explicit(&s->dir[unit & s->dir_mask],
-					       memory_order_acquire); /* pairs with chunk_new */
+	struct chunk *c = NULL;
 	uint64_t state;
 
+	if (dir != NULL)
+		c = atomic_load_explicit(&dir->slot[unit & dir->mask], memory_order_acquire); /* pairs with dir_set */
 	if (c == NULL)
 		return NULL;
 	state = atomic_load_explicit(&c->state, memory_order_acquire); /* pairs with chunk_put */
@@ -38,6 +40,42 @@ struct chunk *chunk_get(const struct stream *s, uint64_t pos)
 		return c;
 	chunk_put(c);
 	return NULL;
+}
+
+static void dir_set(struct chunk_dir *dir, uint64_t unit, uint32_t units, struct chunk *c)
+{
+	for (uint32_t i = 0; i < units; i++)
+		atomic_store_explicit(&dir->slot[(unit + i) & dir->mask], c,
+				      memory_order_release); /* pairs with chunk_get */
+}
+
+/* Makes sure that no two chunks share a slot when there is one of these units, too. Readers of the smaller directory see what was in it; what comes later
+ * they look for in the larger one, as they have seen a position beyond. 0 or -ENOMEM. */
+static int dir_grow(struct stream *s, uint64_t unit, uint32_t units)
+{
+	struct stream_own *o = &s->own;
+	struct chunk_dir *dir = atomic_load_explicit(&s->dir, memory_order_relaxed), *larger;
+	uint64_t span = unit + units - (o->oldest != NULL ? o->oldest->pos / STREAM_UNIT : unit);
+	uint32_t slots = dir != NULL ? dir->mask + 1 : 0, n = slots != 0 ? slots : DIR_FIRST;
+
+	if (span <= slots)
+		return 0;
+	while (n < span)
+		n *= 2;
+	larger = calloc(1, sizeof *larger + n * sizeof larger->slot[0]);
+	if (larger == NULL)
+		return -ENOMEM;
+	larger->mask = n - 1;
+	larger->smaller = dir;
+	for (struct chunk *c = o->oldest; c != NULL; c = c->newer)
+		dir_set(larger, c->pos / STREAM_UNIT, c->units, c);
+	atomic_store_explicit(&s->dir, larger, memory_order_release); /* pairs with chunk_get */
+	return 0;
+}
+
+static struct chunk_dir *dir_of(const struct stream *s)
+{
+	return atomic_load_explicit(&s->dir, memory_order_relaxed);
 }
 
 /* A header that nobody uses, with `cap` bytes if there is such a one. The memory of others like it is given back. */
@@ -91,21 +129,25 @@ static int chunk_new(struct stream *s, size_t size)
 	uint64_t begin = (o->end_pos + STREAM_UNIT - 1) / STREAM_UNIT,
 		 unit = begin > o->next_unit ? begin : o->next_unit;
 	uint32_t cap = size <= STREAM_UNIT ? STREAM_UNIT : (uint32_t)size;
-	struct chunk *c = chunk_alloc(o, cap);
+	uint32_t units = (cap + STREAM_UNIT - 1) / STREAM_UNIT;
+	struct chunk *c;
 
+	if (o->reserve == NULL)
+		o->reserve = malloc(sizeof *o->reserve);
+	if (o->reserve == NULL || dir_grow(s, unit, units) != 0)
+		return -ENOMEM;
+	c = chunk_alloc(o, cap);
 	if (c == NULL)
 		return -ENOMEM;
 	c->pos = unit * STREAM_UNIT;
-	c->units = (cap + STREAM_UNIT - 1) / STREAM_UNIT;
+	c->units = units;
 	c->fill = 0;
 	c->newer = NULL;
 	o->next_unit = unit + c->units;
 	atomic_store_explicit(&c->end, UINT64_MAX, memory_order_relaxed);
 	atomic_store_explicit(&c->nblocks, 0, memory_order_relaxed);
 	atomic_store_explicit(&c->state, (unit + 1) << 24 | 1, memory_order_release); /* pairs with chunk_get */
-	for (uint32_t i = 0; i < c->units; i++)
-		atomic_store_explicit(&s->dir[(unit + i) & s->dir_mask], c,
-				      memory_order_release); /* pairs with chunk_get */
+	dir_set(dir_of(s), unit, units, c);
 	*(o->newest ? &o->newest->newer : &o->oldest) = c;
 	o->newest = o->open = c;
 	if (o->sub_chunk == NULL) {
@@ -144,9 +186,7 @@ static bool evict(struct stream *s)
 	o->memory -= c->cap;
 	if (s->durability == STREAM_MEMORY)
 		stream_trim(s, c->end_offset); /* before it is gone: who does not find it looks there */
-	for (uint32_t i = 0; i < c->units; i++)
-		atomic_store_explicit(&s->dir[(c->pos / STREAM_UNIT + i) & s->dir_mask], NULL,
-				      memory_order_release); /* chunk_get */
+	dir_set(dir_of(s), c->pos / STREAM_UNIT, c->units, NULL);
 	chunk_put(c);
 	return true;
 }
@@ -231,6 +271,7 @@ static void put(struct stream *s, const struct frame *f, size_t size, bool late)
 	o->end_pos = c->pos + c->fill;
 	count_add(&s->published, 1);
 	count_add(&s->published_bytes, size);
+	count_add(&s->ss->ports[s->owner].published, 1);
 }
 
 void stream_count(struct stream *s)
@@ -355,15 +396,67 @@ static uint32_t cut(const uint8_t *p, uint32_t n, uint32_t limit, struct stream_
 	return at;
 }
 
+/* ---- records under way ---- */
+
+static struct pending *pending_get(struct stream *s)
+{
+	struct pending **spare = &s->ss->ports[s->owner].spare, *p = *spare;
+
+	if (p != NULL)
+		*spare = p->next;
+	else
+		p = malloc(sizeof *p);
+	return p == NULL && s->own.pending_count == 0 ? s->own.reserve : p;
+}
+
+static void pending_put(struct stream *s, struct pending *p)
+{
+	struct pending **spare = &s->ss->ports[s->owner].spare;
+
+	if (p == s->own.reserve)
+		return;
+	p->next = *spare;
+	*spare = p;
+}
+
+void pendings_free(struct pending *list)
+{
+	while (list != NULL) {
+		struct pending *next = list->next;
+
+		free(list);
+		list = next;
+	}
+}
+
+static void pending_add(struct stream_own *o, struct pending *p)
+{
+	p->next = NULL;
+	*(o->pending_count > 0 ? &o->pending_last->next : &o->pending) = p;
+	o->pending_last = p;
+	o->pending_count++;
+}
+
+static struct pending *pending_take(struct stream_own *o)
+{
+	struct pending *p = o->pending;
+
+	o->pending = p->next;
+	o->pending_count--;
+	return p;
+}
+
 static bool submit_record(struct stream *s, struct journal_port *port, struct chunk *c)
 {
 	struct stream_own *o = &s->own;
-	struct pending *p = &o->pending[(o->pending_head + o->pending_count) % PENDING_MAX];
+	struct pending *p = pending_get(s);
 	bool sealed = c != o->open;
 	uint64_t next = sealed ? c->end_offset : o->next_offset, max_seq = sealed ? c->end_max_seq : o->max_seq;
 	int64_t max_ts = sealed ? c->end_max_ts : o->max_ts;
 	uint32_t n = c->fill - o->sub_at;
 
+	if (p == NULL)
+		return false;
 	if (n > s->record_max)
 		n = cut(c->data + o->sub_at, n, s->record_max, o, &next, &max_seq, &max_ts);
 	p->where = 0;
@@ -384,9 +477,11 @@ static bool submit_record(struct stream *s, struct journal_port *port, struct ch
 						     .mark = p->last_offset,
 						     .head = {p->head, RECORD_HEAD},
 						     .body = {c->data + o->sub_at, n},
-						     .where = &p->where}))
+						     .where = &p->where})) {
+		pending_put(s, p);
 		return false;
-	o->pending_count++;
+	}
+	pending_add(o, p);
 	o->sub_pos = p->end;
 	o->sub_at += n;
 	o->sub_offset = next;
@@ -449,7 +544,8 @@ static void split(struct stream *s, const struct pending *p)
 static void note_where(struct stream *s, const struct pending *p)
 {
 	struct stream_own *o = &s->own;
-	struct chunk *c = atomic_load_explicit(&s->dir[p->pos / STREAM_UNIT & s->dir_mask], memory_order_relaxed);
+	const struct chunk_dir *dir = dir_of(s);
+	struct chunk *c = atomic_load_explicit(&dir->slot[p->pos / STREAM_UNIT & dir->mask], memory_order_relaxed);
 	uint32_t n = atomic_load_explicit(&c->nblocks, memory_order_relaxed);
 
 	if (p->where >> 32 != o->last_segment)
@@ -472,14 +568,13 @@ bool stream_advance(struct stream *s)
 		offset = o->next_offset - 1;
 	} else if (o->pending_count > 0) {
 		durable = jlog_durable(s->log);
-		while (o->pending_count > 0 && o->pending[o->pending_head].last_offset <= durable) {
-			const struct pending *p = &o->pending[o->pending_head];
+		while (o->pending_count > 0 && o->pending->last_offset <= durable) {
+			struct pending *p = pending_take(o);
 
 			note_where(s, p);
 			pos = p->end;
 			offset = p->last_offset;
-			o->pending_head = (o->pending_head + 1) % PENDING_MAX;
-			o->pending_count--;
+			pending_put(s, p);
 		}
 	}
 	if (pos == was)
@@ -510,6 +605,17 @@ void stream_trim(struct stream *s, uint64_t offset)
 
 void stream_log_done(struct stream *s)
 {
+	struct chunk_dir *dir = dir_of(s);
+
+	while (s->own.pending_count > 0)
+		pending_put(s, pending_take(&s->own));
+	free(s->own.reserve);
+	while (dir != NULL) {
+		struct chunk_dir *smaller = dir->smaller;
+
+		free(dir);
+		dir = smaller;
+	}
 	while (s->own.pool != NULL) {
 		struct chunk *c = s->own.pool;
 

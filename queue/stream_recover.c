@@ -342,14 +342,14 @@ static void settle(struct stream *s)
 
 static struct stream *alloc(struct streams *ss, struct span name)
 {
-	struct stream *s = aligned_alloc(CACHE_LINE, sizeof *s);
+	size_t size = (sizeof(struct stream) + ss->opts.shards * sizeof(struct stream_local *) + CACHE_LINE - 1) /
+		      CACHE_LINE * CACHE_LINE;
+	struct stream *s = aligned_alloc(CACHE_LINE, size);
 	struct names key = {.key = {ss->hash_key[0], ss->hash_key[1]}};
-	size_t local = ss->opts.shards * sizeof *s->local;
-	uint64_t units;
 
 	if (s == NULL)
 		return NULL;
-	memset(s, 0, sizeof *s);
+	memset(s, 0, size);
 	s->ss = ss;
 	s->name_len = (uint32_t)name.n;
 	if (name.n > 0)
@@ -360,18 +360,6 @@ static struct stream *alloc(struct streams *ss, struct span name)
 	s->memory_max = ss->opts.memory_bytes;
 	if (s->memory_max < 2 * (uint64_t)ss->frame_max + 2 * STREAM_UNIT)
 		s->memory_max = 2 * (uint64_t)ss->frame_max + 2 * STREAM_UNIT;
-	for (units = 8; units < 2 * s->memory_max / STREAM_UNIT + 64;)
-		units *= 2;
-	s->dir_mask = (uint32_t)units - 1;
-	s->dir = calloc(units, sizeof *s->dir);
-	s->local = aligned_alloc(CACHE_LINE, local);
-	if (s->dir == NULL || s->local == NULL) {
-		stream_free(s);
-		return NULL;
-	}
-	memset(s->local, 0, local);
-	for (unsigned i = 0; i < ss->opts.shards; i++)
-		s->local[i].stream = s;
 	s->own.next_offset = 1;
 	s->own.max_ts = s->own.sub_max_ts = INT64_MIN;
 	s->own.server_ts = INT64_MIN;
@@ -406,8 +394,8 @@ void stream_free(struct stream *s)
 	index_done(&s->own.index);
 	late_done(&s->own.late);
 	publishers_done(&s->own.publishers);
-	free(s->dir);
-	free(s->local);
+	for (unsigned i = 0; i < s->ss->opts.shards; i++)
+		free(atomic_load_explicit(&s->local[i], memory_order_relaxed));
 	free(s);
 }
 

@@ -181,6 +181,22 @@ enum stream_error view_find(struct streams_view *v, struct span name, bool may_c
 	return STREAM_E_OK;
 }
 
+/* What this shard writes about the stream. NULL: no memory. */
+static struct stream_local *local_of(const struct streams_view *v, struct stream *s)
+{
+	struct stream_local *l = atomic_load_explicit(&s->local[v->shard], memory_order_relaxed);
+
+	if (l != NULL)
+		return l;
+	l = aligned_alloc(CACHE_LINE, sizeof *l);
+	if (l == NULL)
+		return NULL;
+	memset(l, 0, sizeof *l);
+	l->stream = s;
+	atomic_store_explicit(&s->local[v->shard], l, memory_order_release); /* pairs with wake, streams_info */
+	return l;
+}
+
 struct view_stream *view_stream(struct streams_view *v, struct stream *s)
 {
 	struct view_stream *vs = v->streams[s->index];
@@ -190,7 +206,11 @@ struct view_stream *view_stream(struct streams_view *v, struct stream *s)
 		if (vs == NULL)
 			return NULL;
 		vs->s = s;
-		vs->local = &s->local[v->shard];
+		vs->local = local_of(v, s);
+		if (vs->local == NULL) {
+			free(vs);
+			return NULL;
+		}
 		v->streams[s->index] = vs;
 	}
 	return vs;
@@ -401,9 +421,10 @@ static void wake(struct streams_view *v, struct stream *s)
 	atomic_thread_fence(
 		memory_order_seq_cst); /* pairs with the one in stream_cursor.c: the edge is stored before `wanted` is read */
 	for (unsigned i = 0; i < v->ss->opts.shards; i++) {
-		struct stream_local *l = &s->local[i];
+		struct stream_local *l = atomic_load_explicit(&s->local[i],
+							      memory_order_acquire); /* pairs with local_of */
 
-		if (!atomic_load_explicit(&l->wanted, memory_order_relaxed) ||
+		if (l == NULL || !atomic_load_explicit(&l->wanted, memory_order_relaxed) ||
 		    !atomic_exchange_explicit(&l->wanted, false, memory_order_acq_rel))
 			continue;
 		if (i == v->shard)

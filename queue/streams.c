@@ -402,6 +402,8 @@ void streams_free(struct streams *ss)
 	if (ss->reader.bell.fd >= 0)
 		doorbell_done(&ss->reader.bell);
 	names_done(&ss->names);
+	for (unsigned i = 0; ss->ports != NULL && i < ss->opts.shards; i++)
+		pendings_free(ss->ports[i].spare);
 	free(ss->streams);
 	free(ss->ports);
 	free(ss->rules);
@@ -434,6 +436,15 @@ uint64_t stream_incarnation(const struct stream *s)
 	return s->incarnation;
 }
 
+uint64_t streams_frames_published(const struct streams *ss)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < ss->opts.shards; i++)
+		sum += count_get(&ss->ports[i].published);
+	return sum;
+}
+
 void streams_info(const struct streams *ss, uint32_t i, struct stream_stats *ret)
 {
 	const struct stream *s = streams_at(ss, i);
@@ -463,8 +474,11 @@ void streams_info(const struct streams *ss, uint32_t i, struct stream_stats *ret
 		ret->frames = ret->durable_offset - ret->first_offset + 1;
 	ret->bytes = s->log ? jlog_bytes(s->log) : ret->memory_bytes;
 	for (unsigned k = 0; k < ss->opts.shards; k++) {
-		const struct stream_local *l = &s->local[k];
+		const struct stream_local *l = atomic_load_explicit(&s->local[k],
+								    memory_order_acquire); /* pairs with local_of */
 
+		if (l == NULL)
+			continue;
 		ret->reads_memory += count_get(&l->reads_memory);
 		ret->reads_disk += count_get(&l->reads_disk);
 		ret->gaps += count_get(&l->gaps);

@@ -135,6 +135,7 @@ struct svc_feed {
 	TAILQ_HEAD(feed_run, feed_sub) run;      /* subscribers to be pumped this turn */
 	TAILQ_HEAD(feed_dirty, feed_many) dirty; /* PublishMany calls to be looked at this turn */
 	struct feed_count *count;                /* of each stream by its number */
+	uint64_t delivered;                      /* frames, of all streams; count_add */
 	bool draining;
 	uint64_t drain_ns; /* when it began */
 	struct timer tick;

@@ -56,19 +56,6 @@ static void count_read(const struct feed *f, uint32_t i, struct feed_count *ret)
 	}
 }
 
-static int by_activity(const void *a, const void *b)
-{
-	const struct row *x = a, *y = b;
-	uint64_t xs = x->s.published + x->c.frames, ys = y->s.published + y->c.frames;
-
-	if (x->s.stopped != y->s.stopped) /* whatever is wrong is shown */
-		return x->s.stopped ? -1 : 1;
-
-	if (xs != ys)
-		return xs < ys ? 1 : -1;
-	return x->number < y->number ? -1 : 1;
-}
-
 static int by_number(const void *a, const void *b)
 {
 	const struct row *x = a, *y = b;
@@ -169,31 +156,52 @@ static bool read_lags(const struct feed *f, struct reading *r)
 	return lag && room;
 }
 
+/* Whether x is shown rather than y. */
+static bool is_busier(const struct row *x, const struct row *y)
+{
+	uint64_t xs = x->s.published + x->c.frames, ys = y->s.published + y->c.frames;
+
+	if (x->s.stopped != y->s.stopped) /* whatever is wrong is shown */
+		return x->s.stopped;
+	return xs != ys ? xs > ys : x->number < y->number;
+}
+
+/* Keeps the busiest, in the order of their numbers, as the others come in that order. */
+static void row_add(struct reading *r, const struct row *row)
+{
+	uint32_t least = 0;
+
+	if (r->shown == SHOWN_MAX) {
+		for (uint32_t i = 1; i < r->shown; i++)
+			least = is_busier(&r->row[least], &r->row[i]) ? i : least;
+		if (!is_busier(row, &r->row[least]))
+			return;
+		r->shown--;
+		memmove(&r->row[least], &r->row[least + 1], (r->shown - least) * sizeof *row);
+	}
+	r->row[r->shown++] = *row;
+}
+
 static bool reading_take(const struct feed *f, struct reading *r)
 {
 	*r = (struct reading){.streams = streams_count(f->ss)};
 	for (unsigned k = 0; k < f->opts.shards; k++)
 		r->reorder_bytes += f->shard[k] ? count_get(&f->shard[k]->room.bytes) : 0;
-	r->row = calloc(r->streams + 1, sizeof *r->row);
+	r->row = calloc(SHOWN_MAX, sizeof *r->row);
 	if (!r->row)
 		return false;
 	for (uint32_t i = 0; i < r->streams; i++) {
-		struct row *row = &r->row[i];
-		row->number = i;
-		streams_info(f->ss, i, &row->s);
-		count_read(f, i, &row->c);
-		r->frames += row->s.frames;
-		r->bytes += row->s.bytes;
-		r->published += row->s.published;
-		r->stopped += row->s.stopped != 0;
-		r->delivered += row->c.frames;
-		r->memory_bytes += row->s.memory_bytes;
-		r->index_bytes += row->s.index_bytes;
-	}
-	r->shown = r->streams < SHOWN_MAX ? r->streams : SHOWN_MAX;
-	if (r->shown < r->streams) {
-		qsort(r->row, r->streams, sizeof *r->row, by_activity);
-		qsort(r->row, r->shown, sizeof *r->row, by_number);
+		struct row row = {.number = i};
+		streams_info(f->ss, i, &row.s);
+		count_read(f, i, &row.c);
+		r->frames += row.s.frames;
+		r->bytes += row.s.bytes;
+		r->published += row.s.published;
+		r->stopped += row.s.stopped != 0;
+		r->delivered += row.c.frames;
+		r->memory_bytes += row.s.memory_bytes;
+		r->index_bytes += row.s.index_bytes;
+		row_add(r, &row);
 	}
 	if (read_lags(f, r))
 		return true;
@@ -403,14 +411,8 @@ static void put_text(void *ctx, struct text *t)
 static uint64_t sum_published(void *ctx)
 {
 	const struct feed *f = ctx;
-	uint64_t sum = 0;
 
-	for (uint32_t i = 0; i < streams_count(f->ss); i++) {
-		struct stream_stats s;
-		streams_info(f->ss, i, &s);
-		sum += s.published;
-	}
-	return sum;
+	return streams_frames_published(f->ss);
 }
 
 static uint64_t sum_delivered(void *ctx)
@@ -418,11 +420,8 @@ static uint64_t sum_delivered(void *ctx)
 	const struct feed *f = ctx;
 	uint64_t sum = 0;
 
-	for (uint32_t i = 0; i < streams_count(f->ss); i++) {
-		struct feed_count c;
-		count_read(f, i, &c);
-		sum += c.frames;
-	}
+	for (unsigned k = 0; k < f->opts.shards; k++)
+		sum += f->shard[k] ? count_get(&f->shard[k]->delivered) : 0;
 	return sum;
 }
 

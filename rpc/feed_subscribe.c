@@ -192,6 +192,7 @@ static void count_out(struct feed_sub *sub, uint64_t frames, uint64_t bytes)
 	struct call *c = sub->call;
 
 	count_add(&c->rpc->stats[c->method_index].messages_out, frames);
+	count_add(&sub->feed->delivered, frames);
 	if (sub->count) {
 		count_add(&sub->count->frames, frames);
 		count_add(&sub->count->bytes, bytes);

@@ -12,6 +12,7 @@
 
 #include <getopt.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -202,6 +203,7 @@ static void measure(struct bench *b)
 	began = clock_mono_ns();
 	finish(b);
 	say(b, "stopped", began, memory);
+	malloc_trim(0);
 	memory = resident();
 	began = clock_mono_ns();
 	begin(b);

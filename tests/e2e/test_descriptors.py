@@ -42,7 +42,8 @@ def publish(c, names, payload=b"frame"):
         for _ in some:
             f = c.get()
             assert f.kind == MESSAGE, f
-            offsets[some[f.call - 1]] = native.next_reply(f.payload)[0]
+            assert f.payload[0] == 0x08, f  # field 1: the offset
+            offsets[some[f.call - 1]] = native.get_varint(f.payload, 1)[0]
     return offsets
 
 

@@ -373,6 +373,11 @@ uint32_t streams_count(const struct streams *ss)
 	return 2;
 }
 
+uint64_t streams_frames_published(const struct streams *ss)
+{
+	return 5 + 6;
+}
+
 void streams_info(const struct streams *ss, uint32_t i, struct stream_stats *ret)
 {
 	*ret = (struct stream_stats){.name = {(char)('a' + i)}, .published = 5 + i, .frames = 10 + i};

@@ -479,6 +479,7 @@ static void try_stream(void)
 	CHECK(open_streams(true, &second) == err);
 	CHECK(first.stopped == second.stopped);
 	CHECK(first.next_offset == second.next_offset && first.frames == second.frames && first.late == second.late);
+	CHECK(first.incarnation == second.incarnation);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -220,13 +220,14 @@ class Checker:
             assert len(frames) >= self.retention["FEED_RETAIN_FRAMES"]
 
     def _check_repeats(self, d, told, rng):
-        """The latest numbers of each publisher and stream; some that nobody was told of may have come between."""
+        """The latest numbers of each publisher and stream; in both lives, some that nobody was told
+        of may have come between."""
         latest = {}
         for (publisher, number), what in sorted(told.numbers.items()):
             latest.setdefault((publisher, what[0]), []).append((number, *what))
         with native.Client(d) as c:
             for (publisher, stream), numbers in latest.items():
-                for number, _, offset, timestamp in rng.sample(numbers[-(NUMBERS - FLIGHT):], min(len(numbers), 4)):
+                for number, _, offset, timestamp in rng.sample(numbers[-(NUMBERS - 2 * FLIGHT):], min(len(numbers), 4)):
                     f = c.call(field(1, stream) + field(3, b"again") + field(5, publisher) + field(6, number), method=PUBLISH, flags=LAST)
                     assert f.kind == MESSAGE, f
                     reply = self.pb.PublishReply.FromString(f.payload)

@@ -11,20 +11,41 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define NEW_TYPE 0x4e455721u
+#define OPENED_TYPE 0x4f504e21u
 
 struct history {
 	uint64_t n, last;
 	bool has_new;
 	uint64_t sum;
+	unsigned opened; /* records that an opening asked for */
 };
+
+static unsigned asks; /* how many more this opening asks for */
+
+static int opened(void *ctx, uint64_t mark, struct jappend *ret)
+{
+	CHECK(mark >= ((const struct history *)ctx)->last);
+	if (asks == 0)
+		return 0;
+	asks--;
+	ret->type = OPENED_TYPE;
+	ret->mark = mark;
+	ret->body = (struct span){(const uint8_t *)"opened", 6};
+	return 1;
+}
 
 static int replay(void *ctx, const struct jrecord *rec)
 {
 	struct history *h = ctx;
 
 	CHECK(rec->mark >= h->last);
-	CHECK(!h->has_new);
 	h->last = rec->mark;
+	if (rec->type == OPENED_TYPE) {
+		CHECK(span_eq(rec->payload, SPAN_LIT("opened")));
+		h->opened++;
+		return 0;
+	}
+	CHECK(!h->has_new);
 	h->n++;
 	h->sum = h->sum * 31 + rec->mark + rec->payload.n;
 	h->has_new = rec->type == NEW_TYPE;
@@ -36,7 +57,8 @@ static int live(struct sim *sim, struct doorbell *bell, bool append, struct hist
 {
 	struct journal_disk disk = sim_disk(sim);
 	struct journal_opts o = {.dir = "sim", .method = JOURNAL_FDATASYNC, .group_max = 4096, .disk = &disk};
-	struct jlog_opts lo = {.name = "x", .segment_bytes = JOURNAL_SEGMENT_MIN, .replay = replay, .ctx = ret};
+	struct jlog_opts lo = {
+		.name = "x", .segment_bytes = JOURNAL_SEGMENT_MIN, .replay = replay, .opened = opened, .ctx = ret};
 	struct journal_port *port;
 	struct journal *j;
 	struct jlog *log;
@@ -148,7 +170,7 @@ static void edit(struct sim *sim, uint32_t salt, const uint8_t *e)
 {
 	uint64_t segment = 1 + e[1] / 64;
 	struct jf_segment seg = {.number = segment, .bytes = JOURNAL_SEGMENT_MIN, .epoch = e[7] & 7};
-	struct jf_note note = {.number = segment, .seq = e[5], .epoch = e[7] & 7};
+	struct jf_note note = {.number = segment, .seq = e[5], .epoch = e[7] & 7, .flags = e[6] & 1};
 	uint8_t b[JF_HEADER];
 	char path[SIM_PATH];
 	struct sim_file *f;
@@ -207,10 +229,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (; size >= 8; data += 8, size -= 8)
 		edit(&sim, salt, data);
 	sim_crash(&sim, SIM_KEEP_ALL, 0);
+	asks = size; /* what is left of the input */
 	err = live(&sim, &bell, false, &first, &salt);
+	asks = 0;
 	sim_crash(&sim, SIM_KEEP_NONE, 0);
 	CHECK(live(&sim, &bell, true, &second, &salt) == err);
 	CHECK(second.n == first.n && second.sum == first.sum);
+	CHECK(second.opened == first.opened + (err == 0 ? size : 0));
 	if (err == 0 && !second.has_new) {
 		sim_crash(&sim, SIM_KEEP_NONE, 0);
 		CHECK(live(&sim, &bell, false, &third, &salt) == 0);

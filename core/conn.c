@@ -61,6 +61,8 @@ struct conn *conn_open(struct shard *s, int fd)
 	memset(c, 0, sizeof *c);
 	c->gen = gen;
 	c->unsettled = unsettled;
+	if (unsettled) /* its slot is in the list from before */
+		s->unsettled_gone--;
 	c->slot = slot;
 	c->shard = s;
 	c->fd = fd;
@@ -373,6 +375,18 @@ void conn_drain(struct conn *c)
 		c->ops->drain(c);
 }
 
+/* When all of the connections that might have to be asked are free again, the shard need not wake up to ask. */
+static void forget_unsettled(struct conn *c)
+{
+	struct shard *s = c->shard;
+	if (!c->unsettled || ++s->unsettled_gone < s->unsettled_count)
+		return;
+	for (uint32_t i = 0; i < s->unsettled_count; i++)
+		((struct conn *)slab_at(&s->conns, s->unsettled[i]))->unsettled = false;
+	s->unsettled_count = s->unsettled_gone = 0;
+	wheel_del(&s->wheel, &s->settle_timer);
+}
+
 static void conn_free(struct conn *c)
 {
 	struct shard *s = c->shard;
@@ -385,6 +399,7 @@ static void conn_free(struct conn *c)
 	count_add(&s->stats.ended[c->reason], 1);
 	c->state = CONN_FREE;
 	c->gen = (c->gen + 1) & 0xffffff;
+	forget_unsettled(c);
 	slab_put(&s->conns, c->slot);
 	atomic_store_explicit(&s->conn_count, s->conns.used, memory_order_relaxed);
 }

@@ -195,6 +195,7 @@ static void on_settle_timer(struct timer *t, void *ctx)
 			conn_settle(c);
 	}
 	s->unsettled_count = kept;
+	s->unsettled_gone = 0;
 	if (kept)
 		wheel_add(&s->wheel, t, s->now_ns + SETTLE_NS);
 }

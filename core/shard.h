@@ -95,6 +95,7 @@ struct shard {
 	uint64_t input_until_ns; /* long input that comes later waits for another turn; 0: no such time */
 	uint32_t *unsettled;     /* slots of connections that have received lately; some may be free again */
 	uint32_t unsettled_count, unsettled_cap;
+	uint32_t unsettled_gone; /* of them, slots that are free again */
 	struct timer settle_timer;
 	struct conn_handshakes handshakes;
 	struct shard_hook hooks[SHARD_HOOKS_MAX];

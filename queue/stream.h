@@ -167,7 +167,8 @@ enum stream_error streams_publish(struct streams_view *v, const struct stream_re
 const struct stream *streams_view_refused(const struct streams_view *v);
 /* The caller does not want the answer any more; the frame may be kept all the same. Only while unanswered. */
 void stream_publish_detach(struct stream_publish *p);
-/* Bytes held by publishes of this view that are not in their stream's memory yet: for back-pressure, against held_max. */
+/* Bytes held by publishes of this view that are not in their stream's memory yet: for back-pressure, against held_max.
+ * Any thread. */
 uint64_t streams_view_held(const struct streams_view *v);
 
 /* ---- subscribing ---- */
@@ -241,7 +242,7 @@ const struct stream *stream_cursor_stream(const struct stream_cursor *c); /* NUL
 void streams_view_turn(struct streams_view *v, const struct streams_view_ops *ops, void *ctx);
 /* After the shard's doorbell is armed: whether a turn would find something to do. */
 bool streams_view_has_work(struct streams_view *v);
-/* Publishes under way and cursors that are open (of this view), for draining. */
+/* Publishes under way and cursors that are open (of this view), for draining. Any thread. */
 uint32_t streams_view_publishing(const struct streams_view *v);
 uint32_t streams_view_cursors(const struct streams_view *v);
 

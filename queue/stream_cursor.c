@@ -92,7 +92,7 @@ void stream_cursor_close(struct stream_cursor *c)
 {
 	c->closed = true;
 	c->wants = false;
-	c->view->cursors--;
+	count_add(&c->view->cursors, -1u);
 	if (c->vs != NULL) {
 		set_phase(c, PHASE_ENDED);
 		count_add(&c->vs->local->cursors, -(uint64_t)1);
@@ -162,7 +162,7 @@ enum stream_error stream_cursor_open(struct streams_view *v, const struct stream
 	if (c->next_all != NULL)
 		c->next_all->prev_all = c;
 	v->all_cursors = c;
-	v->cursors++;
+	count_add(&v->cursors, 1);
 	*ret = c;
 	return STREAM_E_OK;
 }

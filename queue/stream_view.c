@@ -244,13 +244,13 @@ static struct stream_publish *publish_new(struct streams_view *v, const struct s
 		if (r->publisher.n > 0)
 			memcpy(p->data + r->payload.n, r->publisher.p, r->publisher.n);
 		p->held = sizeof *p + n;
-		v->held += p->held;
+		count_add(&v->held, p->held);
 	}
 	p->next_all = v->all_publishes;
 	if (p->next_all != NULL)
 		p->next_all->prev_all = p;
 	v->all_publishes = p;
-	v->publishing++;
+	count_add(&v->publishing, 1);
 	return p;
 }
 
@@ -260,8 +260,8 @@ static void publish_free(struct streams_view *v, struct stream_publish *p)
 	*(p->prev_all ? &p->prev_all->next_all : &v->all_publishes) = p->next_all;
 	if (p->next_all != NULL)
 		p->next_all->prev_all = p->prev_all;
-	v->held -= p->held;
-	v->publishing--;
+	count_add(&v->held, -p->held);
+	count_add(&v->publishing, -1u);
 	free(p);
 }
 
@@ -390,17 +390,17 @@ void stream_publish_detach(struct stream_publish *p)
 
 uint64_t streams_view_held(const struct streams_view *v)
 {
-	return v->held;
+	return count_get(&v->held);
 }
 
 uint32_t streams_view_publishing(const struct streams_view *v)
 {
-	return v->publishing;
+	return count_get(&v->publishing);
 }
 
 uint32_t streams_view_cursors(const struct streams_view *v)
 {
-	return v->cursors;
+	return count_get(&v->cursors);
 }
 
 /* ---- streams that this shard owns ---- */

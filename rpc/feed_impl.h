@@ -129,7 +129,8 @@ struct svc_feed {
 	struct streams_view *view;
 	struct slab items, subs, pieces;
 	struct feed_room room;
-	uint32_t subs_made; /* slots that the report may look at; stored with release */
+	uint64_t pieces_held; /* readable by any thread: core/base/count.h */
+	uint32_t subs_made;   /* slots that the report may look at; stored with release */
 	struct feed_sub *subscribers;
 	struct feed_many *publishers;
 	TAILQ_HEAD(feed_run, feed_sub) run;      /* subscribers to be pumped this turn */

@@ -15,9 +15,17 @@ static struct feed_piece *piece_get(struct svc_feed *f)
 	uint32_t slot;
 	struct feed_piece *p = slab_get(&f->pieces, &slot);
 
-	if (p)
-		*p = (struct feed_piece){.feed = f, .refs = 1, .slot = slot};
+	if (!p)
+		return NULL;
+	*p = (struct feed_piece){.feed = f, .refs = 1, .slot = slot};
+	count_add(&f->pieces_held, 1);
 	return p;
+}
+
+static void piece_drop(struct feed_piece *p)
+{
+	count_add(&p->feed->pieces_held, -UINT64_C(1));
+	slab_put(&p->feed->pieces, p->slot);
 }
 
 struct feed_piece *feed_piece_new(struct svc_feed *f, size_t cap)
@@ -30,7 +38,7 @@ struct feed_piece *feed_piece_new(struct svc_feed *f, size_t cap)
 	p->slice.p = malloc(cap);
 	if (p->slice.p)
 		return p;
-	slab_put(&f->pieces, p->slot);
+	piece_drop(p);
 	return NULL;
 }
 
@@ -56,7 +64,7 @@ void feed_piece_put(struct feed_piece *p)
 		free((void *)(uintptr_t)p->slice.p);
 	else
 		stream_slice_put(p->feed->view, &p->slice);
-	slab_put(&p->feed->pieces, p->slot);
+	piece_drop(p);
 }
 
 static void on_release(void *owner)

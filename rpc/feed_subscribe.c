@@ -36,6 +36,8 @@ static void sub_free(struct feed_sub *sub)
 	*sub->link = sub->next;
 	if (sub->next)
 		sub->next->link = sub->link;
+	if (!f->subscribers && !f->draining)
+		wheel_del(&f->rpc->shard->wheel, &f->tick);
 	__atomic_store_n(&sub->stream, 0, __ATOMIC_RELAXED);
 	sub->call->svc.ptr = NULL;
 	slab_put(&f->subs, sub->slot);

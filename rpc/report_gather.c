@@ -7,12 +7,14 @@
 #include "rpc/svc_ids.h"
 #include "rpc/workers.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -49,6 +51,11 @@ const struct report_field report_fields[REPORT_FIELDS] = {
 	FIELD("sends", core.sends, true, "Send operations."),
 	FIELD("output_bytes", output, false, "Memory that holds output and partly received frames, in bytes."),
 	FIELD("assembly_bytes", assembly, false, "Memory that holds partly received gRPC messages, in bytes."),
+	FIELD("subscriptions", feed.subscriptions, false, "Subscriptions in flight."),
+	FIELD("publishes", feed.publishes, false, "Frames that are being published."),
+	FIELD("publish_bytes", feed.held, false, "Memory that holds frames which wait for their stream, in bytes."),
+	FIELD("pieces", feed.pieces, false, "Pieces of streams that are being sent."),
+	FIELD("timers", timers, false, "Timers that are armed."),
 	FIELD("turns", core.turns, true, "Turns of the loop."),
 	FIELD("inputs_put_off", core.put_off, true, "Receipts that had to wait for a later turn (TURN_US)."),
 	FIELD("sleeps", core.sleeps, true, "Turns that began with a wait that could sleep."),
@@ -137,6 +144,9 @@ static void read_shard(struct report *r, unsigned i, struct report_shard *ret)
 	ret->calls = count_get(&rpc->calls);
 	ret->assembly = count_get(&rpc->assembly.bytes);
 	ret->output = count_get(&s->pool.bytes_out);
+	if (rpc->feed)
+		svc_feed_figures(rpc, &ret->feed);
+	ret->timers = count_get(&s->wheel.armed);
 	ret->rings = atomic_load_explicit(&s->bell.rings, memory_order_relaxed);
 	ret->conns = atomic_load_explicit(&s->conn_count, memory_order_relaxed);
 	ret->phase = atomic_load_explicit(&s->phase, memory_order_relaxed);
@@ -221,6 +231,22 @@ static void read_journal(struct report *r, struct report_data *d)
 	d->journal_failed = journal_has_failed(r->d->journal);
 }
 
+/* The descriptors of the process. Newer kernels tell in the size of the folder; others are asked for each. */
+static uint64_t count_descriptors(void)
+{
+	struct stat st;
+	uint64_t n = 0;
+	if (stat("/proc/self/fd", &st) == 0 && st.st_size > 0)
+		return (uint64_t)st.st_size;
+	DIR *dir = opendir("/proc/self/fd");
+	if (!dir)
+		return 0;
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n > 3 ? n - 3 : 0; /* ".", ".." and the folder's own */
+}
+
 static void read_process(struct report_data *d)
 {
 	struct timespec ts;
@@ -233,6 +259,7 @@ static void read_process(struct report_data *d)
 			d->resident = (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
 		close(fd);
 	}
+	d->descriptors = count_descriptors();
 	if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts) == 0)
 		d->cpu_ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }

@@ -5,6 +5,7 @@
 #include "rpc/daemon.h"
 #include "rpc/rates.h"
 #include "rpc/report.h"
+#include "rpc/svc_feed.h"
 
 /* Sums that the rates are made of. Added ones and the shards' CPU time follow. */
 enum report_rate_id {
@@ -45,6 +46,8 @@ struct report_shard {
 	uint64_t sessions_h2, sessions_native, sessions_h2_total, sessions_native_total;
 	uint64_t protocol_errors, refused_streams, floods;
 	uint64_t assembly, output, rings;
+	struct svc_feed_figures feed;
+	uint32_t timers;
 	uint64_t cpu_ns;
 	uint32_t conns, calls, queue_depth;
 	double busy; /* CPU time by time, over the last second */
@@ -59,13 +62,14 @@ struct report_field {
 	uint8_t size; /* 4 or 8 */
 	bool counter; /* else a gauge */
 };
-#define REPORT_FIELDS 35
+#define REPORT_FIELDS 40
 extern const struct report_field report_fields[REPORT_FIELDS];
 uint64_t report_field_get(const struct report_shard *s, const struct report_field *f);
 
 struct report_data {
 	const struct report *report;
 	uint64_t uptime_ns, cpu_ns, resident; /* of the process; bytes */
+	uint64_t descriptors;                 /* that it has open */
 	unsigned shards;
 	struct report_shard shard[SHARD_MAX], sum;
 	unsigned methods;

@@ -129,9 +129,11 @@ static void put_journal(const struct report_data *d, struct json *j)
 	json_close(j, '}');
 }
 
-static void put_descriptors(const struct fd_plan *f, struct json *j)
+static void put_descriptors(const struct report_data *d, struct json *j)
 {
+	const struct fd_plan *f = &d->report->d->fds;
 	json_open(j, "descriptors", '{');
+	json_u64(j, "open", d->descriptors);
 	json_u64(j, "limit", f->limit);
 	json_u64(j, "reserved", f->reserved);
 	json_u64(j, "journal_files_max", f->journal_files);
@@ -202,7 +204,7 @@ void report_json(const struct report_data *d, struct text *to)
 	put_topology(d, &j);
 	if (d->has_journal)
 		put_journal(d, &j);
-	put_descriptors(&r->d->fds, &j);
+	put_descriptors(d, &j);
 	json_open(&j, "log", '{');
 	json_u64(&j, "lines_written", d->log_written);
 	json_u64(&j, "lines_dropped", d->log_dropped);

@@ -188,8 +188,10 @@ static void put_shards(const struct report_data *d, struct text *t)
 			    conn_reason_name((enum conn_reason)i), d->sum.core.ended[i]);
 }
 
-static void put_descriptors(const struct fd_plan *f, struct text *t)
+static void put_descriptors(const struct report_data *d, struct text *t)
 {
+	const struct fd_plan *f = &d->report->d->fds;
+	one_u64(t, "ordinal_descriptors_open", "gauge", "Descriptors that the process has open.", d->descriptors);
 	one_u64(t, "ordinal_connections_max", "gauge",
 		"Connections that there can be: CONNECTIONS_MAX, or what the limit of open files leaves for them.",
 		f->connections);
@@ -228,7 +230,7 @@ void report_metrics(const struct report_data *d, struct text *to)
 	put_calls(d, to);
 	put_sequences(d, to);
 	put_shards(d, to);
-	put_descriptors(&r->d->fds, to);
+	put_descriptors(d, to);
 	if (d->has_journal)
 		put_journal(d, to);
 	for (unsigned i = 0; i < r->sections; i++) {

@@ -146,13 +146,15 @@ static void put_connections(const struct report_data *d, struct text *t)
 		text_add(t, "\n", 1);
 	text_printf(t, "  protocol errors %llu, refused streams %llu, floods %llu, failed accepts %llu\n",
 		    (ull)s->protocol_errors, (ull)s->refused_streams, (ull)s->floods, (ull)s->core.accept_errors);
-	text_printf(t, "  received %s, sent %s; held now: output %s, messages in parts %s\n",
+	text_printf(t, "  received %s, sent %s; held now: output %s, messages in parts %s, frames to be published %s\n",
 		    report_bytes(s->core.bytes_in).s, report_bytes(s->core.bytes_out).s, report_bytes(s->output).s,
-		    report_bytes(s->assembly).s);
+		    report_bytes(s->assembly).s, report_bytes(s->feed.held).s);
+	text_printf(t, "  in flight: subscriptions %llu, publishes %llu, pieces of streams %llu, timers %u\n",
+		    (ull)s->feed.subscriptions, (ull)s->feed.publishes, (ull)s->feed.pieces, s->timers);
 	text_printf(
 		t,
-		"  at most %u; open files %llu at most, of which %u are kept for other things (the journal's files: %u)\n",
-		f->connections, (ull)f->limit, f->reserved, f->journal_files);
+		"  at most %u; open files %llu of %llu, of which %u are kept for other things (the journal's files: %u)\n",
+		f->connections, (ull)d->descriptors, (ull)f->limit, f->reserved, f->journal_files);
 }
 
 static void put_shards(const struct report_data *d, struct text *t)

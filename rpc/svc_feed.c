@@ -142,6 +142,16 @@ void svc_feed_turn(struct rpc_shard *r)
 	tell_work(f);
 }
 
+void svc_feed_figures(const struct rpc_shard *r, struct svc_feed_figures *ret)
+{
+	const struct svc_feed *f = r->feed;
+
+	ret->subscriptions = streams_view_cursors(f->view);
+	ret->publishes = streams_view_publishing(f->view);
+	ret->held = streams_view_held(f->view);
+	ret->pieces = count_get(&f->pieces_held);
+}
+
 bool svc_feed_pending(struct rpc_shard *r)
 {
 	struct svc_feed *f = r->feed;

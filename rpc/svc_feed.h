@@ -40,6 +40,14 @@ void svc_feed_turn(struct rpc_shard *r);
 bool svc_feed_pending(struct rpc_shard *r);
 /* The shard begins to drain: nothing new is taken, publishes in flight are answered, subscribers get what is durable and GOING_AWAY. */
 void svc_feed_drain(struct rpc_shard *r);
+/* What clients have here at the moment. Any thread, between svc_feed_start and svc_feed_stop. */
+struct svc_feed_figures {
+	uint64_t subscriptions;
+	uint64_t publishes; /* not answered yet, or whose clients have gone meanwhile */
+	uint64_t held;      /* bytes of those that wait to be appended */
+	uint64_t pieces;    /* of streams, that are being sent or wait to be */
+};
+void svc_feed_figures(const struct rpc_shard *r, struct svc_feed_figures *ret);
 /* Whether this shard must go on turning: other shards' publishes or cursors may need the streams that it owns. */
 bool svc_feed_needed(struct rpc_shard *r);
 

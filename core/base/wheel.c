@@ -20,6 +20,7 @@
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/base/count.h"
 
 #include <stddef.h>
 
@@ -88,7 +89,7 @@ void wheel_add(struct wheel *w, struct timer *t, uint64_t due_ns)
 	wheel_del(w, t);
 	t->due_ms = due_ns / NS_PER_MS + (due_ns % NS_PER_MS != 0);
 	hang(w, t);
-	w->armed++;
+	count_add(&w->armed, 1);
 }
 
 void wheel_del(struct wheel *w, struct timer *t)
@@ -96,7 +97,7 @@ void wheel_del(struct wheel *w, struct timer *t)
 	if (!timer_is_armed(t))
 		return;
 	unlink_timer(w, t);
-	w->armed--;
+	count_add(&w->armed, -1u);
 }
 
 static uint64_t rotate_right(uint64_t v, unsigned n)
@@ -179,7 +180,7 @@ unsigned wheel_advance(struct wheel *w, uint64_t now_ns)
 		struct timer *t = w->expired.next;
 
 		unlink_timer(w, t);
-		w->armed--;
+		count_add(&w->armed, -1u);
 		fired++;
 		t->fire(t, w->ctx);
 	}

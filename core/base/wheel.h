@@ -24,7 +24,7 @@ struct wheel {
 	struct timer slots[WHEEL_LEVELS][WHEEL_SLOTS];
 	struct timer expired; /* due, and about to be called; empty outside wheel_advance */
 	void *ctx;
-	uint32_t armed;
+	uint32_t armed; /* readable by any thread: core/base/count.h */
 };
 
 void wheel_init(struct wheel *w, uint64_t now_ns, void *ctx);

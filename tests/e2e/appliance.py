@@ -1,5 +1,7 @@
 """An ordinald of one's own: its temporary directory, its life and its log."""
 
+import contextlib
+import gc
 import json
 import os
 import re
@@ -30,6 +32,25 @@ def wait_until(condition, what, patience_s=PATIENCE_S):
             return value
         assert time.monotonic() < until, f"waited {patience_s} s for {what}"
         time.sleep(0.01)
+
+
+# What clients have in a daemon, by its own counters (stats.json, "total"): all of it goes with them.
+OF_CLIENTS = ("connections", "sessions_native", "sessions_grpc", "calls_live", "output_bytes", "assembly_bytes", "subscriptions",
+              "publishes", "publish_bytes", "pieces", "timers")
+
+
+def open_sockets(port):
+    """Connections with this port at one end, each end counted where a process has it open: (accepted, clients')."""
+    accepted = clients = 0
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(path, encoding="ascii") as f:
+            for line in f.readlines()[1:]:
+                _, here, there, state, *rest = line.split()
+                if state == "0A" or rest[5] == "0":  # it listens; nobody has it open
+                    continue
+                accepted += int(here.rpartition(":")[2], 16) == port
+                clients += int(there.rpartition(":")[2], 16) == port
+    return accepted, clients
 
 
 class Daemon:
@@ -158,6 +179,29 @@ class Daemon:
                 answer += piece
         head, _, body = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]), body
+
+    def left_behind(self):
+        """What clients have here at the moment: {} when there is nothing. None: it cannot be told, as the daemon does not answer."""
+        try:
+            status, body = self.get("/stats.json")
+        except OSError:
+            return None
+        if status != 200:
+            return None
+        total = {**json.loads(body)["total"], "sockets": open_sockets(self.port)[0]}
+        return {k: total[k] for k in (*OF_CLIENTS, "sockets") if total[k]}
+
+    def check_nothing_left(self):
+        """The last assertion of a case: of clients that have gone nothing is left. Where clients are still connected there is nothing to
+        say, nor where the daemon is about to end."""
+        patience_s = 1.5 * int(self.options.get("STALL_TIMEOUT_MS", 10_000)) / 1000 + 20
+        until = time.monotonic() + patience_s
+        while self.is_running() and (left := self.left_behind()):
+            gc.collect()  # sockets that nobody names any more
+            if open_sockets(self.port)[1]:
+                return
+            assert time.monotonic() < until, f"clients have gone, and {patience_s} s later there is left: {left}"
+            time.sleep(0.02)
 
     def stats(self):
         status, body = self.get("/stats.json")

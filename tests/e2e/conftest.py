@@ -29,7 +29,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def daemon(tmp_path):
-    """daemon(KEY=VALUE…) starts an ordinald of its own; whatever still runs at the end of the test has to stop cleanly."""
+    """daemon(KEY=VALUE…) starts an ordinald of its own. One that still runs at the end of the test must have nothing left of clients
+    that have gone, and has to stop cleanly."""
     started = []
 
     def start(**options):
@@ -50,6 +51,7 @@ def daemon(tmp_path):
     for d in started:
         try:
             if d.is_running():
+                d.check_nothing_left()
                 d.stop(patience_s=30)
             d.check_log()
         except AssertionError as e:
@@ -95,8 +97,8 @@ def stubs(tmp_path_factory):
 
 
 @pytest.fixture
-def connect(stubs):
-    """connect(daemon) gives an Ids stub on a gRPC channel of its own."""
+def connect(daemon, stubs):
+    """connect(d) gives an Ids stub on a gRPC channel of its own. The channels are closed before the daemons of the test are looked at."""
     import grpc
     channels = []
 

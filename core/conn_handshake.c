@@ -144,9 +144,11 @@ static void end_oldest(struct conn_handshakes *q)
 /* Whether the held bytes begin with a whole record. What can be none is OpenSSL's to refuse. */
 static bool has_record(const struct conn_held *h)
 {
-	const uint8_t *p = h->p + h->at;
 	size_t n = h->len - h->at;
-	if (n > 0 && (p[0] < CHANGE_CIPHER_RECORD || p[0] > APPLICATION_RECORD))
+	if (n == 0)
+		return false;
+	const uint8_t *p = h->p + h->at;
+	if (p[0] < CHANGE_CIPHER_RECORD || p[0] > APPLICATION_RECORD)
 		return true;
 	if (n < RECORD_HEADER)
 		return false;

@@ -40,6 +40,16 @@ static void add_methods(void)
 	typed_table_add(&rig.methods, method, METHODS);
 }
 
+static const ProtobufCMessageDescriptor *reply_descriptor(unsigned m)
+{
+	if (m >= STATS)
+		return &ordinal__v1__stats_reply__descriptor;
+	if (m >= STREAMS)
+		return &grpc__reflection__v1__server_reflection_response__descriptor;
+	return strcmp(method[m].method.name, "List") == 0 ? &grpc__health__v1__health_list_response__descriptor
+							  : &grpc__health__v1__health_check_response__descriptor;
+}
+
 /* The main thread's part in stats. */
 
 static void render(void *ctx, unsigned kind, struct text *to)
@@ -140,9 +150,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 				stream[m] = 0;
 		} else {
 			calls++;
-			reply_of[calls] = m < STREAMS ? &grpc__health__v1__health_check_response__descriptor
-					  : streams   ? &grpc__reflection__v1__server_reflection_response__descriptor
-						      : &ordinal__v1__stats_reply__descriptor;
+			reply_of[calls] = reply_descriptor(m);
 			put_frame(NATIVE_REQUEST | (streams ? 0 : NATIVE_F_LAST), (uint16_t)(FIRST + m), calls, body,
 				  n);
 			stream[m] = calls;

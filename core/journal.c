@@ -132,6 +132,11 @@ bool jlog_name_is_valid(const char *name)
 	return true;
 }
 
+bool jlog_is_first(const struct jlog *log)
+{
+	return log->j->opts.first_log != NULL && strcmp(log->name, log->j->opts.first_log) == 0;
+}
+
 struct root {
 	bool has_super, has_manifest, has_removed, has_logs;
 };
@@ -796,6 +801,14 @@ int journal_pin(struct journal *j, int cpu)
 
 /* ---- closing ---- */
 
+/* How far the first log goes, so that an older copy of it is recognised. */
+static void note_first_log(struct journal *j)
+{
+	for (const struct jlog *log = j->opened; log != NULL; log = log->opened_next)
+		if (jlog_is_first(log) && !jlog_is_lost(log))
+			j->super.first_seq = log->synced_seq;
+}
+
 /* All that was appended, then each log's end, then the word that it was a clean stop. */
 static int finish(struct journal *j)
 {
@@ -814,6 +827,7 @@ static int finish(struct journal *j)
 	}
 	if (err != 0)
 		return err;
+	note_first_log(j);
 	j->super.flags = clean ? JF_SUPER_CLEAN : 0;
 	err = journal_write_super(j, &j->io);
 	return err != 0 ? journal_fail(j, err, j->io.why) : 0;

@@ -76,7 +76,8 @@ struct journal_opts {
 	const uint8_t *expected;
 	enum journal_mode mode;
 	/* NULL, or the name of the log that every data directory has had before its others. A directory from before
-	 * there were manifests that has other logs has lost this one if it is not there. */
+	 * there were manifests that has other logs has lost this one if it is not there. The superblock knows
+	 * how far it went at the last clean close, so an older copy of it is refused. */
 	const char *first_log;
 	bool new_manifest;               /* JOURNAL_REPAIR: the manifest is made anew from the logs that are there */
 	const struct journal_disk *disk; /* NULL: the file system; tests give a simulated one (core/journal_disk.h) */

@@ -165,6 +165,7 @@ void jf_super_encode(uint8_t *p, const struct jf_super *super)
 	memcpy(p + 32, super->id, JF_ID_BYTES);
 	store_le64(p + 48, super->manifest);
 	store_le64(p + 56, super->manifest != 0 ? super->entries : 0);
+	store_le64(p + 64, super->manifest != 0 ? super->first_seq : 0);
 	store_le32(p + CRC_AT, crc32c(0, p, CRC_AT));
 }
 
@@ -180,6 +181,7 @@ int jf_super_decode(const uint8_t *p, struct jf_super *ret)
 		.epoch = load_le32(p + 24),
 		.manifest = load_le64(p + 48),
 		.entries = load_le64(p + 56),
+		.first_seq = load_le64(p + 64),
 	};
 	memcpy(ret->id, p + 32, JF_ID_BYTES);
 	return 0;

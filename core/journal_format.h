@@ -11,7 +11,7 @@
  *   record  0 header crc u32 | 4 crc u32 | 8 payload bytes u32 | 12 type u32 | 16 mark u64 | 24 seq u64
  *          32 durable u64 | 40 epoch u32 | 44 magic u16 | 46 kind u8 | 47 zero | 48 payload, zeros to a multiple of 8
  *   super   0 magic "ORDJRNL1" | 8 version u32 | 12 flags u32 | 16 generation u64 | 24 epoch u32 | 28 zero
- *          32 id 16 bytes | 48 manifest u64 | 56 entries u64 | 508 crc u32;  slot 0 at byte 0, slot 1 at byte 4096
+ *          32 id 16 bytes | 48 manifest u64 | 56 entries u64 | 64 first u64 | 508 crc u32;  slot 0 at byte 0, slot 1 at byte 4096
  *   manifest  0 magic "ORDJMANI" | 8 version u32 | 16 generation u64 | 24 entries u64 | 32 id 16 bytes | 508 crc u32
  *          512 records, as in a segment whose number is the generation; payload: birth u32, name
  *
@@ -122,6 +122,8 @@ struct jf_super {
 	uint8_t id[JF_ID_BYTES];
 	/* Generation of the manifest, and how many records it had when this was written. 0: there is no manifest. */
 	uint64_t manifest, entries;
+	/* Number of the last record of journal_opts.first_log at the last clean close; 0: not known. */
+	uint64_t first_seq;
 };
 
 /* JF_SECTOR bytes. The version is 2, or 1 when there is no manifest. */

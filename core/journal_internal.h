@@ -232,6 +232,8 @@ int journal_write_super(struct journal *j, struct jio *io);
 /* As journal_log_open, under open_lock. */
 int journal_open_log(struct journal *j, const struct jlog_opts *opts, struct jlog **ret, struct jio *io);
 bool jlog_name_is_valid(const char *name);
+/* Whether it is journal_opts.first_log. */
+bool jlog_is_first(const struct jlog *log);
 /* The calling thread's sentence for `ret_why`. */
 const char *journal_say(const struct jio *io);
 

@@ -75,9 +75,10 @@ struct scan {
 	bool end_sealed, last_sealed;
 	uint32_t seen; /* first record header found beyond the end in it, or UINT32_MAX */
 	uint64_t seen_seq;
-	uint32_t cut; /* headers zeroed in it */
-	bool opened;  /* open_segment has looked at it */
-	bool litter;  /* there is something beyond the chain's end that has to be cut */
+	uint32_t cut;        /* headers zeroed in it */
+	bool known_by_super; /* the superblock says so */
+	bool opened;         /* open_segment has looked at it */
+	bool litter;         /* there is something beyond the chain's end that has to be cut */
 };
 
 bool jlog_parse_number(const char *s, uint64_t *ret)
@@ -535,6 +536,10 @@ static int judge(struct scan *s)
 		jlog_segment_path(s->log, last->number + 1, s->path);
 		return jio_fail(s->io, -EBADMSG, s->path, "damaged at byte 0: the newest file is missing");
 	}
+	if (s->known > s->seq && s->known_by_super)
+		return damaged(
+			s, s->bad.index, s->bad.at,
+			"no valid record here, and it had been synced: the log is damaged here, or is an older copy");
 	if (s->known > s->seq)
 		return damaged(s, s->bad.index, s->bad.at, "no valid record here, and it had been synced");
 	if (s->first_live > last->number)
@@ -669,6 +674,10 @@ static int recover(struct scan *s)
 	s->bad = s->end;
 	if (err == 0)
 		err = beyond(s, false);
+	if (jlog_is_first(log) && log->j->super.first_seq > s->known) {
+		s->known = log->j->super.first_seq;
+		s->known_by_super = true;
+	}
 	if (err == 0)
 		err = judge(s);
 	if (err != 0 || checking)

@@ -145,6 +145,15 @@ static int may_take_out(struct journal *j, struct jio *io, const char *name)
 	return 0;
 }
 
+/* What the superblock knows of the log is not true of the next one of its name. */
+static int forget_first(struct journal *j, struct jio *io, const char *name)
+{
+	if (j->opts.first_log == NULL || strcmp(name, j->opts.first_log) != 0 || j->super.first_seq == 0)
+		return 0;
+	j->super.first_seq = 0;
+	return journal_write_super(j, io);
+}
+
 /* Under open_lock. */
 static int take_out(struct journal *j, struct jio *io, const char *name, const char *dir, const char *suffix,
 		    char ret_path[OUT_PATH_MAX])
@@ -153,6 +162,8 @@ static int take_out(struct journal *j, struct jio *io, const char *name, const c
 
 	if (err == 0)
 		err = manifest_remove(j, io, name);
+	if (err == 0)
+		err = forget_first(j, io, name);
 	return err != 0 ? err : move_out(io, name, dir, suffix, ret_path);
 }
 
@@ -207,6 +218,8 @@ static int replace(struct journal *j, struct jio *io, const struct jlog_opts *op
 
 	if (err == 0)
 		err = manifest_add(j, io, opts->name, JLOG_BIRTH_NONE);
+	if (err == 0)
+		err = forget_first(j, io, opts->name);
 	if (err == 0)
 		err = move_out(io, opts->name, QUARANTINE_DIR, stamp, ret_path);
 	if (err != 0)

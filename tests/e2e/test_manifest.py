@@ -111,6 +111,30 @@ def test_the_ids_of_another_data_directory_are_refused(filled, daemon):
     refused(filled, str(filled.data / "ids" / f"{1:016x}"), 'of the log "ids" of another data directory')
 
 
+def test_an_older_copy_of_the_ids_is_refused(filled, tmp_path):
+    shutil.copytree(filled.data / "ids", tmp_path / "backup")
+    for expected in (2, 3):
+        filled.start()
+        assert next_id(filled) == expected
+        filled.stop()
+    os.rename(filled.data / "ids", tmp_path / "today")
+    shutil.copytree(tmp_path / "backup", filled.data / "ids")
+    refused(filled, str(filled.data / "ids" / f"{1:016x}"), "or is an older copy")
+    check_data(filled.data, 1, "ids: DAMAGED", "or is an older copy")
+    shutil.rmtree(filled.data / "ids")
+    os.rename(tmp_path / "today", filled.data / "ids")
+    filled.start()
+    assert next_id(filled) == 4
+    filled.stop()
+
+
+def test_the_ids_swapped_with_a_stream_are_refused(filled, tmp_path):
+    os.rename(filled.data / "ids", tmp_path / "ids")
+    os.rename(filled.data / "stream.alpha", filled.data / "ids")
+    os.rename(tmp_path / "ids", filled.data / "stream.alpha")
+    refused(filled, str(filled.data / "ids" / f"{1:016x}"), 'the file is a segment of the log "stream.alpha"')
+
+
 @pytest.mark.parametrize("name, says", [(".super", "or .super is from another data directory"),
                                         (".manifest", "or .super is from another data directory")])
 def test_a_file_of_another_data_directory_is_refused(filled, daemon, name, says):
@@ -143,6 +167,12 @@ def test_a_killed_daemon_leaves_nothing_that_looks_lost(daemon):
 
 
 # ---- directories from before there were manifests ----
+
+
+def published(d, stubs, stream):
+    """The reply to one more frame."""
+    with grpc.insecure_channel(d.address) as channel:
+        return stubs.rpc.FeedStub(channel).Publish(stubs.pb.PublishRequest(stream=stream, payload=b"one more"), timeout=appliance.PATIENCE_S)
 
 
 @pytest.fixture(params=["clean", "killed"])
@@ -364,7 +394,10 @@ def accept(d, *args, code=0):
 
 
 @pytest.mark.parametrize("how", ["gone", "empty"])
-def test_the_loss_of_a_stream_is_accepted_on_purpose(filled, how):
+def test_the_loss_of_a_stream_is_accepted_on_purpose(filled, stubs, how):
+    filled.start()
+    before = published(filled, stubs, "alpha").incarnation
+    filled.stop()
     shutil.rmtree(filled.data / "stream.alpha")
     if how == "empty":
         (filled.data / "stream.alpha").mkdir()
@@ -373,18 +406,28 @@ def test_the_loss_of_a_stream_is_accepted_on_purpose(filled, how):
     check_data(filled.data, 0, "sound, 2 logs")
     filled.start()
     assert frames(filled, "beta") == ["b1"] and next_id(filled) == 2
-    publish(filled, "alpha", "anew")
-    assert frames(filled, "alpha") == ["anew"]
+    after = published(filled, stubs, "alpha")
+    assert after.offset == 1 and after.incarnation not in (0, before)
     filled.stop()
 
 
+def incarnation(d, sequence=b""):
+    with native.Client(d) as c:
+        return native.incarnation(c.call(native.next_request(sequence)).payload)
+
+
 def test_the_loss_of_the_ids_is_accepted_on_purpose(filled):
+    filled.start()
+    before = [incarnation(filled), incarnation(filled, b"orders")]
+    filled.stop()
     shutil.rmtree(filled.data / "ids")
     refused(filled, "the IDs' log is missing", "--accept-loss ids")
     said = accept(filled, "ids")
     assert "IDs are handed out AGAIN" in said and "another incarnation" in said
     filled.start()
     assert next_id(filled) == 1 and frames(filled, "alpha") == ["a1", "a2"]
+    after = [incarnation(filled), incarnation(filled, b"orders")]
+    assert 0 not in after and not set(before) & set(after)
     filled.stop()
 
 
@@ -494,15 +537,24 @@ def test_one_damaged_stream_stops_alone(filled, stubs, shards):
     filled.stop()
 
 
-def test_a_damaged_stream_that_was_set_aside_begins_anew(filled):
+def test_a_damaged_stream_that_was_set_aside_begins_anew(filled, stubs):
+    filled.start()
+    before = published(filled, stubs, "alpha")
+    filled.stop()
     damage(segment(filled, "stream.alpha"))
     filled.start()
     filled.stop()
     assert ordinald("-o", f"DATA_DIR={filled.data}", "--quarantine", "alpha").returncode == 0
     filled.start()
     assert "is damaged" not in filled.log_since_start()
-    publish(filled, "alpha", "anew")
-    assert frames(filled, "alpha") == ["anew"] and filled.stats()["streams"]["stopped"] == 0
+    after = published(filled, stubs, "alpha")
+    assert (before.offset, after.offset) == (3, 1) and before.incarnation and after.incarnation not in (0, before.incarnation)
+    assert frames(filled, "alpha") == ["one", "more"] and filled.stats()["streams"]["stopped"] == 0
+    with grpc.insecure_channel(filled.address) as channel:  # who has read the old one is told
+        request = stubs.pb.SubscribeRequest(stream="alpha", resume_offset=2, incarnation=before.incarnation)
+        with pytest.raises(grpc.RpcError) as e:
+            list(stubs.rpc.FeedStub(channel).Subscribe(request, timeout=appliance.PATIENCE_S))
+        assert e.value.code() == grpc.StatusCode.OUT_OF_RANGE
     filled.stop()
 
 

@@ -168,12 +168,14 @@ static void what_older_versions_wrote_is_read(void **state)
 	assert_int_equal(load_le32(b + 8), 1);
 	assert_int_equal(jf_super_decode(b, &got), 0);
 	assert_int_equal(got.manifest, 0);
+	super.first_seq = 77;
 	super.manifest = 3;
 	super.entries = UINT64_C(1) << 33;
 	jf_super_encode(b, &super);
 	assert_int_equal(load_le32(b + 8), 2); /* which an older version refuses */
 	assert_int_equal(jf_super_decode(b, &got), 0);
 	assert_int_equal(got.manifest, 3);
+	assert_int_equal(got.first_seq, 77);
 	assert_int_equal(got.entries, UINT64_C(1) << 33);
 }
 

@@ -264,6 +264,61 @@ static void an_older_copy_of_the_manifest_is_refused(void **state)
 	sim_done(&sim);
 }
 
+static int append_one(void *ctx, uint64_t mark, struct jappend *ret)
+{
+	unsigned *left = ctx;
+
+	ret->mark = mark + 1;
+	ret->body = (struct span){(const uint8_t *)"fact", 4};
+	return *left > 0 ? (int)((*left)--, 1) : 0;
+}
+
+static int live(unsigned records)
+{
+	struct jlog_opts o = {
+		.name = "ids", .segment_bytes = JOURNAL_SEGMENT_MIN, .opened = append_one, .ctx = &records};
+	struct jlog *log;
+	int err = open_journal();
+
+	if (err != 0)
+		return err;
+	err = journal_log_open(j, &o, &log, &why);
+	if (err == 0)
+		close_cleanly();
+	else
+		kill_it();
+	return err;
+}
+
+/* IDs would be handed out again. */
+static void an_older_copy_of_the_first_log_is_refused(void **state)
+{
+	char path[128];
+	struct sim *before;
+	struct jlog *log;
+
+	begin();
+	assert_int_equal(live(3), 0);
+	sim_crash(&sim, SIM_KEEP_ALL, 0);
+	before = sim_copy(&sim);
+	for (unsigned run = 0; run < 2; run++) {
+		assert_int_equal(live(2), 0);
+		sim_crash(&sim, SIM_KEEP_ALL, 0);
+	}
+	put_file(&sim, before, "ids/0000000000000001");
+	assert_int_equal(live(1), -EBADMSG);
+	assert_non_null(strstr(why, "sim/ids/0000000000000001: damaged at byte "));
+	assert_non_null(strstr(why, "or is an older copy"));
+	assert_int_equal(open_journal_as(JOURNAL_REPAIR, false), 0); /* a new one is not held against the old one */
+	assert_int_equal(journal_log_set_aside(j, "ids", "x", path, sizeof path, &why), 0);
+	assert_int_equal(open_log("ids", &log), 0);
+	close_cleanly();
+	for (unsigned run = 0; run < 2; run++)
+		assert_int_equal(live(1), 0);
+	sim_free(before);
+	sim_done(&sim);
+}
+
 /* After a clean stop no byte of the manifest can change so that a log is forgotten. */
 static void no_damage_to_the_manifest_forgets_a_log(void **state)
 {
@@ -727,6 +782,7 @@ int main(void)
 		cmocka_unit_test(the_files_of_an_earlier_log_of_the_same_name_are_refused),
 		cmocka_unit_test(a_manifest_or_a_superblock_that_is_gone_is_refused),
 		cmocka_unit_test(an_older_copy_of_the_manifest_is_refused),
+		cmocka_unit_test(an_older_copy_of_the_first_log_is_refused),
 		cmocka_unit_test(no_damage_to_the_manifest_forgets_a_log),
 		cmocka_unit_test(a_directory_without_a_manifest_gets_one),
 		cmocka_unit_test(a_directory_without_a_manifest_that_has_lost_its_first_log_is_refused),

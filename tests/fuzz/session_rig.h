@@ -6,7 +6,8 @@
  * connection promises.
  *
  * Holds, whatever the script: the service is told of each call's beginning and end once and in order; what the session writes is well-formed (the
- * target checks it); and when the connection has ended nothing is left: no call, timer, stream, block of memory or operation.
+ * target checks it); when the client has gone, or has only closed its side, the connection ends by itself within stall_ns; and then nothing is left:
+ * no call, timer, stream, block of memory or operation.
  */
 #ifndef ORDINAL_TESTS_FUZZ_SESSION_RIG_H
 #define ORDINAL_TESTS_FUZZ_SESSION_RIG_H
@@ -51,6 +52,7 @@ static struct rig {
 	struct rpc_opts ro;
 	struct method_table methods;
 	struct conn *c;
+	int peer; /* the client's end of the socket, which carries nothing: the kernel is only asked whether it is open */
 	/* The ring. */
 	bool recv_armed, recv_cancelled, sending, send_cancelled, eof_delivered;
 	uint64_t recv_tag, send_tag;
@@ -642,7 +644,10 @@ static void rig_begin(const uint8_t *data, size_t size)
 	rig.handshakes_wait = has_tls && (how & 16);
 	memory_fail(how >= RIG_MEMORY && how < RIG_DRAINING ? 1u + rig_byte() % 64 : 0);
 	memory_watch(true);
-	rig.c = conn_open(&rig.s, open("/dev/null", O_RDWR | O_CLOEXEC));
+	int pair[2];
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
+	rig.peer = pair[1];
+	rig.c = conn_open(&rig.s, pair[0]);
 	memory_watch(false);
 	CHECK(rig.c || how >= RIG_MEMORY);
 	if (has_tls && how >= RIG_TLS_CLIENT)
@@ -746,6 +751,31 @@ static bool __attribute__((unused)) rig_op(uint8_t op)
 	}
 }
 
+/* The client has gone, or has closed its side and reads on, or does not read: within stall_ns, and a
+ * little for timers, the connection ends by itself. */
+static void rig_goes(uint8_t how)
+{
+	bool reads = how & 4, closes = how & 8;
+	if (closes) {
+		close(rig.peer);
+		rig.peer = -1;
+	} else {
+		shutdown(rig.peer, SHUT_WR);
+	}
+	rig.in.at = rig.in.len; /* it sends no more */
+	for (unsigned i = 0; i < 40 && rig.c; i++) {
+		if (!rig.recv_cancelled)
+			rig_recv_ends(closes && how & 16 ? -ECONNRESET : 0);
+		if (reads || closes)
+			rig_sent(closes ? 0 : SIZE_MAX);
+		rig_turn();
+		rig_cancelled();
+		rig.s.now_ns += rig.so.stall_ns / 10;
+		rig_turn();
+	}
+	CHECK(!rig.c);
+}
+
 /* Ends the connection in one of the ways in which it may end, and looks at what is left. */
 static void rig_end(void)
 {
@@ -765,14 +795,10 @@ static void rig_end(void)
 	memory_fail(0);
 	rig_turn();
 	rig.handshakes_wait = false;
-	if (rig.c)
-		conn_abort(rig.c, CONN_R_SHUTDOWN);
-	for (unsigned i = 0; i < 8; i++) {
-		rig_turn();
-		rig_cancelled();
-	}
-	rig_turn();
+	rig_goes(rig.last);
 	CHECK(rig.s.conns.used == 0);
+	if (rig.peer >= 0)
+		close(rig.peer);
 	CHECK(!rig.recv_armed && !rig.sending && rig.cancel_count == 0);
 	CHECK(rig.held_count == 0 && rig.r.calls == 0 && rig.r.assembly.bytes == 0);
 	CHECK(rig.r.native_calls.used == 0 && rig.r.h2_streams.used == 0);

@@ -310,7 +310,7 @@ static bool frame_is_the_one(const struct disk *d, const struct late_ref *ref)
 int disk_frame(struct disk *d, struct jlog *log, const struct late_ref *ref, struct span *ret)
 {
 	const struct disk_place *p;
-	struct disk_head h;
+	struct disk_head h = {.log = NULL};
 	int err = head_find(d, log, ref->key.pos, ref->where, &h);
 
 	if (err == 0)

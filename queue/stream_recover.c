@@ -252,15 +252,18 @@ static int opened(void *ctx, uint64_t mark, struct jappend *ret)
 
 	if (r->stated)
 		return 0;
+	if (r->frames > 0 || r->incarnation != 0 ? mark != o->next_offset - 1 : mark >= NUMBERS_MAX) {
+		snprintf(why_text, sizeof why_text,
+			 "stream \"%s\": the last mark of its log is %" PRIu64 ", and its last offset %" PRIu64,
+			 r->s->name, mark, o->next_offset - 1);
+		r->wrong = true;
+		return -EBADMSG;
+	}
 	r->lost = r->boot != 0 && r->boot != journal_boot(j) && !journal_was_clean(j);
 	if (r->incarnation != 0 && !r->lost && r->boot == boot)
 		return 0;
-	if (r->frames == 0 && r->incarnation == 0) {
-		if (mark >= NUMBERS_MAX)
-			return -EBADMSG;
-		/* an older version has dropped all frames: the mark alone is left */
+	if (r->frames == 0 && r->incarnation == 0) /* a new log; or all frames were dropped by an older version */
 		o->next_offset = mark + 1;
-	}
 	if (r->incarnation == 0 || r->lost)
 		r->incarnation = incarnation_new();
 	st = (struct stream_state){

@@ -203,7 +203,7 @@ static void numbers_record(struct writer *w)
 		p[byte() % n] ^= byte();
 	if (b & 64)
 		n -= byte() % n;
-	record(w, RECORD_NUMBERS, w->offset - 1, p, n);
+	record(w, RECORD_NUMBERS, w->offset - 1 + (b & 128 ? byte() : 0), p, n);
 }
 
 static void stream_record(struct writer *w)

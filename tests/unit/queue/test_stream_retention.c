@@ -3,6 +3,7 @@
  * were dropped said must be known all the same: the next offset, the order, publishers' numbers,
  * the incarnation. */
 #include "tests/unit/queue/stream_rig.h"
+#include "core/base/clock.h"
 
 #include <inttypes.h>
 
@@ -685,6 +686,75 @@ static void test_numbers_of_many_publishers_stay(void **state)
 	}
 }
 
+/* ---- what retention decides ---- */
+
+/* The first segment that stays, by the rules in force; segments are dropped whole, from the oldest on,
+ * while any rule says so, and never the newest. */
+static uint32_t first_to_stay(const struct jsegment *seg, uint32_t n, int64_t wall_ns)
+{
+	const struct streams_opts *o = &rig.ss->opts;
+	uint32_t stays = 0;
+
+	for (uint32_t drop = 1; drop < n; drop++) { /* may the first `drop` of them go? */
+		uint64_t bytes = 0, left = seg[n - 1].last_mark - seg[drop - 1].last_mark;
+		bool goes = false;
+
+		for (uint32_t i = drop - 1; i < n; i++)
+			bytes += (uint32_t)seg[i].end;
+		goes = goes || (o->retain_bytes > 0 && bytes > o->retain_bytes);
+		goes = goes || (o->retain_frames > 0 && left >= o->retain_frames);
+		goes = goes || (o->retain_seconds > 0 &&
+				wall_ns - seg[drop].created_ns >= (int64_t)o->retain_seconds * (int64_t)NS_PER_S);
+		if (!goes)
+			break;
+		stays = drop;
+	}
+	return stays;
+}
+
+/* By bytes, by frames, by age, and by all of them, at their very borders. */
+static void test_retention_drops_what_its_rules_say(void **state)
+{
+	unsigned dropped = 0, kept = 0;
+
+	(void)state;
+	for (unsigned round = 0; round < 120; round++) {
+		struct jsegment seg[64], after[64];
+		uint32_t n, m, at, stays;
+		int64_t wall_ns;
+		uint64_t bytes = 0;
+
+		start(800 + round);
+		do {
+			fill_stream(3, (uint32_t)(dice() % 90000));
+			rig_settle(NULL, 0);
+		} while (jlog_segments(streams_at(rig.ss, 0)->log, seg, 64) < 6);
+		n = jlog_segments(streams_at(rig.ss, 0)->log, seg, 64);
+		at = (uint32_t)(dice() % n);
+		for (uint32_t i = at; i < n; i++)
+			bytes += (uint32_t)seg[i].end;
+		rig.ss->opts.retain_bytes = round % 4 == 0 || round % 4 == 3 ? bytes + dice() % 3 - 1 : 0;
+		rig.ss->opts.retain_frames = round % 4 == 1 || round % 4 == 3
+						     ? seg[n - 1].last_mark - seg[at].last_mark + dice() % 3
+						     : 0;
+		rig.ss->opts.retain_seconds = round % 4 >= 2 ? 60 : 0;
+		wall_ns = seg[at].created_ns + (int64_t)(60 * NS_PER_S) + (int64_t)(dice() % 3) - 1;
+		stays = first_to_stay(seg, n, wall_ns);
+		retention_at(wall_ns);
+		rig_settle(NULL, 0);
+		m = jlog_segments(streams_at(rig.ss, 0)->log, after, 64);
+		assert_true(m >= n - stays);
+		if (after[0].begin != seg[stays].begin)
+			fail_msg("round %u: of %" PRIu32 " segments %" PRIu32
+				 " had to go, and the oldest is number %" PRIu64,
+				 round, n, stays, after[0].begin >> 32);
+		dropped += stays > 0;
+		kept += stays < n - 1;
+		rig_close(true);
+	}
+	assert_true(dropped > 20 && kept > 20);
+}
+
 /* ---- lives ---- */
 
 /* One decision of retention by each of its rules, or of all of them. */
@@ -824,6 +894,7 @@ int main(void)
 		cmocka_unit_test(test_a_log_behind_a_stream_in_memory),
 		cmocka_unit_test(test_numbers_from_records_and_frames),
 		cmocka_unit_test(test_numbers_of_many_publishers_stay),
+		cmocka_unit_test(test_retention_drops_what_its_rules_say),
 		cmocka_unit_test(test_lives_with_retention_and_power_cuts),
 	};
 

@@ -1,6 +1,7 @@
 """The helpers of the Makefile: installing packages, the direction of includes, counting tests."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -23,7 +24,17 @@ def machine(tmp_path):
     calls = tmp_path / "calls"
     calls.write_text("")
     script(fake / "dpkg-query", f'for last; do :; done\ngrep -qx "$last" {tmp_path}/installed 2>/dev/null && printf installed\n')
-    script(fake / "apt-get", f'echo "apt-get $*" >> {calls}\n[ ! -e {tmp_path}/offline ]\n')
+    script(fake / "apt-get", f"""echo "apt-get $*" | sed 's/ -o [^ ]*//g' >> {calls}
+echo "$*" >> {tmp_path}/options
+if [ -s {tmp_path}/locked ]; then
+    sed -i 1d {tmp_path}/locked
+    echo "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 4242 (unattended-upgr)" >&2
+    exit 100
+fi
+[ ! -e {tmp_path}/offline ]
+""")
+    script(fake / "apt-cache", f"[ ! -e {tmp_path}/unknown ]\n")
+    script(fake / "sleep", f'echo "sleep $*" >> {tmp_path}/sleeps\n')
     script(fake / "sudo", f'echo "sudo $*" >> {calls}\nexit 1\n')
     script(fake / "id", f"cat {tmp_path}/uid\n")
     (tmp_path / "uid").write_text("0\n")
@@ -61,7 +72,28 @@ def test_only_what_is_missing_is_installed(machine):
     assert "gcc" in wanted and "liburing-dev" in wanted
     (machine.path / "installed").write_text("\n".join(wanted[2:]))
     assert machine("run").returncode == 0
-    assert machine.calls().split("\n")[:2] == ["apt-get -q update", "apt-get -q install -y --no-install-recommends " + " ".join(wanted[:2])]
+    assert machine.calls().split("\n") == ["apt-get -q install -y --no-install-recommends " + " ".join(wanted[:2]), ""]
+
+
+def test_the_lists_are_read_when_they_lack_something(machine):
+    wanted = section_of_list("run")
+    (machine.path / "installed").write_text("\n".join(wanted[1:]))
+    (machine.path / "unknown").write_text("")
+    assert machine("run").returncode == 0
+    assert machine.calls().split("\n")[:2] == ["apt-get -q update", f"apt-get -q install -y --no-install-recommends {wanted[0]}"]
+
+
+def test_a_lock_that_somebody_holds_is_waited_for(machine):
+    """It failed in 5 s, beside the upgrades that a machine does after its boot."""
+    (machine.path / "installed").write_text("\n".join(section_of_list("run")[1:]))
+    (machine.path / "locked").write_text("x\n" * 3)
+    done = machine("run")
+    assert done.returncode == 0, done
+    assert done.stderr.count("Waiting for apt's lock, which process 4242 (unattended-upgr) holds") == 3
+    assert len((machine.path / "sleeps").read_text().split("\n")) == 4
+    timeouts = re.findall(r"DPkg::Lock::Timeout=(\d+)", (machine.path / "options").read_text())
+    assert timeouts == ["0", "30", "30", "30"]
+    assert "Acquire::Retries=3" in (machine.path / "options").read_text()
 
 
 def test_without_root_the_command_to_run_is_printed(machine):
@@ -77,6 +109,7 @@ def test_offline_the_command_to_run_is_printed(machine):
     done = machine("test")
     assert done.returncode == 1
     assert "apt-get update failed" in done.stderr and "libcmocka-dev" in done.stderr
+    assert machine.calls().count("apt-get -q update") == 3  # a network may just be coming up
 
 
 @pytest.mark.parametrize("path, include, why", [

@@ -315,7 +315,7 @@ static void put_metric_lag(struct text *t, const struct reading *r, const char *
 		for (unsigned q = 0; q < 4; q++) {
 			text_printf(t, "%s", name);
 			put_labels(t, &r->row[i]);
-			text_printf(t, ",quantile=\"%g\"} %" PRIu64 "\n", quantiles[q], lag[q]);
+			text_printf(t, ",percentile=\"%g\"} %" PRIu64 "\n", 100 * quantiles[q], lag[q]);
 		}
 	}
 }
@@ -349,9 +349,9 @@ static void put_metrics(void *ctx, struct text *t)
 			text_printf(t, "} %" PRIu64 "\n", number_of(&r.row[i], k));
 		}
 	}
-	put_metric_lag(t, &r, "ordinal_stream_lag_bytes", "How far live subscribers are behind, by quantile.",
+	put_metric_lag(t, &r, "ordinal_stream_lag_bytes", "How far live subscribers are behind, by percentile.",
 		       offsetof(struct row, lag_bytes));
-	put_metric_lag(t, &r, "ordinal_stream_lag_frames", "How far live subscribers are behind, by quantile.",
+	put_metric_lag(t, &r, "ordinal_stream_lag_frames", "How far live subscribers are behind, by percentile.",
 		       offsetof(struct row, lag_frames));
 	free(r.row);
 }

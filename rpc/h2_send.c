@@ -15,7 +15,7 @@
 enum {
 	PUMP_QUEUE = 128 << 10, /* bytes queued on the connection above which streams wait */
 	SLICE_MIN = 2048,       /* shorter pieces are copied */
-	BLOCK_STATUS = 24,      /* a header block of nothing but a status */
+	BLOCK_STATUS = 48,      /* a header block of nothing but a status */
 	BLOCK_MAX = 8192,       /* a header block of ours; within any peer's SETTINGS_MAX_FRAME_SIZE */
 };
 
@@ -206,6 +206,8 @@ void h2_put_http_status(struct h2_session *s, uint32_t id, uint16_t status)
 	block_init(&b, s);
 	b.n += hpack_put_literal_indexed_name(b.p + b.n, BLOCK_STATUS - b.n, 8,
 					      (struct span){(uint8_t *)number, (size_t)digits});
+	if (status == 405) /* RFC 9110 section 15.5.6: such an answer says what is allowed */
+		b.n += hpack_put_literal(b.p + b.n, BLOCK_STATUS - b.n, SPAN_LIT("allow"), SPAN_LIT("POST"));
 	h2_frame_put(p, (uint32_t)b.n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, id);
 	memcpy(p + H2_FRAME_HEADER, b.p, b.n);
 	conn_write(s->conn, p, H2_FRAME_HEADER + b.n);

@@ -605,7 +605,7 @@ def test_stats_by_stream(server, feed, subscribe, pb):
     metrics = server.get("/metrics")[1].decode()
     assert 'ordinal_stream_published_total{stream="t"} 100' in metrics
     assert 'ordinal_stream_published_total{stream="we\\"ird"} 1' in metrics
-    assert 'ordinal_stream_lag_bytes{stream="t",quantile="0.99"} 0' in metrics
+    assert 'ordinal_stream_lag_bytes{stream="t",percentile="99"} 0' in metrics
     text = server.get("/stats")[1].decode()
     assert "\nStreams\n" in text and "frames_delivered" in text
 

@@ -215,6 +215,7 @@ def test_not_grpc(conn):
         conn.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, block(*fields)))
         a = conn.answer(stream)
         assert a.fields[":status"] == status, a
+        assert a.fields.get("allow") == ("POST" if status == "405" else None), a
     conn.serves(21)
 
 

@@ -72,7 +72,7 @@ endif
 CPPFLAGS += -D_GNU_SOURCE -I. -I$(G) $(PKG_CFLAGS)
 CSTD := -std=gnu11
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wpointer-arith -Wwrite-strings \
-	-Wvla -Wundef -Wformat=2 -Wimplicit-fallthrough -Wno-unused-parameter -Wno-missing-field-initializers -Wno-sign-compare
+	-Wvla -Wundef -Wformat=2 -Werror=format-security -Wimplicit-fallthrough -Wno-unused-parameter -Wno-missing-field-initializers -Wno-sign-compare
 GEN_WARN := -w
 # ThreadSanitizer does not model fences. Ours order flags that say who sleeps; the data itself goes through acquire and release
 ifneq ($(findstring thread,$(SANITIZE)),)
@@ -398,21 +398,35 @@ COMPDIR := $(PREFIX)/share/bash-completion/completions
 CONF := $(SYSCONFDIR)/ordinal/ordinal.conf
 # mode:what:where, for install and uninstall alike. The configuration is apart: an existing one stays.
 INSTALLS := 755:$(B)/ordinald:$(SBINDIR)/ordinald 755:$(B)/ordinal:$(BINDIR)/ordinal 755:tools/tune/ordinal-tune:$(SBINDIR)/ordinal-tune \
-	644:tools/tune/ordinal-tune.8:$(MANDIR)/man8/ordinal-tune.8 \
+	644:$(B)/ordinal-tune.8:$(MANDIR)/man8/ordinal-tune.8 \
 	$(foreach p,latency throughput small,644:systemd/profiles/$p.conf:$(PREFIX)/share/ordinal/profiles/$p.conf) \
 	644:systemd/access.example:$(PREFIX)/share/ordinal/access.example \
 	644:$(B)/ordinald.service:$(UNITDIR)/ordinald.service \
 	644:systemd/ordinald.socket:$(UNITDIR)/ordinald.socket 644:systemd/sysusers.conf:$(LIBDIR)/sysusers.d/ordinal.conf 644:systemd/sysctl.conf:$(LIBDIR)/sysctl.d/10-ordinal.conf \
-	644:tools/man/ordinald.8:$(MANDIR)/man8/ordinald.8 644:$(B)/ordinal.1:$(MANDIR)/man1/ordinal.1 \
+	644:$(B)/ordinald.8:$(MANDIR)/man8/ordinald.8 644:$(B)/ordinal.1:$(MANDIR)/man1/ordinal.1 \
 	644:$(B)/ordinal.conf.5:$(MANDIR)/man5/ordinal.conf.5 644:tools/completion/ordinal:$(COMPDIR)/ordinal
 .PHONY: install uninstall man deb deb-package
-man: $(B)/ordinal.1 $(B)/ordinal.conf.5
+MAN := $(addprefix $(B)/,ordinal.1 ordinal.conf.5 ordinald.8 ordinal-tune.8)
+man: $(MAN)
+# What every page says of itself: the date of this version, whenever it is built.
+$(B)/man.sed: FORCE
+	@mkdir -p $(@D); echo "s/@DATE@/$$(tools/build/man_date.sh)/; s/@VERSION@/$(VERSION)/" | cmp -s - $@ || \
+		echo "s/@DATE@/$$(tools/build/man_date.sh)/; s/@VERSION@/$(VERSION)/" > $@
+$(MAN): $(B)/man.sed
+$(B)/ordinald.8: tools/man/ordinald.8
+	$(say) GEN $@
+	$(Q)sed -f $(B)/man.sed $< > $@
+$(B)/ordinal-tune.8: tools/tune/ordinal-tune.8
+	$(say) GEN $@
+	$(Q)sed -f $(B)/man.sed $< > $@
 $(B)/ordinal.1: tools/man/ordinal.1 tools/build/man_commands.py $(B)/ordinal
 	$(say) GEN $@
-	$(Q)$(PYTHON) tools/build/man_commands.py $< $(B)/ordinal > $@
+	$(Q)$(PYTHON) tools/build/man_commands.py $< $(B)/ordinal > $@.new
+	$(Q)sed -f $(B)/man.sed $@.new > $@; rm $@.new
 $(B)/ordinal.conf.5: Kconfig tools/kconfig/gen.py
 	$(say) GEN $@
-	$(Q)$(PYTHON) tools/kconfig/gen.py man Kconfig /dev/null > $@
+	$(Q)$(PYTHON) tools/kconfig/gen.py man Kconfig /dev/null > $@.new
+	$(Q)sed -f $(B)/man.sed $@.new > $@; rm $@.new
 
 install: programs man
 	$(Q)sed 's,@SBINDIR@,$(SBINDIR),g; s,@CONF@,$(CONF),g' systemd/ordinald.service.in > $(B)/ordinald.service

@@ -71,6 +71,10 @@ struct conn *conn_open(struct shard *s, int fd)
 	c->timer.fire = conn_time_fire;
 	atomic_store_explicit(&s->conn_count, s->conns.used, memory_order_relaxed);
 	count_add(&s->stats.accepted, 1);
+	if (unlikely(log_get_level() == LOG_LEVEL_DEBUG)) {
+		char peer[64];
+		log_debug("connection %u is opened by %s", slot, conn_peer(c, peer, sizeof peer));
+	}
 	if (!s->opts->attach(c, s->opts->ctx)) {
 		conn_die(c, CONN_R_MEMORY);
 		return NULL;
@@ -396,6 +400,8 @@ static void conn_free(struct conn *c)
 	free(c->gather);
 	conn_handshake_free(c);
 	close(c->fd);
+	log_debug("connection %u has ended: %s; %llu bytes were sent to it", c->slot, conn_reason_name(c->reason),
+		  (unsigned long long)c->bytes_sent);
 	count_add(&s->stats.ended[c->reason], 1);
 	c->state = CONN_FREE;
 	c->gen = (c->gen + 1) & 0xffffff;

@@ -11,8 +11,9 @@ struct descriptor_file {
 	const char *name;     /* "ordinal/v1/ordinal.proto" */
 	const uint8_t *bytes; /* a serialized google.protobuf.FileDescriptorProto */
 	size_t n;
-	const char *const *symbols; /* full names of all that it declares; NULL ends */
-	const uint16_t *imports;    /* indexes of the files it imports; DESCRIPTOR_END ends */
+	const char *const *symbols;  /* full names of all that it declares; NULL ends */
+	const char *const *services; /* those of its services, likewise */
+	const uint16_t *imports;     /* indexes of the files it imports; DESCRIPTOR_END ends */
 };
 extern const struct descriptor_file descriptor_files[];
 extern const unsigned descriptor_file_count;

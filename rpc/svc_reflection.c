@@ -12,36 +12,74 @@ enum { FILES_MAX = 64 /* of our own: checked, and nothing that a client can chan
 typedef Grpc__Reflection__V1__ServerReflectionRequest Request;
 typedef Grpc__Reflection__V1__ServerReflectionResponse Response;
 
-static int find_file(const char *name)
-{
-	for (unsigned i = 0; i < descriptor_file_count; i++) {
-		if (strcmp(descriptor_files[i].name, name) == 0)
-			return (int)i;
-	}
-	return -1;
-}
-
-static int find_symbol(const char *symbol)
-{
-	for (unsigned i = 0; i < descriptor_file_count; i++) {
-		for (const char *const *s = descriptor_files[i].symbols; *s; s++) {
-			if (strcmp(*s, symbol) == 0)
-				return (int)i;
-		}
-	}
-	return -1;
-}
-
-/* Adds a file and all that it imports, each once. */
+/* Adds a file and all that it imports, each once. `list` may be NULL. */
 static void gather(unsigned file, uint64_t *seen, ProtobufCBinaryData *list, size_t *n)
 {
 	if (*seen >> file & 1)
 		return;
 	*seen |= UINT64_C(1) << file;
 	const struct descriptor_file *f = &descriptor_files[file];
-	list[(*n)++] = (ProtobufCBinaryData){f->n, (uint8_t *)(uintptr_t)f->bytes};
+	if (list)
+		list[(*n)++] = (ProtobufCBinaryData){f->n, (uint8_t *)(uintptr_t)f->bytes};
 	for (const uint16_t *i = f->imports; *i != DESCRIPTOR_END; i++)
 		gather(*i, seen, list, n);
+}
+
+static bool is_served(const struct call *c, const char *service)
+{
+	for (unsigned i = 0; i < c->rpc->methods->count; i++) {
+		if (strcmp(c->rpc->methods->method[i]->service, service) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* The files that this server tells of, a bit each: those with a service that it serves, and what these import. */
+static uint64_t told_files(const struct call *c)
+{
+	uint64_t told = 0;
+	CHECK(descriptor_file_count <= FILES_MAX);
+	for (unsigned i = 0; i < descriptor_file_count; i++) {
+		for (const char *const *s = descriptor_files[i].services; *s; s++) {
+			if (is_served(c, *s))
+				gather(i, &told, NULL, NULL);
+		}
+	}
+	return told;
+}
+
+static int find_file(const struct call *c, const char *name)
+{
+	uint64_t told = told_files(c);
+	for (unsigned i = 0; i < descriptor_file_count; i++) {
+		if (told >> i & 1 && strcmp(descriptor_files[i].name, name) == 0)
+			return (int)i;
+	}
+	return -1;
+}
+
+/* Whether it is a service of the file, or a method of one, that is not served. */
+static bool is_unserved(const struct call *c, const struct descriptor_file *f, const char *symbol)
+{
+	for (const char *const *s = f->services; *s; s++) {
+		size_t n = strlen(*s);
+		if (strncmp(symbol, *s, n) == 0 && (symbol[n] == 0 || symbol[n] == '.'))
+			return !is_served(c, *s);
+	}
+	return false;
+}
+
+static int find_symbol(const struct call *c, const char *symbol)
+{
+	uint64_t told = told_files(c);
+	for (unsigned i = 0; i < descriptor_file_count; i++) {
+		const struct descriptor_file *f = &descriptor_files[i];
+		for (const char *const *s = told >> i & 1 ? f->symbols : NULL; s && *s; s++) {
+			if (strcmp(*s, symbol) == 0)
+				return is_unserved(c, f, symbol) ? -1 : (int)i;
+		}
+	}
+	return -1;
 }
 
 /* A client that does not read its answers is not read from either. */
@@ -71,7 +109,6 @@ static void answer_file(struct call *c, Response *r, int file)
 		answer_error(c, r, GRPC_NOT_FOUND, "there is no such file or symbol here");
 		return;
 	}
-	CHECK(descriptor_file_count <= FILES_MAX);
 	f.file_descriptor_proto = list;
 	gather((unsigned)file, &seen, list, &f.n_file_descriptor_proto);
 	r->message_response_case =
@@ -108,7 +145,7 @@ static void answer_services(struct call *c, Response *r)
 static void answer_extensions(struct call *c, Response *r, const char *type)
 {
 	Grpc__Reflection__V1__ExtensionNumberResponse e = GRPC__REFLECTION__V1__EXTENSION_NUMBER_RESPONSE__INIT;
-	if (find_symbol(type) < 0) {
+	if (find_symbol(c, type) < 0) {
 		answer_error(c, r, GRPC_NOT_FOUND, "there is no such type here");
 		return;
 	}
@@ -128,10 +165,10 @@ static void info(struct call *c, const ProtobufCMessage *m)
 	r.original_request = (Request *)(uintptr_t)req;
 	switch (req->message_request_case) {
 	case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_BY_FILENAME:
-		answer_file(c, &r, find_file(req->file_by_filename));
+		answer_file(c, &r, find_file(c, req->file_by_filename));
 		break;
 	case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_CONTAINING_SYMBOL:
-		answer_file(c, &r, find_symbol(req->file_containing_symbol));
+		answer_file(c, &r, find_symbol(c, req->file_containing_symbol));
 		break;
 	case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_CONTAINING_EXTENSION:
 		answer_error(c, &r, GRPC_NOT_FOUND, "there are no extensions here");

@@ -157,3 +157,11 @@ def counted(tmp_path, text):
 ])
 def test_every_test_is_counted_and_none_can_fail_in_silence(tmp_path, text, status, skipped, last):
     assert counted(tmp_path, text) == (status, skipped, last)
+
+
+def test_a_format_that_is_not_ours_does_not_compile(tmp_path):
+    flags = subprocess.run(["make", "-s", "-C", ROOT, "--eval", "flags-of-ours:; @echo '$(CC) $(WARN)'", "flags-of-ours"], capture_output=True, text=True,
+                           check=True).stdout.split("\n")[-2]
+    (tmp_path / "x.c").write_text("#include <stdio.h>\nvoid say(const char *s);\nvoid say(const char *s)\n{\n\tprintf(s);\n}\n")
+    done = subprocess.run([*flags.split(), "-c", "x.c"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0 and "format-security" in done.stderr, done

@@ -1,5 +1,6 @@
 """`make install`, `make uninstall` and the manual pages."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -56,6 +57,19 @@ def test_the_pages_name_every_key_and_every_command(installed):
     page = (installed / "usr/share/man/man1/ordinal.1").read_text()
     for command in re.findall(r"^  ([a-z]+)  ", appliance.tool("--help").stdout, re.M):
         assert f".SS ordinal {command}\n" in page
+
+
+def test_the_pages_have_the_versions_date(installed):
+    """They had none; and a date of the day on which they were made would make each build another one."""
+    def date(**env):
+        return subprocess.run([appliance.ROOT + "/tools/build/man_date.sh"], env={**os.environ, **env}, capture_output=True, text=True,
+                              check=True).stdout.strip()
+    pages = sorted((installed / "usr/share/man").rglob("*.[158]"))
+    assert len(pages) >= 4
+    for page in pages:
+        heading = re.match(r'\.TH \S+ [158] "(\d{4}-\d\d-\d\d)" "Ordinal \d+\.\d+\.\d+" ', page.read_text())
+        assert heading and heading[1] == date(), page
+    assert date(SOURCE_DATE_EPOCH="1000000000") == "2001-09-09"
 
 
 @pytest.mark.skipif(not shutil.which("man"), reason="man-db is not installed")

@@ -137,3 +137,10 @@ def test_check_refuses_with_a_sentence(override, why):
 
 def test_check_takes_what_is_right():
     assert subprocess.run([ORDINALD, "--check", "-o", "CONFIG_ID_ORDER=\"sharded\""], capture_output=True).returncode == 0
+
+
+def test_whatever_can_be_chosen_is_explained():
+    """The four levels of the log had no help."""
+    bare = [node.prompt[0] for node in kconfiglib.Kconfig(KCONFIG).node_iter()
+            if node.prompt and isinstance(node.item, (kconfiglib.Symbol, kconfiglib.Choice)) and not node.help]
+    assert bare == []

@@ -1,6 +1,7 @@
 """The native framing, byte by byte."""
 
 import struct
+import time
 
 import pytest
 
@@ -426,3 +427,17 @@ def test_a_take_that_fails_leaves_another_call_of_its_number_alone(daemon):
             assert [f.code for f in got if f.kind == END] == [INVALID_ARGUMENT]
             other.next()
     assert d.is_running()
+
+
+def test_a_first_byte_says_the_protocol_in_time(daemon):
+    """PREFACE_TIMEOUT_MS is the time for the first byte, and not for the rest of the header, whatever its help said."""
+    d = daemon(PREFACE_TIMEOUT_MS=1500, BODY_TIMEOUT_MS=600_000)
+    with native.Client(d) as c, native.Client(d) as silent:
+        whole = native.request(1)
+        c.send(whole[:1])
+        assert silent.is_closed()  # the time is over
+        time.sleep(0.5)
+        c.send(whole[1:])
+        assert c.get().kind == native.MESSAGE
+    with native.Client(d) as c:
+        c.ping()

@@ -88,3 +88,15 @@ def test_a_client_that_does_not_read_is_not_read_from(server, connect, messages)
                                    request_serializer=Request.SerializeToString, response_deserializer=Response.FromString)
     replies = method(iter([Request(file_containing_symbol="ordinal.v1.Ids")] * 20000))
     assert sum(r.HasField("file_descriptor_response") for r in replies) == 20000
+
+
+def test_a_service_that_is_not_served_is_not_told_of(daemon, connect, messages):
+    """The benchmark's service was described on every daemon."""
+    asked = [{"file_containing_symbol": s} for s in ("ordinal.bench.v1.Bench", "ordinal.bench.v1.Bench.Echo", "ordinal.bench.v1.Blob")]
+    asked += [{"file_by_filename": "ordinal/bench/v1/bench.proto"}, {"list_services": ""}]
+    for served in (False, True):
+        d = daemon(BENCH_SERVICE="y" if served else "n")
+        *described, listed = ask(connect(d).channel, messages, "v1", *asked)
+        for reply in described:
+            assert (reply.error_response.error_code == 0) == served, reply
+        assert ("ordinal.bench.v1.Bench" in {s.name for s in listed.list_services_response.service}) == served

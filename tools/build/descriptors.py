@@ -78,6 +78,11 @@ def symbols(file):
             yield f"{name}.{text(method, 1)}"
 
 
+def services(file):
+    package = text(file, 2)
+    return [f"{package}.{text(s, 1)}" if package else text(s, 1) for s in all_of(file, 6)]
+
+
 def main(source, target):
     with open(source, "rb") as f:
         files = all_of(f.read(), 1)
@@ -87,10 +92,11 @@ def main(source, target):
         rows = [", ".join(str(b) for b in file[at:at + 24]) for at in range(0, len(file), 24)]
         out += [f"static const uint8_t bytes_{i}[] = {{", *(f"\t{row}," for row in rows), "};",
                 f"static const char *const symbols_{i}[] = {{", *(f'\t"{s}",' for s in symbols(file)), "\tNULL,", "};",
+                f"static const char *const services_{i}[] = {{", *(f'\t"{s}",' for s in services(file)), "\tNULL,", "};",
                 f"static const uint16_t imports_{i}[] = {{",
                 *(f"\t{names.index(d.decode())}," for d in all_of(file, 3)), "\tDESCRIPTOR_END,", "};"]
     out += ["", "const struct descriptor_file descriptor_files[] = {"]
-    out += [f'\t{{"{name}", bytes_{i}, sizeof bytes_{i}, symbols_{i}, imports_{i}}},' for i, name in enumerate(names)]
+    out += [f'\t{{"{name}", bytes_{i}, sizeof bytes_{i}, symbols_{i}, services_{i}, imports_{i}}},' for i, name in enumerate(names)]
     out += ["};", f"const unsigned descriptor_file_count = {len(files)};", ""]
     with open(target, "w", encoding="utf-8") as f:
         f.write("\n".join(out))

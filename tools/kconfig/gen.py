@@ -221,7 +221,7 @@ def roff(text):
 
 def man(opts):
     """ordinal.conf(5): every runtime option, by menu."""
-    out = ['.TH ORDINAL.CONF 5 "" "Ordinal" "File formats"', ".SH NAME", "ordinal.conf \\- configuration of ordinald(8)", ".SH SYNOPSIS",
+    out = ['.TH ORDINAL.CONF 5 "@DATE@" "Ordinal @VERSION@" "File formats"', ".SH NAME", "ordinal.conf \\- configuration of ordinald(8)", ".SH SYNOPSIS",
            ".I /etc/ordinal/ordinal.conf", ".SH DESCRIPTION",
            "Lines of the form", ".BI CONFIG_ KEY = value", "set options; strings are in double quotes, booleans are y or n.",
            "Lines that begin with # are comments. This is the syntax of Kconfig's .config, so what", ".B make menuconfig",

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -135,8 +136,10 @@ static void killed_while_appending_it_keeps_what_it_told(void **state)
 		pid_t pid = fork();
 
 		assert_true(pid >= 0);
-		if (pid == 0)
+		if (pid == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL); /* however this process ends */
 			append_forever(dir, round, told);
+		}
 		while (atomic_load(&told->durable) < goal && waitpid(pid, &status, WNOHANG) == 0)
 			sched_yield();
 		kill(pid, SIGKILL);

@@ -289,6 +289,7 @@ void feed_report_json(void *ctx, struct json *j)
 		json_str(j, "name", row->s.name);
 		json_u64(j, "owner", row->s.owner);
 		json_str(j, "durability", durability_names[row->s.durability]);
+		json_id(j, "incarnation", row->s.incarnation);
 		for (size_t k = 0; k < ARRAY_SIZE(numbers); k++)
 			json_u64(j, numbers[k].name, number_of(row, k));
 		if (row->s.why)

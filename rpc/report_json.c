@@ -101,6 +101,7 @@ static void put_sequences(const struct report_data *d, struct json *j)
 		const struct ids_sequence_info *s = &d->sequence[i];
 		json_open(j, NULL, '{');
 		json_str(j, "name", s->name);
+		json_id(j, "incarnation", s->incarnation);
 		json_u64(j, "next", s->next);
 		json_u64(j, "durable_end", s->durable_end);
 		json_u64(j, "window", s->window);

@@ -44,6 +44,7 @@ struct publish {
 	struct dial dial;
 	struct lines lines;
 	uint64_t read, answered;
+	uint64_t incarnation; /* of the stream, in the last answer; 0: none yet, or the server does not tell */
 	bool input_ended;
 	uint64_t nap_ns;
 	struct item queue[QUEUE_MAX]; /* a ring */
@@ -223,11 +224,22 @@ static void print_answer(const struct publish *p, uint64_t number, const struct 
 		return;
 	if (p->json)
 		printf("{\"seq_no\":%" PRIu64 ",\"offset\":%" PRIu64 ",\"timestamp\":%" PRId64
-		       ",\"durability\":\"%s\",\"duplicate\":%s}\n",
+		       ",\"durability\":\"%s\",\"duplicate\":%s,\"incarnation\":\"%" PRIu64 "\"}\n",
 		       p->seq_first + (p->seq_same ? 0 : number), r->offset, r->timestamp, durability,
-		       r->duplicate ? "true" : "false");
+		       r->duplicate ? "true" : "false", r->incarnation);
 	else
 		printf("%" PRIu64 " %s%s\n", r->offset, durability, r->duplicate ? " duplicate" : "");
+}
+
+/* Frames that were acknowledged before are not in the stream any more. */
+static void note_incarnation(struct publish *p, const struct feed_publish_reply *r)
+{
+	if (p->incarnation != 0 && r->incarnation != 0 && r->incarnation != p->incarnation)
+		fprintf(stderr,
+			"ordinal: the stream is in incarnation %" PRIu64 ", and was in %" PRIu64 ": the %" PRIu64
+			" frames that were acknowledged before are gone from it\n",
+			r->incarnation, p->incarnation, p->answered);
+	p->incarnation = r->incarnation;
 }
 
 static void on_answer(void *ctx, struct span msg)
@@ -241,6 +253,7 @@ static void on_answer(void *ctx, struct span msg)
 		fail(p, TOOL_FAILED);
 		return;
 	}
+	note_incarnation(p, &r);
 	struct item *it = item_at(p, 0);
 	print_answer(p, it->number, &r);
 	p->queued_bytes -= it->n;

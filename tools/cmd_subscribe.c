@@ -38,6 +38,8 @@ struct subscribe {
 	uint64_t missing_pause_ns; /* the last pause because the stream was not there; 0: none yet */
 	uint64_t next_call_ns;     /* not before this */
 	bool ended;                /* the call at hand: nothing more of it counts */
+	bool reset; /* frames that were printed are not in the stream any more; to be said when it is known what it is now */
+	uint64_t was; /* with reset: the incarnation that they were of; 0: not known */
 	uint32_t call;
 	int exit_code; /* -1: go on */
 };
@@ -46,7 +48,9 @@ static const char usage[] =
 	"usage: ordinal subscribe --stream S [OPTION]...\n\n"
 	"Prints the payloads of a stream's frames, one a line: history in the order of (seq_no, timestamp, offset), then what comes, as it comes. A lost\n"
 	"connection is made again, and goes on where it was: nothing twice, nothing missed. Marks go to standard error (with --json, among the\n"
-	"frames). Each frame's CRC and place is checked; damage ends it.\n\n"
+	"frames). Each frame's CRC and place is checked; damage ends it. A stream that does not have the frames any more that were printed, because it\n"
+	"is kept in memory and the server was started again, or was lost, is in another incarnation: a warning says so, and it is printed from its\n"
+	"beginning.\n\n"
 	"  --stream S             which\n"
 	"  --since SEQ            only frames whose seq_no is this or above (default 0)\n"
 	"  --until-caught-up      end when history has been printed\n"
@@ -190,9 +194,32 @@ static void leave_call(struct subscribe *s)
 		channel_call_cancel(s->dial.channel, s->call);
 }
 
+/* What was printed is of a stream that is not there any more; what comes is from the beginning of the one that is. */
+static void print_reset(struct subscribe *s, uint64_t now)
+{
+	bool same = s->was == now || s->was == 0 || now == 0;
+	s->reset = false;
+	if (s->json) /* the numbers as text: they need all of 64 bits */
+		printf("{\"mark\":\"NEW_INCARNATION\",\"incarnation\":\"%" PRIu64 "\",\"was\":\"%" PRIu64 "\"}\n", now,
+		       s->was);
+	if (same)
+		fprintf(stderr,
+			"ordinal: the stream does not have the frames any more that were printed; what follows is from its beginning\n");
+	else
+		fprintf(stderr,
+			"ordinal: the stream is in incarnation %" PRIu64 ", and was in %" PRIu64
+			": the frames that were printed are gone from it; what follows is from its beginning\n",
+			now, s->was);
+}
+
 static void on_mark(struct subscribe *s, struct feed_frame *f)
 {
+	resume_told(&s->resume, f->incarnation);
+	if (s->reset)
+		print_reset(s, f->incarnation);
 	switch (f->mark) {
+	case FEED_MARK_RESUMED:
+		return;
 	case FEED_MARK_CAUGHT_UP:
 		if (!resume_caught_up(&s->resume)) {
 			leave_call(s);
@@ -294,6 +321,12 @@ static void on_done(void *ctx, const struct channel_status *st)
 		dial_pause(&s->dial, "the server has ended the subscription");
 		return;
 	}
+	if (st->code == GRPC_OUT_OF_RANGE && resume_goes_on(&s->resume)) {
+		s->reset = s->printed > 0;
+		s->was = s->resume.incarnation;
+		resume_restart(&s->resume); /* the next call begins */
+		return;
+	}
 	if (st->code == GRPC_NOT_FOUND) {
 		on_missing(s, st);
 		return;
@@ -309,6 +342,8 @@ static void begin(struct subscribe *s, struct channel *ch)
 	uint8_t request[TOOL_NAME_MAX + FEED_SUBSCRIBE_OVERHEAD];
 	struct feed_subscribe m = {.stream = s->stream, .slow = s->slow, .reorder_ms = s->reorder_ms};
 	resume_begin(&s->resume, &m.since, &m.resume_offset);
+	m.incarnation = s->resume.incarnation;
+	m.mark_begin = true;
 	s->ended = false;
 	int r = channel_call(ch, METHOD_FEED_SUBSCRIBE, (struct span){request, feed_subscribe_put(request, &m)}, 0, 0,
 			     &call_ops, s, &s->call);

@@ -18,6 +18,27 @@ void resume_done(struct resume *r)
 	*r = (struct resume){0};
 }
 
+void resume_told(struct resume *r, uint64_t incarnation)
+{
+	if (incarnation != 0)
+		r->incarnation = incarnation;
+}
+
+bool resume_goes_on(const struct resume *r)
+{
+	return r->incarnation != 0 || r->phase != RESUME_HISTORY;
+}
+
+void resume_restart(struct resume *r)
+{
+	uint64_t since = r->since;
+	bool late = r->late;
+
+	resume_done(r);
+	resume_init(r, since);
+	r->late = late;
+}
+
 void resume_begin(struct resume *r, uint64_t *ret_since, uint64_t *ret_offset)
 {
 	r->last_any = false;

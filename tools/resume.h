@@ -13,7 +13,10 @@
  *
  * Live frames come by offset, or, where there is a reorder window, nearly so; then an offset that is missing below the highest one may have
  * been held back when the connection broke. So live offsets are remembered, the last RESUME_WINDOW of them, and a connection that broke
- * without a word is taken up again RESUME_BACK offsets before its end (RESUME_WINDOW, if any frame has ever come late). */
+ * without a word is taken up again RESUME_BACK offsets before its end (RESUME_WINDOW, if any frame has ever come late).
+ *
+ * All of this is about one incarnation of the stream: its number comes with marks, and is asked for when a connection is made again. When the server refuses that
+ * (OUT_OF_RANGE), the frames that were delivered are not the stream's any more, and everything begins anew: resume_restart. */
 #ifndef ORDINAL_TOOLS_RESUME_H
 #define ORDINAL_TOOLS_RESUME_H
 
@@ -31,6 +34,7 @@ struct resume_band {
 
 struct resume {
 	uint64_t since;
+	uint64_t incarnation; /* of the stream, as marks have said; 0: not known */
 	enum resume_phase phase;
 	bool any; /* the last key below is set: history has brought a frame */
 	uint64_t seq_no, offset;
@@ -57,7 +61,7 @@ struct resume {
 void resume_init(struct resume *r, uint64_t since);
 void resume_done(struct resume *r);
 
-/* What a new connection has to ask for: replay_seq_no_start and resume_offset (0: none). Call when one begins. */
+/* What a new connection has to ask for: replay_seq_no_start and resume_offset (0: none), beside `incarnation`. Call when one begins. */
 void resume_begin(struct resume *r, uint64_t *ret_since, uint64_t *ret_offset);
 /* The connection ended. 0 or -ENOMEM. */
 int resume_break(struct resume *r);
@@ -74,6 +78,12 @@ int resume_frame(struct resume *r, uint64_t seq_no, int64_t timestamp, uint64_t 
 bool resume_caught_up(struct resume *r);
 /* GAP came. True: it names offsets that have not come before, from *from (raised to the first of them) on. */
 bool resume_gap(struct resume *r, uint64_t *from, uint64_t to);
+/* A mark has come, with this incarnation; 0: the server does not tell. */
+void resume_told(struct resume *r, uint64_t incarnation);
+/* Whether the next connection goes on where something was, rather than to begin: then OUT_OF_RANGE means that the stream does not have it any more. */
+bool resume_goes_on(const struct resume *r);
+/* Forgets all that was delivered: it is not what the stream has. */
+void resume_restart(struct resume *r);
 /* GOING_AWAY came. */
 void resume_going_away(struct resume *r, uint64_t offset);
 

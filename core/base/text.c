@@ -148,6 +148,14 @@ void json_str(struct json *j, const char *key, const char *v)
 	json_span(j, key, span_of(v));
 }
 
+void json_id(struct json *j, const char *key, uint64_t v)
+{
+	char text[24];
+
+	snprintf(text, sizeof text, "%" PRIu64, v);
+	json_str(j, key, text);
+}
+
 void text_make_printable(char *text)
 {
 	for (uint8_t *p = (uint8_t *)text; *p; p++) {

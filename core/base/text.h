@@ -36,6 +36,8 @@ struct json {
 void json_open(struct json *j, const char *key, char c);
 void json_close(struct json *j, char c);
 void json_u64(struct json *j, const char *key, uint64_t v);
+/* As text: a number that needs all of 64 bits, which many readers of JSON do not keep. */
+void json_id(struct json *j, const char *key, uint64_t v);
 /* null when it is not a finite number. */
 void json_f64(struct json *j, const char *key, double v);
 void json_bool(struct json *j, const char *key, bool v);

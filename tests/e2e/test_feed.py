@@ -74,6 +74,9 @@ def subscribe(feed, pb):
     def begin(d, stream="t", *, f=None, options=(), **fields):
         s = Subscriber(f or feed(d, options=options), pb.SubscribeRequest(stream=stream, **fields))
         calls.append(s.call)
+        if fields.get("resume_offset"):
+            s.resumed = s.next()
+            assert s.resumed.mark == pb.MARK_RESUMED and s.resumed.incarnation
         return s
 
     yield begin

@@ -18,13 +18,13 @@ import os
 from pkgutil import extend_path
 
 from ._client import Client, Payload, Published, RunResult, Subscription
-from ._errors import Damaged, Denied, Error, Invalid, LimitReached, NotFound, OutcomeUnknown, TimedOut, Unreachable
+from ._errors import Damaged, Denied, Error, Invalid, LimitReached, NewIncarnation, NotFound, OutcomeUnknown, TimedOut, Unreachable
 
 # Stubs that somebody has generated live in ordinal.v1; both can be had.
 __path__ = extend_path(__path__, __name__)
 
-__all__ = ["Client", "Damaged", "Denied", "Error", "Invalid", "LimitReached", "NotFound", "OutcomeUnknown", "Payload", "Published",
-           "RunResult", "Subscription", "TimedOut", "Unreachable", "next", "publish", "stats", "subscribe"]
+__all__ = ["Client", "Damaged", "Denied", "Error", "Invalid", "LimitReached", "NewIncarnation", "NotFound", "OutcomeUnknown", "Payload",
+           "Published", "RunResult", "Subscription", "TimedOut", "Unreachable", "next", "publish", "stats", "subscribe"]
 
 _clients = {}
 
@@ -46,9 +46,10 @@ def publish(stream, seq_no, data, *, timestamp=0, server=None):
     return _of(server).publish(stream, seq_no, data, timestamp=timestamp)
 
 
-def subscribe(stream, since=0, *, slow="wait", until_caught_up=False, on_gap=None, wait=False, server=None):
+def subscribe(stream, since=0, *, slow="wait", until_caught_up=False, on_gap=None, on_incarnation=None, wait=False, server=None):
     """The payloads of a stream's frames whose seq_no is `since` or above, as Client.subscribe."""
-    return _of(server).subscribe(stream, since, slow=slow, until_caught_up=until_caught_up, on_gap=on_gap, wait=wait)
+    return _of(server).subscribe(stream, since, slow=slow, until_caught_up=until_caught_up, on_gap=on_gap, on_incarnation=on_incarnation,
+                                 wait=wait)
 
 
 def stats(format="json", *, server=None):  # noqa: A002

@@ -32,9 +32,12 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
 
-Published = namedtuple("Published", "offset timestamp durability duplicate")
-Published.__doc__ = """A frame's place in its stream, its time in Unix nanoseconds, what it survives ("fsync": a power cut; "write": a crash of the
-server; "memory": nothing), and whether it had been published before."""
+class Published(namedtuple("Published", "offset timestamp durability duplicate")):
+    """A frame's place in its stream, its time in Unix nanoseconds, what it survives ("fsync": a power cut; "write": a crash of the server; "memory": nothing),
+    and whether it had been published before. `incarnation` is the number of this life of the stream: when it is another one than before, the frames
+    that were published before are gone. 0: the server does not tell."""
+
+    incarnation = 0
 
 RunResult = namedtuple("RunResult", "published received")
 RunResult.__doc__ = "How many frames Client.run has published, and how many it was given."
@@ -119,6 +122,7 @@ class Client:
         self.publisher = f"py-{os.urandom(6).hex()}" if again else ""
         self._lock = threading.Lock()
         self._numbers = {}  # of each stream: the publisher's last number
+        self._incarnations = {}  # of each ("stream" or "sequence", name): the last one that a reply has told
         token = token or os.environ.get("ORDINAL_TOKEN")
         self._metadata = [("authorization", f"Bearer {token}")] if token else None
         self._channel = self._dial(tls)
@@ -172,6 +176,8 @@ class Client:
                 continue
             if not 1 <= reply.count <= piece or not (ids[-1] if ids else 0) < reply.first <= _ID_MAX - reply.count:
                 raise _errors.Error(f"the server's answer is no {piece} IDs that rise: first {reply.first}, count {reply.count}")
+            if not self._note("sequence", sequence, reply.incarnation) and ids:
+                raise _errors.NewIncarnation(f"sequence {sequence!r} has begun another incarnation between two pieces of one list")
             pieces.grant(piece)
             ids.extend(range(reply.first, reply.first + reply.count))
         return ids[0] if count is None else ids
@@ -183,6 +189,21 @@ class Client:
             raise ValueError(f"format is one of {', '.join(_STATS_FORMATS)}, not {format!r}")
         body = self._call(self._stats, pb_stats.StatsRequest(format=_STATS_FORMATS[format])).body.decode()
         return json.loads(body) if format == "json" else body
+
+    def incarnation(self, sequence=""):
+        """The number of this life of a sequence, as the last reply has told it: IDs are unique, and rise, as long as it stays the same. 0: not known."""
+        return self._incarnations.get(("sequence", sequence), 0)
+
+    def _note(self, kind, name, incarnation):
+        """A reply has told it. False, and a warning in the log: it is another one than before."""
+        with self._lock:
+            was = self._incarnations.get((kind, name), 0)
+            self._incarnations[kind, name] = incarnation or was
+        if not was or not incarnation or was == incarnation:
+            return True
+        gone = "the frames that were published before are gone" if kind == "stream" else "it may give IDs again that it has given before"
+        log.warning("%s %r has begun another incarnation, %d (it was %d): %s", kind, name, incarnation, was, gone)
+        return False
 
     # ---- publishing ----
 
@@ -207,9 +228,9 @@ class Client:
             publisher, number = self.publisher, self._number(stream)
         request = self._request(stream, seq_no, data, timestamp, publisher, number)
         if publisher:
-            return _published(self._call(self._publish, request))
+            return self._published(stream, self._call(self._publish, request))
         try:
-            return _published(self._publish(request, metadata=self._metadata))
+            return self._published(stream, self._publish(request, metadata=self._metadata))
         except grpc.RpcError as e:
             if _is_away(e):
                 raise _errors.OutcomeUnknown(f"the connection broke before the answer: {e.details()}") from None
@@ -219,7 +240,15 @@ class Client:
         """Publishes each of `items` without waiting for the one before, and yields a Published for each, in order. An item is bytes (its
         seq_no is one above the last; the first is `since`), or (seq_no, bytes), or (seq_no, bytes, timestamp)."""
         requests = self._requests(stream, items, since, self.publisher)
-        yield from (_published(reply) for _, reply in self._send_many(requests, self.publisher))
+        yield from (self._published(stream, reply) for _, reply in self._send_many(requests, self.publisher))
+
+    def _published(self, stream, reply):
+        if not 1 <= reply.offset <= _OFFSET_MAX:
+            raise _errors.Error(f"the server's answer has an impossible offset: {reply.offset}")
+        self._note("stream", stream, reply.incarnation)
+        published = Published(reply.offset, reply.timestamp, _DURABILITY.get(reply.durability, "unknown"), reply.duplicate)
+        published.incarnation = reply.incarnation
+        return published
 
     def _requests(self, stream, items, since, publisher):
         seq_no = since - 1
@@ -263,32 +292,28 @@ class Client:
 
     # ---- subscribing ----
 
-    def subscribe(self, stream, since=0, *, slow="wait", until_caught_up=False, on_gap=None, reorder=0, wait=False):
+    def subscribe(self, stream, since=0, *, slow="wait", until_caught_up=False, on_gap=None, on_incarnation=None, reorder=0, wait=False):
         """A Subscription: iterate over it for the payloads of a stream's frames whose seq_no is `since` or above, history in the order of
         (seq_no, timestamp, offset), then what comes, without end; or with until_caught_up, history alone.
 
         slow: what the server does when this reader is slow: "wait" keeps its place; "drop" leaves out the oldest; "disconnect" ends with
-        LimitReached. on_gap(first, last) is told the offsets that are gone (dropped, or no longer kept); without it a warning is logged. reorder: seconds for which frames that
+        LimitReached. on_gap(first, last) is told the offsets that are gone (dropped, or no longer kept); without it a warning is logged.
+        on_incarnation(number, was): the frames that were read are not the stream's any more, because it has begun another incarnation (it is kept in memory and the
+        server was started again, or it was lost or restored); reading goes on from the beginning of that one. Without it that is NewIncarnation. reorder: seconds for which frames that
         come live are held, to be put in the order of (seq_no, timestamp). wait: a stream that is not there, where the server makes none for a reader, is
         waited for, without end; otherwise that is NotFound."""
-        return Subscription(self, stream, since, _SLOW[slow], until_caught_up, on_gap, round(reorder * 1000), wait)
+        return Subscription(self, stream, since, _SLOW[slow], until_caught_up, on_gap, round(reorder * 1000), wait, on_incarnation)
 
     # ---- both ----
 
-    def run(self, stream, publish=None, on_frame=None, *, since=0, first_seq_no=None, slow="wait", on_gap=None):
+    def run(self, stream, publish=None, on_frame=None, *, since=0, first_seq_no=None, slow="wait", on_gap=None, on_incarnation=None):
         """Publishes and subscribes at once, and waits for both; returns a RunResult.
 
         publish: items as of publish_many, or a function that is called for the next item until it returns None. on_frame is called with each
         Payload, its own and others'; if it returns True, that is the end of it all. Otherwise the end is when all that was published here has
         come back (as far as its seq_no is `since` or above), or, with nothing to publish, never. first_seq_no: of bytes without one (default:
         `since`, or 1)."""
-        return _Run(self, stream, publish, on_frame, since, since or 1 if first_seq_no is None else first_seq_no, slow, on_gap).run()
-
-
-def _published(reply):
-    if not 1 <= reply.offset <= _OFFSET_MAX:
-        raise _errors.Error(f"the server's answer has an impossible offset: {reply.offset}")
-    return Published(reply.offset, reply.timestamp, _DURABILITY.get(reply.durability, "unknown"), reply.duplicate)
+        return _Run(self, stream, publish, on_frame, since, since or 1 if first_seq_no is None else first_seq_no, slow, on_gap, on_incarnation).run()
 
 
 def _is_possible(frame):
@@ -300,8 +325,11 @@ def _is_possible(frame):
 class Subscription:
     """Payloads, one after another. close() ends it, from any thread."""
 
-    def __init__(self, client, stream, since, slow, until_caught_up, on_gap, reorder_ms, wait=False):
+    def __init__(self, client, stream, since, slow, until_caught_up, on_gap, reorder_ms, wait=False, on_incarnation=None):
         self._client, self._stream, self._slow, self._until_caught_up, self._on_gap = client, stream, slow, until_caught_up, on_gap
+        self._on_incarnation = on_incarnation
+        self._delivered = False  # some frame
+        self._reset = None  # what was read is gone: the incarnation that it was of; to be told when it is known what there is now
         self._resume = Resume(since)
         self._resume.late = reorder_ms > 0
         self._reorder_ms = reorder_ms
@@ -310,6 +338,11 @@ class Subscription:
         self._call = None
         self._payloads = self._read()
         self.caught_up = False  # history has been given
+
+    @property
+    def incarnation(self):
+        """The number of this life of the stream; 0: not known (yet)."""
+        return self._resume.incarnation
 
     def __iter__(self):
         return self
@@ -334,7 +367,7 @@ class Subscription:
         while not self._stopped.is_set():
             since, offset = self._resume.begin()
             request = pb.SubscribeRequest(stream=self._stream, replay_seq_no_start=since, slow=self._slow, resume_offset=offset,
-                                          reorder_ms=self._reorder_ms)
+                                          reorder_ms=self._reorder_ms, incarnation=self._resume.incarnation, mark_begin=True)
             call = self._call = self._client._subscribe(request, metadata=self._client._metadata)
             if self._stopped.is_set():
                 call.cancel()
@@ -345,6 +378,7 @@ class Subscription:
                     frame = self._parse(message)
                     if frame.mark == pb.MARK_NONE:
                         if self._resume.is_new(frame.seq_no, frame.timestamp, frame.offset):
+                            self._delivered = True
                             yield Payload._of(self._stream, frame)
                     elif self._is_end(frame):
                         return
@@ -357,7 +391,10 @@ class Subscription:
                 if self._stopped.is_set():
                     return
                 failure = _errors.from_rpc(e)
-                if self._wait and isinstance(failure, _errors.NotFound):
+                if e.code() == grpc.StatusCode.OUT_OF_RANGE and self._resume.goes_on():
+                    self._begin_anew(failure)
+                    again = True
+                elif self._wait and isinstance(failure, _errors.NotFound):
                     self._wait.wait(failure, self._stopped)
                     again = True
                 elif not _is_away(e):
@@ -370,6 +407,15 @@ class Subscription:
             if not again:
                 patience.wait(failure, self._stopped)
 
+    def _begin_anew(self, failure):
+        """The stream does not have the frames any more that were read."""
+        was = self._resume.incarnation
+        if self._delivered and not self._on_incarnation:
+            raise _errors.NewIncarnation(f"stream {self._stream!r}: {failure}", was) from None
+        self._reset = was if self._delivered else None
+        self._delivered = self.caught_up = False
+        self._resume.restart()
+
     def _parse(self, message):
         if self._client.verify and not _crc.is_whole(message):
             raise _errors.Damaged("a frame's CRC does not match its bytes")
@@ -380,6 +426,10 @@ class Subscription:
 
     def _is_end(self, frame):
         """Takes in a mark. True: nothing more is wanted."""
+        self._resume.note_incarnation(frame.incarnation)
+        if self._reset is not None:
+            was, self._reset = self._reset, None
+            self._on_incarnation(frame.incarnation, was)
         if frame.mark == pb.MARK_CAUGHT_UP:
             self.caught_up = self._resume.caught_up()
             return self.caught_up and self._until_caught_up
@@ -398,11 +448,11 @@ class _Run:
     """Client.run: the calling thread publishes, another one subscribes. How many frames of its own have come back is known by the name that they
     were published under, which is this run's alone."""
 
-    def __init__(self, client, stream, publish, on_frame, since, first_seq_no, slow, on_gap):
+    def __init__(self, client, stream, publish, on_frame, since, first_seq_no, slow, on_gap, on_incarnation):
         self.client, self.stream, self.since = client, stream, since
         self.on_frame = on_frame
         self.publisher = f"py-{random.SystemRandom().getrandbits(64):x}"
-        self.subscription = client.subscribe(stream, since, slow=slow, on_gap=on_gap)
+        self.subscription = client.subscribe(stream, since, slow=slow, on_gap=on_gap, on_incarnation=on_incarnation)
         self.outbox = Outbox()
         items = iter(publish, None) if callable(publish) else publish
         self.requests = None if publish is None else client._requests(stream, items, first_seq_no, self.publisher)

@@ -33,6 +33,16 @@ class Damaged(Error):
     """Bytes are not what they were when they were written."""
 
 
+class NewIncarnation(Error):
+    """What was read of a stream, or got from a sequence, is not the server's any more: it has begun another incarnation. That is so for a stream that is
+    kept in memory after each start of the server, and where a stream or a sequence was lost, restored or forgotten there. `was` is the number of the
+    incarnation that was known before; 0: not known."""
+
+    def __init__(self, text, was=0):
+        super().__init__(text)
+        self.was = was
+
+
 class OutcomeUnknown(Error):
     """The connection broke before the answer, and without a publisher's name sending again is not safe: `frames` may or may not be kept."""
 

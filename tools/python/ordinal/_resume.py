@@ -4,6 +4,8 @@ History (what was durable when it was asked for) comes in rising (seq_no, timest
 offset. While history is read, a frame at or below the last key was seen exactly if its offset is at or below the highest one seen: had it been
 there before, it would have come. Frames published meanwhile with a seq_no below the one that history goes on from are fetched by offset after
 it. tools/resume.c is the same in C, and tools/resume.h explains it at length.
+
+All of this is about one incarnation of the stream, whose number comes with marks. When the server refuses to go on in it, everything begins anew: restart.
 """
 
 import bisect
@@ -21,6 +23,7 @@ class Disordered(Exception):
 class Resume:
     def __init__(self, since):
         self.since = since
+        self.incarnation = 0  # as marks have said; 0: not known
         self.phase = HISTORY
         self.key = None      # (seq_no, timestamp, offset): the last of history
         self.highest = 0     # offset of history
@@ -35,6 +38,20 @@ class Resume:
         self.last = None     # of the connection at hand: its last key
         self.reached = False
         self.begin_next = 0
+
+    def note_incarnation(self, incarnation):
+        """A mark has come, with this incarnation; 0: the server does not tell."""
+        self.incarnation = incarnation or self.incarnation
+
+    def goes_on(self):
+        """Whether the next connection goes on where something was, rather than to begin."""
+        return self.incarnation != 0 or self.phase != HISTORY
+
+    def restart(self):
+        """Forgets all that was delivered: it is not what the stream has."""
+        late = self.late
+        self.__init__(self.since)
+        self.late = late
 
     def begin(self):
         """What a new connection has to ask for: (replay_seq_no_start, resume_offset)."""

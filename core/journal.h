@@ -92,8 +92,9 @@ struct journal_opts {
 int journal_open(const struct journal_opts *opts, struct journal **ret, const char **ret_why);
 /* Its name, given at random when it was created: JOURNAL_ID_BYTES. Any thread. */
 const uint8_t *journal_id(const struct journal *j);
-/* Whether the last journal before this opening that was used was closed with journal_close and without a failure (true
- * for a new one). One that was opened and closed without journal_start, as by a start that failed, was not used. */
+/* Whether the last journal before this opening that was used was closed with journal_close and
+ * without a failure (true for a new one). One that was opened and closed without journal_start, as
+ * by a start that failed, was not used. */
 bool journal_was_clean(const struct journal *j);
 /* A number of this run of the machine, never 0. What was written and not synced in another run may
  * be gone. Any thread. */

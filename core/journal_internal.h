@@ -178,7 +178,8 @@ struct journal {
 	int lock_fd;
 	enum journal_method method;
 	bool was_clean, started;
-	/* It has turned: its close is a clean stop. One that was opened and closed alone leaves it at what the stop before was. */
+	/* It has turned: its close is a clean stop. One that was opened and closed alone leaves it
+	 * at what the stop before was. */
 	bool used;
 	uint64_t boot; /* journal_boot */
 

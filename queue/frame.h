@@ -3,10 +3,10 @@
  *   0 | length, 4 bytes big-endian | Frame: seq_no 1, payload 2, timestamp 3, offset 4, [mark 5, gap_from 6, gap_to 7,]
  *                                           [publisher 8, publisher_seq 9,] [incarnation 10,] crc32c 15 as the last field
  *
- * Fields with their default value are left out, as protobuf encoders do; crc32c is always there. It covers every byte of the message
- * before its own tag (not the prefix, whose length it confirms by its place). Pure; any thread.
- * Source: rpc/proto/ordinal/v1/ordinal.proto; protobuf.dev/programming-guides/encoding; gRPC PROTOCOL-HTTP2.md (the prefix).
- */
+ * Fields with their default value are left out, as protobuf encoders do; crc32c is always there. It
+ * covers every byte of the message before its own tag (not the prefix, whose length it confirms by
+ * its place). Pure; any thread. Source: rpc/proto/ordinal/v1/ordinal.proto;
+ * protobuf.dev/programming-guides/encoding; gRPC PROTOCOL-HTTP2.md (the prefix). */
 #ifndef ORDINAL_QUEUE_FRAME_H
 #define ORDINAL_QUEUE_FRAME_H
 
@@ -35,9 +35,10 @@ struct frame {
 
 /* Bytes that frame_put will write, prefix included. */
 size_t frame_size(const struct frame *f);
-/* Writes f at out, which has frame_size(f) bytes of room, and returns that number. A mark is a frame like any other here: CAUGHT_UP (offset: the
- * last one of history), GAP (gap_from, gap_to), GOING_AWAY (offset: the one to resume from; 0: from the beginning), RESUMED (offset: of the first frame that
- * follows; 0: sorted history does). */
+/* Writes f at out, which has frame_size(f) bytes of room, and returns that number. A mark is a
+ * frame like any other here: CAUGHT_UP (offset: the last one of history), GAP (gap_from, gap_to),
+ * GOING_AWAY (offset: the one to resume from; 0: from the beginning), RESUMED (offset: of the first
+ * frame that follows; 0: sorted history does). */
 size_t frame_put(uint8_t *out, const struct frame *f);
 
 /* Bytes of the frame that begins at `wire`, by its prefix, or 0 when it is not there in full. */

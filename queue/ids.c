@@ -1,11 +1,11 @@
 /* All sequences: opening them from the journal, and what any thread may ask about them.
  *
- * Recovery: the "ids" log is a list of facts (queue/ids_record.h). For each name the position is the largest value of
- * its WINDOW and CHECKPOINT entries, except that a STAND entry sets it exactly, and that an entry with another
- * incarnation begins anew. A sequence continues at its position; the clock plays no part. A sequence without an
- * incarnation (an older version wrote its records) gets one, which is written before any of its IDs is handed out.
- * Runs on the main thread, but for the small getters at the end.
- */
+ * Recovery: the "ids" log is a list of facts (queue/ids_record.h). For each name the position is
+ * the largest value of its WINDOW and CHECKPOINT entries, except that a STAND entry sets it
+ * exactly, and that an entry with another incarnation begins anew. A sequence continues at its
+ * position; the clock plays no part. A sequence without an incarnation (an older version wrote its
+ * records) gets one, which is written before any of its IDs is handed out. Runs on the main thread,
+ * but for the small getters at the end. */
 #include "queue/ids.h"
 #include "queue/ids_found.h"
 #include "queue/ids_record.h"
@@ -45,8 +45,8 @@ static void recovery_take(struct found_sequence *found, uint32_t type, const str
 	bool exact = type == IDS_RECORD_STAND || type == IDS_RECORD_OLD_STAND;
 
 	if (f->incarnation != 0 && f->incarnation != found->incarnation) {
-		exact = exact ||
-			found->incarnation != 0; /* another life; else the same one, which has its number now */
+		/* another life; or else the same one, which has its number now */
+		exact = exact || found->incarnation != 0;
 		found->incarnation = f->incarnation;
 	}
 	if (exact || f->value > found->position)

@@ -139,7 +139,8 @@ struct ids_sequence_info {
 	uint64_t next, durable_end;
 	uint32_t window;  /* its present size */
 	uint64_t windows; /* reserved since start */
-	/* The number of this life of the sequence, as in every answer. IDs are strict, and unique, within one. */
+	/* The number of this life of the sequence, as in every answer. IDs are strict, and unique,
+	 * within one. */
 	uint64_t incarnation;
 };
 uint32_t ids_sequence_count(const struct ids *ids);

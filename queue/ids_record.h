@@ -1,19 +1,18 @@
-/* The records of the "ids" log: facts about sequences. A payload is one or more entries, little-endian:
+/* The records of the "ids" log: facts about sequences. A payload is one or more entries,
+ * little-endian:
  *
  *   u64 value   u64 incarnation   u8 name_len   name
  *
- * WINDOW and CHECKPOINT say: IDs below `value` may have been handed out. The position of a sequence is the largest such
- * value.
- * STAND says: exactly those below `value` have been; it takes the position back. Only a clean stop writes it,
- * when nothing is handed out any more. As each entry stands alone, a CHECKPOINT or STAND may be cut into several
- * records.
- * An entry with another incarnation than the one before it begins a new life of the sequence: what was said before says
- * nothing about it. Records of the kinds OLD_* were written by versions that knew no incarnations; their entries
- * lack the number, and are about whatever life the sequence is in.
- * An entry whose name_len is IDS_RECORD_OTHERS has no name: it is about every sequence that no entry names, and says where
- * those begin. It is in a log that took the place of one that was lost (queue/ids_replace.c), and in each CHECKPOINT.
- * Pure; any thread.
- */
+ * WINDOW and CHECKPOINT say: IDs below `value` may have been handed out. The position of a sequence
+ * is the largest such value. STAND says: exactly those below `value` have been; it takes the
+ * position back. Only a clean stop writes it, when nothing is handed out any more. As each entry
+ * stands alone, a CHECKPOINT or STAND may be cut into several records. An entry with another
+ * incarnation than the one before it begins a new life of the sequence: what was said before says
+ * nothing about it. Records of the kinds OLD_* were written by versions that knew no incarnations;
+ * their entries lack the number, and are about whatever life the sequence is in. An entry whose
+ * name_len is IDS_RECORD_OTHERS has no name: it is about every sequence that no entry names, and
+ * says where those begin. It is in a log that took the place of one that was lost
+ * (queue/ids_replace.c), and in each CHECKPOINT. Pure; any thread. */
 #ifndef ORDINAL_QUEUE_IDS_RECORD_H
 #define ORDINAL_QUEUE_IDS_RECORD_H
 
@@ -40,7 +39,8 @@ struct ids_fact {
 
 #define IDS_RECORD_ENTRY_MAX (8 + 8 + 1 + SEQUENCE_NAME_MAX)
 
-/* Writes an entry of a record that is not an old one at p (IDS_RECORD_ENTRY_MAX bytes of room); returns its length. */
+/* Writes an entry of a record that is not an old one at p (IDS_RECORD_ENTRY_MAX bytes of room);
+ * returns its length. */
 static inline size_t ids_record_put(uint8_t *p, const struct ids_fact *f)
 {
 	store_le64(p, f->value);
@@ -51,7 +51,8 @@ static inline size_t ids_record_put(uint8_t *p, const struct ids_fact *f)
 	return 17 + f->name.n;
 }
 
-/* Takes the first entry off *rest, of a record of this type. False: malformed (or empty); *rest is untouched. */
+/* Takes the first entry off *rest, of a record of this type. False: malformed (or empty); *rest is
+ * untouched. */
 static inline bool ids_record_take(struct span *rest, uint32_t type, struct ids_fact *ret)
 {
 	size_t head = type <= IDS_RECORD_OLD_STAND ? 9 : 17, n;

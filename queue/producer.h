@@ -92,8 +92,8 @@ struct producer {
 /* Main thread, in ids_open, after the replay. `ids->sequences` and count are set; their `next` is where each begins. */
 int producer_new(struct ids *ids, struct journal_port *port, struct producer **ret);
 void producer_free(struct producer *p);
-/* Main thread, before the first turn: some sequence had no incarnation before this opening. A checkpoint makes those
- * numbers durable that the first windows would not. */
+/* Main thread, before the first turn: some sequence had no incarnation before this opening. A
+ * checkpoint makes those numbers durable that the first windows would not. */
 void producer_upgrade(struct producer *p);
 
 /* Does all that can be done now. Returns when it should be called again if nothing else happens (monotonic ns, or

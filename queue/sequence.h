@@ -1,8 +1,8 @@
 /* What all threads see of a sequence: its counter, its name, and how far its producer has come.
  *
- * Sequences live in one array that never moves; a sequence's index is its slot. `name` and `incarnation` are written
- * once, before the slot is published by ids.count, and never change: a sequence that begins another life takes another
- * slot. Slot 0 is always the default sequence "".
+ * Sequences live in one array that never moves; a sequence's index is its slot. `name` and
+ * `incarnation` are written once, before the slot is published by ids.count, and never change: a
+ * sequence that begins another life takes another slot. Slot 0 is always the default sequence "".
  */
 #ifndef ORDINAL_QUEUE_SEQUENCE_H
 #define ORDINAL_QUEUE_SEQUENCE_H
@@ -30,8 +30,8 @@ struct sequence {
 	_Atomic uint64_t windows;                            /* made durable since start */
 	_Atomic uint32_t window;                             /* its present size */
 	uint32_t name_len;
-	/* The number of this life of the sequence: random, not 0. Each record about the sequence has it, so it is durable
-	 * before the first ID that is told with it. */
+	/* The number of this life of the sequence: random, not 0. Each record about the sequence
+	 * has it, so it is durable before the first ID that is told with it. */
 	uint64_t incarnation;
 	char name[SEQUENCE_NAME_MAX + 1];
 };

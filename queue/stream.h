@@ -106,7 +106,8 @@ struct stream_answer {
 	uint64_t offset;
 	int64_t timestamp; /* the frame's; the server's clock when it was sent as 0 */
 	enum stream_durability durability;
-	bool duplicate;       /* this publisher's number was there before: the answer is the first one's */
+	/* this publisher's number was there before: the answer is the first one's */
+	bool duplicate;
 	uint64_t incarnation; /* the stream's */
 };
 
@@ -125,8 +126,9 @@ enum stream_error {
 	/* Cursors: what the disk gave is not what was written; stream_cursor_why names file and byte. Publishes: the stream takes no frames any more,
 	 * see stream_damage. */
 	STREAM_E_DAMAGED,
-	STREAM_E_INCARNATION, /* cursors: the stream is in another one than stream_start.incarnation */
-	STREAM_E_BEYOND,      /* cursors: stream_start.offset is beyond the end of the stream */
+	/* cursors: the stream is in another one than stream_start.incarnation */
+	STREAM_E_INCARNATION,
+	STREAM_E_BEYOND, /* cursors: stream_start.offset is beyond the end of the stream */
 };
 /* A sentence for people, in buf. Any thread. */
 const char *stream_error_text(const struct streams *ss, enum stream_error e, char *buf, size_t cap);
@@ -180,10 +182,10 @@ struct stream_start {
 	uint64_t seq_no; /* only frames at or above it */
 	/* 0: history sorted, from seq_no. Else: resume with this offset, in the order of offsets, history as well. */
 	uint64_t offset;
-	uint64_t
-		incarnation; /* not 0: the stream must be in this one; else the cursor ends with STREAM_E_INCARNATION */
-	bool tell_begin;     /* CURSOR_BEGUN comes without an offset, too */
-	bool only_existing;  /* a stream that is not there is not made: STREAM_E_ABSENT */
+	/* not 0: the stream must be in this one; else the cursor ends with STREAM_E_INCARNATION */
+	uint64_t incarnation;
+	bool tell_begin;    /* CURSOR_BEGUN comes without an offset, too */
+	bool only_existing; /* a stream that is not there is not made: STREAM_E_ABSENT */
 };
 
 /* A piece of what a subscriber receives: whole frames. Held until stream_slice_put, on the same shard. */
@@ -191,8 +193,8 @@ struct stream_slice {
 	const uint8_t *p;
 	size_t n;
 	uint32_t frames;
-	uint64_t
-		next_offset; /* live: the offset to resume with after this; 0 in sorted history. CURSOR_BEGUN: see there */
+	/* live: the offset to resume with after this; 0 in sorted history. CURSOR_BEGUN: see there */
+	uint64_t next_offset;
 	uint64_t gap_from, gap_to; /* CURSOR_GAP */
 	void *hold;                /* private */
 };
@@ -203,15 +205,16 @@ enum cursor_state {
 	CURSOR_CAUGHT_UP, /* once: all that was durable when the cursor was opened has been given */
 	CURSOR_GAP, /* *ret holds gap_from and gap_to: these offsets are gone (those of them that were not given before) */
 	CURSOR_ENDED, /* stream_cursor_error says why; nothing more comes */
-	/* Once, before all else, where a cursor was opened with an offset or with tell_begin: frames from ret->next_offset on follow, or with 0 a
-	 * sorted history. */
+	/* Once, before all else, where a cursor was opened with an offset or with tell_begin:
+	 * frames from ret->next_offset on follow, or with 0 a sorted history. */
 	CURSOR_BEGUN,
 };
 
-/* STREAM_E_OK, or why not (DAMAGED: streams_view_refused is the stream). An offset that is one above the stream's newest
- * is in order; one beyond that ends the cursor with STREAM_E_BEYOND: the stream does not have the frames (any more) that
- * were read before. A stream that is not there is made (but for only_existing), and until then the cursor waits; it may end with
- * an error then. The first call of stream_cursor_next may follow at once. */
+/* STREAM_E_OK, or why not (DAMAGED: streams_view_refused is the stream). An offset that is one
+ * above the stream's newest is in order; one beyond that ends the cursor with STREAM_E_BEYOND: the
+ * stream does not have the frames (any more) that were read before. A stream that is not there is
+ * made (but for only_existing), and until then the cursor waits; it may end with an error then. The
+ * first call of stream_cursor_next may follow at once. */
 enum stream_error stream_cursor_open(struct streams_view *v, const struct stream_start *start, void *user,
 				     struct stream_cursor **ret);
 /* At any time. Slices stay valid until they are put. */
@@ -232,8 +235,8 @@ uint64_t stream_cursor_offset(const struct stream_cursor *c);
  * call of stream_cursor_next gives CURSOR_GAP. For subscribers that rather lose than lag. */
 bool stream_cursor_drop(struct stream_cursor *c, uint64_t keep);
 enum stream_error stream_cursor_error(const struct stream_cursor *c);
-const char *stream_cursor_why(
-	const struct stream_cursor *c); /* for STREAM_E_DAMAGED, _OPEN, _INCARNATION and _BEYOND; else "" */
+/* For STREAM_E_DAMAGED, _OPEN, _INCARNATION and _BEYOND; else "". */
+const char *stream_cursor_why(const struct stream_cursor *c);
 const struct stream *stream_cursor_stream(const struct stream_cursor *c); /* NULL until it is known */
 
 /* ---- the shard's loop ---- */

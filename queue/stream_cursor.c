@@ -197,8 +197,8 @@ void cursor_planned(struct stream_cursor *c)
 
 /* ---- the owner's answer ---- */
 
-/* Whether the stream is what the cursor wants to go on with, and has what comes before. The owner's words go into c->why, which the shard looks at when the cursor
- * is its own again. */
+/* Whether the stream is what the cursor wants to go on with, and has what comes before. The owner's
+ * words go into c->why, which the shard looks at when the cursor is its own again. */
 static enum stream_error check_start(const struct stream *s, struct stream_cursor *c)
 {
 	if (c->incarnation != 0 && c->incarnation != s->incarnation) {
@@ -334,8 +334,9 @@ int cursor_fetch(struct stream_cursor *c)
 	return CURSOR_AGAIN;
 }
 
-/* Retention has dropped the step, or its front: the owner plans again from where the cursor really is. A MERGE is given whole, so it begins anew. Of a RANGE
- * what was given is left out, also where retention has kept it. */
+/* Retention has dropped the step, or its front: the owner plans again from where the cursor really
+ * is. A MERGE is given whole, so it begins anew. Of a RANGE what was given is left out, also where
+ * retention has kept it. */
 static void step_gone(struct stream_cursor *c)
 {
 	const struct step *st = &c->plan->step[c->step];

@@ -380,7 +380,8 @@ struct opening {
 	uint64_t frames, late; /* of the streams so far */
 	uint32_t closed;       /* of them, because they are damaged */
 	uint64_t began_ns, said_ns, pause_ns;
-	uint32_t lost; /* streams that have begun another incarnation, because frames of theirs may be gone */
+	/* streams that have begun another incarnation, because frames of theirs may be gone */
+	uint32_t lost;
 	const struct stream *lost_first;
 };
 
@@ -571,7 +572,8 @@ struct history {
 	struct stream_key from;                  /* what is below it has been planned */
 	uint64_t run_pos, run_offset;            /* the block that goes on with it; end_pos: none */
 	uint64_t first_offset;                   /* of the stream, when it was last planned */
-	/* The part of a RANGE that was planned before and has not been given yet: to be planned before all else. part_frames 0: none. */
+	/* The part of a RANGE that was planned before and has not been given yet: to be planned
+	 * before all else. part_frames 0: none. */
 	uint64_t part_pos, part_end, part_offset;
 	uint32_t part_frames;
 	bool begun, done;
@@ -590,7 +592,8 @@ struct step {
 	uint64_t max_seq; /* MERGE: running maximum at pos */
 	int64_t max_ts;
 	struct stream_key from, bound;
-	struct history before; /* where the history stood before this step, and so after the one in front of it */
+	/* where the history stood before this step, and so after the one in front of it */
+	struct history before;
 };
 
 struct late_ref {

@@ -198,8 +198,9 @@ static int live_elsewhere(struct stream_cursor *c, uint64_t durable)
 	} else if (++c->gone > CURSOR_GONE_MAX) {
 		cursor_end(c, STREAM_E_BUSY, "");
 	}
-	c->where =
-		0; /* if it leaves memory before it is given: the oldest record on disk holds it, or comes before it */
+	/* if it leaves memory before it is given: the oldest record on disk holds it, or comes
+	 * before it */
+	c->where = 0;
 	return CURSOR_AGAIN;
 }
 

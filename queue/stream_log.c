@@ -313,7 +313,8 @@ static enum stream_error append_new(struct stream *s, struct frame *f, uint64_t 
 	return STREAM_E_OK;
 }
 
-/* The server's clock, but never below a timestamp that it has given in this stream: the clock may have been set back. */
+/* The server's clock, but never below a timestamp that it has given in this stream: the clock may
+ * have been set back. */
 static int64_t server_time(const struct stream_own *o)
 {
 	int64_t now = clock_wall_ns();

@@ -1,14 +1,18 @@
-/* What comes next in a sorted history: a plan of steps, each greater than the ones before. Runs on the stream's owner.
+/* What comes next in a sorted history: a plan of steps, each greater than the ones before. Runs on
+ * the stream's owner.
  *
- * A history is two sorted sequences to be merged: the run (frames that are not late, in the order of the log) and the late tree. Where no late frame falls
- * into a block, and the block has none of its own, it is given as it is (RANGE, many blocks at once); else its frames are merged by whoever
- * carries the step out (MERGE), so that no frame is looked at here. Going on costs one search in each sequence a call, nothing else is kept: the state is
- * the key below which everything has been planned, and the block to go on with.
+ * A history is two sorted sequences to be merged: the run (frames that are not late, in the order
+ * of the log) and the late tree. Where no late frame falls into a block, and the block has none of
+ * its own, it is given as it is (RANGE, many blocks at once); else its frames are merged by whoever
+ * carries the step out (MERGE), so that no frame is looked at here. Going on costs one search in
+ * each sequence a call, nothing else is kept: the state is the key below which everything has been
+ * planned, and the block to go on with.
  *
- * Invariants: a step's keys are below `history.from` after it, and at or above it before. A frame that is not late in block b has a key at or above the running
- * maximum before b and at or below the one after it; a late frame's key is below the running maximum of when it came. No frame is planned again after it was
- * given: a MERGE is given whole or not at all, and of a RANGE that retention has overtaken only the part that was not given is planned again (history.part_*).
- */
+ * Invariants: a step's keys are below `history.from` after it, and at or above it before. A frame
+ * that is not late in block b has a key at or above the running maximum before b and at or below
+ * the one after it; a late frame's key is below the running maximum of when it came. No frame is
+ * planned again after it was given: a MERGE is given whole or not at all, and of a RANGE that
+ * retention has overtaken only the part that was not given is planned again (history.part_*). */
 #include "queue/stream_impl.h"
 
 static struct stream_key key_after(struct stream_key k)
@@ -88,8 +92,9 @@ static void catch_up(const struct stream *s, struct history *h, struct plan *p)
 	}
 	if (first <= h->first_offset)
 		return;
-	/* Every frame in front of `next` has been given, the late ones too: their keys are at or below the running maximum there. Of the frames from `next` on
-	 * a few can have been given: late ones, and those of a block that more late frames fall into than one step holds. */
+	/* Every frame in front of `next` has been given, the late ones too: their keys are at or
+	 * below the running maximum there. Of the frames from `next` on a few can have been given:
+	 * late ones, and those of a block that more late frames fall into than one step holds. */
 	next = h->part_frames > 0 ? h->part_offset : h->run_offset;
 	if (next < first)
 		plan_gap(p, next, first - 1, h);
@@ -170,7 +175,8 @@ static void plan_range(struct planner *pl, const struct stream_block *b, uint64_
 					.before = *pl->h};
 }
 
-/* What was not given of a RANGE. Its frames stay a RANGE: late frames that came since do not belong to this history. */
+/* What was not given of a RANGE. Its frames stay a RANGE: late frames that came since do not belong
+ * to this history. */
 static void plan_part(const struct stream_own *o, struct history *h, struct plan *p)
 {
 	uint64_t number = index_find_pos(&o->index, h->part_pos);

@@ -218,7 +218,8 @@ static void fetch(struct reader *r, struct fetch *f)
 		f->err = fetch_merge(r, f);
 	else
 		f->err = fetch_range(r, f);
-	if (f->err == -ENODATA) /* what was asked for is durable, so it was there: retention has dropped every frame */
+	/* what was asked for is durable, so it was there: retention has dropped every frame */
+	if (f->err == -ENODATA)
 		f->err = -ENOENT;
 	if (f->err == 0)
 		f->err = check_frames(f);

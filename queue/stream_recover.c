@@ -131,7 +131,8 @@ static int recover_head(struct recovery *r, const struct jrecord *rec)
 	return 0;
 }
 
-/* A record of an older version does not say which timestamps the server gave. One that lies ahead is a publisher's. */
+/* A record of an older version does not say which timestamps the server gave. One that lies ahead
+ * is a publisher's. */
 static void recover_time(struct recovery *r, int64_t timestamp)
 {
 	struct stream_own *o = &r->s->own;

@@ -84,8 +84,9 @@ struct stream_cursor {
 	enum cursor_queue queue;
 	bool in_flight; /* lent to the keeper, the owner or the reader */
 	bool closed, wants, begun, caught_up;
-	bool tell_begin;           /* CURSOR_BEGUN is still to be given */
-	enum stream_error refusal; /* the owner's: the stream does not have what was asked for; `why` says it */
+	bool tell_begin; /* CURSOR_BEGUN is still to be given */
+	/* the owner's: the stream does not have what was asked for; `why` says it */
+	enum stream_error refusal;
 	enum stream_error error;
 	char why[320];
 	uint64_t seq_no, asked, resume; /* asked: the offset; resume: what of it is there (or 0) */

@@ -257,7 +257,8 @@ static bool put_mark(struct feed_sub *sub, struct frame *mark)
 {
 	const struct stream *s = stream_cursor_stream(sub->cursor);
 
-	mark->incarnation = s ? stream_incarnation(s) : 0; /* GOING_AWAY may come before the stream is known */
+	/* GOING_AWAY may come before the stream is known */
+	mark->incarnation = s ? stream_incarnation(s) : 0;
 	return put_own(sub, sub->reorder ? feed_reorder_due(sub->reorder, feed_now(sub->feed), true) : 0, mark);
 }
 

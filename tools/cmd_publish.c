@@ -44,7 +44,8 @@ struct publish {
 	struct dial dial;
 	struct lines lines;
 	uint64_t read, answered;
-	uint64_t incarnation; /* of the stream, in the last answer; 0: none yet, or the server does not tell */
+	/* of the stream, in the last answer; 0: none yet, or the server does not tell */
+	uint64_t incarnation;
 	bool input_ended;
 	uint64_t nap_ns;
 	struct item queue[QUEUE_MAX]; /* a ring */

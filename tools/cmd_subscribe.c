@@ -38,7 +38,9 @@ struct subscribe {
 	uint64_t missing_pause_ns; /* the last pause because the stream was not there; 0: none yet */
 	uint64_t next_call_ns;     /* not before this */
 	bool ended;                /* the call at hand: nothing more of it counts */
-	bool reset; /* frames that were printed are not in the stream any more; to be said when it is known what it is now */
+	/* frames that were printed are not in the stream any more; to be said when it is known what
+	 * it is now */
+	bool reset;
 	uint64_t was; /* with reset: the incarnation that they were of; 0: not known */
 	uint32_t call;
 	int exit_code; /* -1: go on */
@@ -194,7 +196,8 @@ static void leave_call(struct subscribe *s)
 		channel_call_cancel(s->dial.channel, s->call);
 }
 
-/* What was printed is of a stream that is not there any more; what comes is from the beginning of the one that is. */
+/* What was printed is of a stream that is not there any more; what comes is from the beginning of
+ * the one that is. */
 static void print_reset(struct subscribe *s, uint64_t now)
 {
 	bool same = s->was == now || s->was == 0 || now == 0;

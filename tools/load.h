@@ -90,7 +90,8 @@ struct load_counts {
 	uint64_t disordered;      /* IDs not above what anybody had received before the request was sent */
 	uint64_t disordered_here; /* the same, counting only what this connection had received */
 	uint64_t lost;            /* connections that ended otherwise than by a drain */
-	uint64_t elsewhere;       /* IDs of another incarnation of the sequence than the first reply's: not checked */
+	/* IDs of another incarnation of the sequence than the first reply's: not checked */
+	uint64_t elsewhere;
 };
 
 struct load_worker {

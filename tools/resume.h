@@ -1,22 +1,29 @@
-/* A subscription that survives its connections: what to ask for next, and which of the frames that come are new. Pure; one owner.
+/* A subscription that survives its connections: what to ask for next, and which of the frames that
+ * come are new. Pure; one owner.
  *
  *   HISTORY --CAUGHT_UP--> LIVE                        while nothing breaks
  *   HISTORY --break--> HISTORY again, from the last seq_no seen --CAUGHT_UP--> CATCH_UP (by offset) --past it--> LIVE
  *   LIVE --break--> LIVE, by offset
  *
- * The server gives history (what was durable when it was asked) in rising (seq_no, timestamp, offset), then CAUGHT_UP, then what came
- * later by offset. So while history is being read, a frame at or below the last key K is one that was seen, exactly if its offset is at or
- * below the highest one seen, M: had it been there when we asked, it would have come. Frames published meanwhile with a seq_no below the one
- * that history goes on from are not in the new history at all; CATCH_UP fetches them by offset, from M + 1, and leaves out what
- * history has brought. After more than one break there is one M for each piece of history, a band of seq_no. A connection that breaks
- * before it comes to K again may have brought frames below K all the same, published meanwhile: their offsets are kept until one does.
+ * The server gives history (what was durable when it was asked) in rising (seq_no, timestamp,
+ * offset), then CAUGHT_UP, then what came later by offset. So while history is being read, a frame
+ * at or below the last key K is one that was seen, exactly if its offset is at or below the highest
+ * one seen, M: had it been there when we asked, it would have come. Frames published meanwhile with
+ * a seq_no below the one that history goes on from are not in the new history at all; CATCH_UP
+ * fetches them by offset, from M + 1, and leaves out what history has brought. After more than one
+ * break there is one M for each piece of history, a band of seq_no. A connection that breaks before
+ * it comes to K again may have brought frames below K all the same, published meanwhile: their
+ * offsets are kept until one does.
  *
- * Live frames come by offset, or, where there is a reorder window, nearly so; then an offset that is missing below the highest one may have
- * been held back when the connection broke. So live offsets are remembered, the last RESUME_WINDOW of them, and a connection that broke
- * without a word is taken up again RESUME_BACK offsets before its end (RESUME_WINDOW, if any frame has ever come late).
+ * Live frames come by offset, or, where there is a reorder window, nearly so; then an offset that
+ * is missing below the highest one may have been held back when the connection broke. So live
+ * offsets are remembered, the last RESUME_WINDOW of them, and a connection that broke without a
+ * word is taken up again RESUME_BACK offsets before its end (RESUME_WINDOW, if any frame has ever
+ * come late).
  *
- * All of this is about one incarnation of the stream: its number comes with marks, and is asked for when a connection is made again. When the server refuses that
- * (OUT_OF_RANGE), the frames that were delivered are not the stream's any more, and everything begins anew: resume_restart. */
+ * All of this is about one incarnation of the stream: its number comes with marks, and is asked for
+ * when a connection is made again. When the server refuses that (OUT_OF_RANGE), the frames that
+ * were delivered are not the stream's any more, and everything begins anew: resume_restart. */
 #ifndef ORDINAL_TOOLS_RESUME_H
 #define ORDINAL_TOOLS_RESUME_H
 
@@ -61,7 +68,8 @@ struct resume {
 void resume_init(struct resume *r, uint64_t since);
 void resume_done(struct resume *r);
 
-/* What a new connection has to ask for: replay_seq_no_start and resume_offset (0: none), beside `incarnation`. Call when one begins. */
+/* What a new connection has to ask for: replay_seq_no_start and resume_offset (0: none), beside
+ * `incarnation`. Call when one begins. */
 void resume_begin(struct resume *r, uint64_t *ret_since, uint64_t *ret_offset);
 /* The connection ended. 0 or -ENOMEM. */
 int resume_break(struct resume *r);
@@ -80,7 +88,8 @@ bool resume_caught_up(struct resume *r);
 bool resume_gap(struct resume *r, uint64_t *from, uint64_t to);
 /* A mark has come, with this incarnation; 0: the server does not tell. */
 void resume_told(struct resume *r, uint64_t incarnation);
-/* Whether the next connection goes on where something was, rather than to begin: then OUT_OF_RANGE means that the stream does not have it any more. */
+/* Whether the next connection goes on where something was, rather than to begin: then OUT_OF_RANGE
+ * means that the stream does not have it any more. */
 bool resume_goes_on(const struct resume *r);
 /* Forgets all that was delivered: it is not what the stream has. */
 void resume_restart(struct resume *r);

@@ -49,7 +49,8 @@ struct pb_next_reply {
 	uint64_t incarnation;
 };
 #define PB_NEXT_REPLY_MAX 32
-/* Encodes a NextReply; returns its length, at most PB_NEXT_REPLY_MAX. Default values are left out. */
+/* Encodes a NextReply; returns its length, at most PB_NEXT_REPLY_MAX. Default values are left out.
+ */
 size_t pb_next_reply_put(uint8_t *out, const struct pb_next_reply *r);
 int pb_next_reply_get(struct span msg, struct pb_next_reply *ret);
 /* Encodes a NextRequest; returns its length. `cap` must be at least sequence.n + 2 * PB_VARINT_MAX. */

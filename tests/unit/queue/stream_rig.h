@@ -45,8 +45,8 @@ static struct rig {
 	uint32_t published, answered;
 	uint32_t *by_offset; /* frame number + 1 */
 	uint64_t top;        /* the highest offset known */
-	uint32_t
-		seen_max; /* a subscriber keeps note of offsets below this one; a test with many subscribers lowers it */
+	/* a subscriber keeps note of offsets below this one; a test with many subscribers lowers it */
+	uint32_t seen_max;
 	unsigned failures;
 	const char *why;
 	bool disk_stalls; /* the journal's thread does not run */
@@ -334,7 +334,8 @@ static inline bool some_are_late(void)
 	return false;
 }
 
-/* A gap names an offset once, and none that was given before: but in a sorted history with late frames, where a frame may be given long before its neighbours. */
+/* A gap names an offset once, and none that was given before: but in a sorted history with late
+ * frames, where a frame may be given long before its neighbours. */
 static inline void sub_gap(struct sub *s, const struct stream_slice *sl)
 {
 	bool exact = s->resume != 0 || s->caught_up || !some_are_late();

@@ -310,7 +310,8 @@ static void test_another_incarnation_begins_anew(void **state)
 	for (unsigned i = 0; i < 2; i++) {
 		fake_clear(FAKE_IMMEDIATE);
 		put_facts(IDS_RECORD_OLD_WINDOW, &old, 1);
-		put_facts(IDS_RECORD_WINDOW, &first, 1); /* the number of the life that there was: the position stays */
+		/* the number of the life that there was: the position stays */
+		put_facts(IDS_RECORD_WINDOW, &first, 1);
 		if (i == 1) {
 			put_facts(IDS_RECORD_WINDOW, &second, 1);
 			put_facts(IDS_RECORD_CHECKPOINT, &later, 1);

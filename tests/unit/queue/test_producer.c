@@ -386,7 +386,8 @@ static void test_checkpoint_in_parts(void **state)
 			assert_true(c.answered);
 		}
 	}
-	assert_in_range(fake_count(IDS_RECORD_CHECKPOINT), 3, 6); /* 2500 * 145 bytes, in records of 128 KiB */
+	/* 2500 * 145 bytes, in records of 128 KiB */
+	assert_in_range(fake_count(IDS_RECORD_CHECKPOINT), 3, 6);
 	bench_close(false);
 	fake_reopen(FAKE_IMMEDIATE);
 	bench_open(&o);

@@ -1,5 +1,6 @@
-/* Timestamps that the server gives never fall within a stream, whatever its clock does: it is set back while the stream is used, between two starts, and
- * while retention has dropped every frame. Publishers' own timestamps are kept as they are, and do not move the server's. */
+/* Timestamps that the server gives never fall within a stream, whatever its clock does: it is set
+ * back while the stream is used, between two starts, and while retention has dropped every frame.
+ * Publishers' own timestamps are kept as they are, and do not move the server's. */
 #include "core/base/clock.h"
 #include "tests/unit/queue/stream_rig.h"
 
@@ -167,7 +168,8 @@ static void test_a_clock_that_is_set_back_after_retention_dropped_all(void **sta
 	rig_close(true);
 }
 
-/* Frames with equal seq_no that the server has stamped: history gives them in the order in which they came live. */
+/* Frames with equal seq_no that the server has stamped: history gives them in the order in which
+ * they came live. */
 static void test_history_and_live_agree(void **state)
 {
 	uint64_t last = 0;

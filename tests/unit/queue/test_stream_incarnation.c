@@ -1,5 +1,6 @@
-/* A stream's incarnation, over restarts, kills and power cuts; and cursors that go on where they were: they are told what they go on with, or that the stream
- * does not have what they have read. */
+/* A stream's incarnation, over restarts, kills and power cuts; and cursors that go on where they
+ * were: they are told what they go on with, or that the stream does not have what they have read.
+ */
 #include "tests/unit/queue/stream_rig.h"
 
 #include <inttypes.h>
@@ -88,7 +89,8 @@ static void test_a_stream_of_memory_has_another_incarnation_after_each_start(voi
 	rig_close(true);
 }
 
-/* Frames that are told as soon as they are written: the machine's death may take some of them, a process's own does not. */
+/* Frames that are told as soon as they are written: the machine's death may take some of them, a
+ * process's own does not. */
 static void test_a_stream_that_is_written_has_another_incarnation_after_a_power_cut(void **state)
 {
 	uint64_t was;
@@ -110,7 +112,8 @@ static void test_a_stream_that_is_written_has_another_incarnation_after_a_power_
 		rig_close(false);
 		rig.sim.dead = true;
 		sim_crash(&rig.sim, SIM_KEEP_RANDOM, 0);
-		if (round % 2 == 1) { /* a start that gets no further than to open, and ends in good order */
+		/* a start that gets no further than to open, and ends in good order */
+		if (round % 2 == 1) {
 			struct journal_opts jo = {
 				.dir = "sim", .group_max = 1u << 20, .method = JOURNAL_FDATASYNC, .disk = &rig.disk};
 
@@ -306,7 +309,8 @@ static void retain(uint64_t bytes)
 	}
 }
 
-/* Retention has dropped what is to be gone on with: first comes the offset from which frames follow, then the gap. */
+/* Retention has dropped what is to be gone on with: first comes the offset from which frames
+ * follow, then the gap. */
 static void test_what_is_gone_is_named_behind_where_it_goes_on(void **state)
 {
 	struct stream_stats st;

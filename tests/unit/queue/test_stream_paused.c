@@ -1,7 +1,9 @@
-/* Subscribers that pause, at every frame of a history, while retention drops segments and other readers drive what was read out of the reader's cache.
- * Each frame is given once or named by one gap; nothing is given twice, nothing is given after a gap has named it.
+/* Subscribers that pause, at every frame of a history, while retention drops segments and other
+ * readers drive what was read out of the reader's cache. Each frame is given once or named by one
+ * gap; nothing is given twice, nothing is given after a gap has named it.
  *
- * A round publishes a stream, opens one reader for each place to pause, lets each read up to its place, drops segments, and lets all go on. */
+ * A round publishes a stream, opens one reader for each place to pause, lets each read up to its
+ * place, drops segments, and lets all go on. */
 #include "tests/unit/queue/stream_rig.h"
 
 #define FRAMES 1600u
@@ -48,7 +50,8 @@ static void publish_frames(enum keys k, uint32_t n, uint32_t batch)
 	turn_until_idle();
 }
 
-/* Retention drops the oldest segment of stream "a", if it may. Stream "b" is left alone: the keeper believes that its owner is at it. */
+/* Retention drops the oldest segment of stream "a", if it may. Stream "b" is left alone: the keeper
+ * believes that its owner is at it. */
 static void drop_a_segment(void)
 {
 	struct stream *b = streams_at(rig.ss, 1);
@@ -65,8 +68,8 @@ static void drop_a_segment(void)
 	turn_until_idle();
 }
 
-/* Reads another stream from disk, as many records as it takes to drive everything else out of the reader's places. Its frames have numbers of their own, so
- * they are counted and not looked at. */
+/* Reads another stream from disk, as many records as it takes to drive everything else out of the
+ * reader's places. Its frames have numbers of their own, so they are counted and not looked at. */
 static void use_the_cache(void)
 {
 	struct stream_start st = {.stream = SPAN_LIT("b")};
@@ -103,7 +106,8 @@ static void publish_other(void)
 	}
 }
 
-/* Segments end at other places than chunks of memory, which bound a step: the border between two of them is in a step, near its beginning or near its end. */
+/* Segments end at other places than chunks of memory, which bound a step: the border between two of
+ * them is in a step, near its beginning or near its end. */
 static uint32_t segment_bytes(uint64_t seed)
 {
 	return SEGMENT_BYTES_MIN + (uint32_t)(seed % 3) * 100000;
@@ -152,7 +156,8 @@ static void finish(unsigned readers)
 	rig_close(true);
 }
 
-/* A reader for each frame: it pauses there, and retention drops the oldest segments. `resume`: they read by offset. */
+/* A reader for each frame: it pauses there, and retention drops the oldest segments. `resume`: they
+ * read by offset. */
 static void paused_at_each_frame(uint64_t seed, enum keys k, bool resume, unsigned drops)
 {
 	unsigned step = heavy ? 1 : 17, readers = 0;
@@ -196,7 +201,8 @@ static void test_a_reader_that_resumed_and_paused_gets_nothing_twice(void **stat
 		paused_at_each_frame(seed, seed % 2 ? RISING : SOME_LATE, true, 1 + seed % 3);
 }
 
-/* Retention, publishes, other readers and pauses in any order; part of the history is in memory when it is planned. */
+/* Retention, publishes, other readers and pauses in any order; part of the history is in memory
+ * when it is planned. */
 static void random_order(uint64_t seed, enum keys k, enum stream_durability durability)
 {
 	enum { N = 24 };
@@ -261,8 +267,9 @@ static uint32_t newest_segment_bytes(void)
 	return (uint32_t)seg[n - 1].end;
 }
 
-/* Retention may drop every segment that holds frames: the newest has the journal's own records alone. A reader that paused is told that the rest is gone, and gets
- * what comes later, from memory or from disk. */
+/* Retention may drop every segment that holds frames: the newest has the journal's own records
+ * alone. A reader that paused is told that the rest is gone, and gets what comes later, from memory
+ * or from disk. */
 static void paused_until_nothing_is_left(bool resume)
 {
 	enum { N = 12 };
@@ -272,8 +279,8 @@ static void paused_until_nothing_is_left(bool resume)
 	while (newest_segment_bytes() < SEGMENT_BYTES_MIN)
 		publish_frames(RISING, 10, 5);
 	rig_close(true);
-	rig.opts.segment_bytes =
-		SEGMENT_BYTES_MIN; /* what trims is written to a segment of its own, since the newest is larger */
+	/* what trims is written to a segment of its own, since the newest is larger */
+	rig.opts.segment_bytes = SEGMENT_BYTES_MIN;
 	rig_open();
 	for (unsigned i = 0; i < N; i++) {
 		sub_open(&reader[i], 0, "a", 0, resume ? 1 : 0);

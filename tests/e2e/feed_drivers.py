@@ -4,7 +4,7 @@ what the replay test lets loose on a daemon. They end by themselves when the dae
 import grpc
 
 import native
-from feed_model import Sent
+from feed_model import CAUGHT_UP, RESUMED, Sent
 from native import END, GOAWAY, HEADER, LAST, MESSAGE, varint
 
 PUBLISH, PUBLISH_MANY, SUBSCRIBE = 3, 4, 5
@@ -259,7 +259,9 @@ def everything_after(d, model):
         c.send(native.request(1, request, method=SUBSCRIBE, flags=LAST))
         for raws in native_raws(c.sock):
             for raw in raws:
-                if model.kept.pb.Frame.FromString(raw).mark:
+                mark = model.kept.pb.Frame.FromString(raw).mark
+                if mark == CAUGHT_UP:
                     return
-                yield raw
+                if mark != RESUMED:
+                    yield raw
     raise AssertionError("the daemon went away while it was asked for what it has")

@@ -14,7 +14,7 @@ import appliance
 sys.path.insert(0, os.path.join(appliance.ROOT, "tools", "python", "ordinal"))
 from _crc import is_whole  # noqa: E402  pylint: disable=wrong-import-position
 
-NONE, CAUGHT_UP, GAP, GOING_AWAY = range(4)
+NONE, CAUGHT_UP, GAP, GOING_AWAY, RESUMED = range(5)
 
 
 class Difference(AssertionError):
@@ -58,6 +58,7 @@ class Observation:
         self.who, self.since, self.resume, self.edge = who, since, resume, edge
         self.frames, self.marks, self.mark_at = [], [], []
         self.caught_up_at = self.caught_up = self.going_away = None
+        self.incarnation = None  # as marks have said
 
     def add(self, raws, frames):
         for raw in raws:
@@ -67,11 +68,21 @@ class Observation:
                 self._mark(self.marks[n])
             elif self.going_away is not None:
                 raise Difference(f"{self.who}: a frame after GOING_AWAY")
+            elif self.resume and self.incarnation is None:
+                raise Difference(f"{self.who}: a frame before RESUMED")
             else:
                 self.frames.append(got)
 
     def _mark(self, frame):
-        if frame.mark == CAUGHT_UP and self.caught_up is None:
+        # A subscriber that waits for its stream to be made may be sent away before it is known.
+        unknown = frame.mark == GOING_AWAY and not self.frames and not frame.incarnation
+        if not unknown and (not frame.incarnation or self.incarnation not in (None, frame.incarnation)):
+            raise Difference(f"{self.who}: a mark with another incarnation than {self.incarnation}: {frame}")
+        first, self.incarnation = self.incarnation is None, frame.incarnation or self.incarnation
+        if self.resume and first and frame.mark != GOING_AWAY:
+            if frame.mark != RESUMED or frame.offset != self.resume:
+                raise Difference(f"{self.who}: begins with {frame}")
+        elif frame.mark == CAUGHT_UP and self.caught_up is None:
             self.caught_up, self.caught_up_at = frame.offset, len(self.frames)
         elif frame.mark == GOING_AWAY and self.going_away is None:
             self.going_away = frame.offset
@@ -90,6 +101,7 @@ class Model:
         self.under_way = {}  # payload -> Sent
         self.edge = 0  # the highest offset that was acknowledged
         self.last = {}  # publisher -> the last number that was kept
+        self.incarnation = None  # of the stream
 
     def send(self, payload, sent):
         with self.lock:
@@ -147,6 +159,9 @@ class Model:
     # Observations.
 
     def check(self, o):
+        self.incarnation = self.incarnation or o.incarnation
+        if o.incarnation not in (None, self.incarnation):
+            raise Difference(f"{o.who}: the stream is in incarnation {o.incarnation}, and was in {self.incarnation}")
         if o.caught_up is not None and not (o.resume or 0) - 1 <= o.caught_up <= len(self.raw):
             raise Difference(f"{o.who}: CAUGHT_UP says offset {o.caught_up}; the last is {len(self.raw)}")
         if o.caught_up is not None and o.caught_up < o.edge:

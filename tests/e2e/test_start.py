@@ -352,3 +352,14 @@ def test_the_ring_is_restricted(daemon):
     """What the ring may run is limited to what a server needs (unit/core/test_ring.c says how)."""
     d = daemon(SHARDS=1)
     assert any("io_uring: " in line and "restricted" in line for line in d.log().splitlines()), d.log()
+
+
+def test_a_folder_that_is_no_streams_is_named(daemon):
+    """"the data directory has a stream whose name is not one" did not say which."""
+    d = daemon()
+    d.stop()
+    (d.data / "stream..zz").mkdir()
+    code, said = d.start_refused()
+    assert code == 1 and "a folder stream..zz" in said, said
+    (d.data / "stream..zz").rmdir()
+    d.start()

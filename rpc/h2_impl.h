@@ -77,6 +77,8 @@ struct h2_stream {
 	bool want_writable; /* call_send said false, or call_send_framed took less than all */
 	bool held_back;     /* call_send_framed took less than all */
 	bool waits;         /* counted in the session's `waiting` */
+	bool end_seen;      /* the frame at hand, or one before it, ended the request */
+	bool discarded;     /* h2_discard.c has the rest of the request, and may hold the answer back */
 	uint8_t prefix_len, prefix[GRPC_PREFIX];
 	uint8_t end_status;
 	uint32_t want;        /* bytes of the message being put together */
@@ -124,8 +126,10 @@ struct h2_session {
 	uint64_t part_ns, block_ns, start_ns, drain_ns;
 	uint64_t read_ns; /* since when it is read again, after its output was too much */
 	uint32_t reset_tokens, useless;
+	uint32_t answered; /* streams that have ended in good order and have not been reset since, about */
 	uint64_t reset_ns, useless_ns;
 	uint32_t reset_ids[H2_RESET_IDS], reset_at;
+	struct h2_discards *discards; /* NULL: there are none */
 	struct timer timer;
 };
 
@@ -158,6 +162,11 @@ static inline struct h2_stream *h2_stream_of(struct call *c)
 	return container_of(c, struct h2_stream, call);
 }
 
+static inline bool h2_wants_one_message(const struct method *m)
+{
+	return m->kind == METHOD_UNARY || m->kind == METHOD_SERVER_STREAM;
+}
+
 /* h2_frames.c */
 
 /* A whole frame. */
@@ -174,9 +183,24 @@ void h2_finish(struct call *c, enum grpc_status status, struct span text);
 /* The last HEADERS of a stream: trailers, or headers and trailers in one if nothing was sent before. */
 void h2_put_trailers(struct h2_stream *st, enum grpc_status status, struct span text);
 /* The answer to something that is not gRPC. */
-void h2_put_http_status(struct h2_session *s, uint32_t id, uint16_t status);
+void h2_put_http_status(struct h2_stream *st, uint16_t status);
 void h2_note_waiting(struct h2_stream *st, bool waits);
 bool h2_is_shut(const struct call *c);
+
+/* h2_discard.c */
+
+/* A stream is answered, now or before, and its request has not ended; the peer may still send `window` bytes. false:
+ * there is no memory, or the peer can send no more; reset the stream behind its answer. */
+bool h2_discard_begin(struct h2_session *s, uint32_t id, int32_t window);
+/* What comes for such a stream. false: it is none. */
+bool h2_discard_data(struct h2_session *s, uint32_t id, uint32_t n, bool end);
+bool h2_discard_trailers(struct h2_session *s, uint32_t id, bool end);
+bool h2_discard_reset(struct h2_session *s, uint32_t id);
+/* Takes the answer of such a stream, a whole frame, to send it when the request has come. false: send it now. */
+bool h2_discard_hold(struct h2_session *s, uint32_t id, const uint8_t *frame, size_t n);
+/* Sends the answers that are held. */
+void h2_discard_answer(struct h2_session *s);
+void h2_discard_free(struct h2_session *s);
 
 /* h2_stream.c */
 

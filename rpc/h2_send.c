@@ -15,7 +15,6 @@
 enum {
 	PUMP_QUEUE = 128 << 10, /* bytes queued on the connection above which streams wait */
 	SLICE_MIN = 2048,       /* shorter pieces are copied */
-	BLOCK_STATUS = 48,      /* a header block of nothing but a status */
 	BLOCK_MAX = 8192,       /* a header block of ours; within any peer's SETTINGS_MAX_FRAME_SIZE */
 };
 
@@ -88,9 +87,12 @@ static void finish_stream(struct h2_stream *st)
 {
 	struct h2_session *s = st->session;
 	uint32_t id = st->id;
-	bool remote_end = st->remote_end;
+	bool remote_end = st->remote_end || st->end_seen, discarded = st->discarded;
+	int32_t window = st->recv_window;
 	h2_stream_drop(st);
-	if (!remote_end)
+	if (likely(remote_end))
+		s->answered += s->answered < UINT32_MAX;
+	else if (!discarded && !h2_discard_begin(s, id, window))
 		h2_reset(s, id, H2_NO_ERROR, false);
 	if (unlikely(s->draining || s->eof))
 		h2_maybe_close(s);
@@ -159,12 +161,26 @@ static void block_begin(struct block *b, const struct h2_stream *st)
 		block_add_metadata(b, &st->call.extra->initial);
 }
 
+/* The last block of a stream whose request is still on its way. false: it has to leave now. A block that changes the
+ * decoder's table leaves in its place. */
+static __attribute__((noinline)) bool hold_block(struct h2_stream *st, const struct block *b)
+{
+	uint8_t frame[H2_FRAME_HEADER + BLOCK_MAX];
+	if (b->p[0] == HPACK_TABLE_OFF)
+		return false;
+	h2_frame_put(frame, (uint32_t)b->n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, st->id);
+	memcpy(frame + H2_FRAME_HEADER, b->p, b->n);
+	return h2_discard_hold(st->session, st->id, frame, H2_FRAME_HEADER + b->n);
+}
+
 static bool put_block(struct h2_stream *st, const struct block *b, uint8_t flags)
 {
 	if (b->full)
 		log_limited(LOG_LEVEL_WARN,
 			    "fields of an answer of %s were left out: more than %d bytes, or than the client takes",
 			    st->call.method ? st->call.method->name : "an unknown method", BLOCK_MAX);
+	if (unlikely(st->discarded) && hold_block(st, b))
+		return true;
 	uint8_t *p = conn_reserve(st->session->conn, H2_FRAME_HEADER + b->n);
 	if (!p)
 		return false;
@@ -197,20 +213,17 @@ void h2_put_trailers(struct h2_stream *st, enum grpc_status status, struct span 
 }
 
 /* The answer to something that is not gRPC. */
-void h2_put_http_status(struct h2_session *s, uint32_t id, uint16_t status)
+void h2_put_http_status(struct h2_stream *st, uint16_t status)
 {
-	uint8_t p[H2_FRAME_HEADER + BLOCK_STATUS];
 	struct block b;
 	char number[8];
 	int digits = snprintf(number, sizeof number, "%u", (unsigned)status);
-	block_init(&b, s);
-	b.n += hpack_put_literal_indexed_name(b.p + b.n, BLOCK_STATUS - b.n, 8,
+	block_init(&b, st->session);
+	b.n += hpack_put_literal_indexed_name(b.p + b.n, sizeof b.p - b.n, 8,
 					      (struct span){(uint8_t *)number, (size_t)digits});
 	if (status == 405) /* RFC 9110 section 15.5.6: such an answer says what is allowed */
-		b.n += hpack_put_literal(b.p + b.n, BLOCK_STATUS - b.n, SPAN_LIT("allow"), SPAN_LIT("POST"));
-	h2_frame_put(p, (uint32_t)b.n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, id);
-	memcpy(p + H2_FRAME_HEADER, b.p, b.n);
-	conn_write(s->conn, p, H2_FRAME_HEADER + b.n);
+		b.n += hpack_put_literal(b.p + b.n, sizeof b.p - b.n, SPAN_LIT("allow"), SPAN_LIT("POST"));
+	put_block(st, &b, H2_F_END_STREAM);
 }
 
 static bool put_headers(struct h2_stream *st)
@@ -370,11 +383,14 @@ void h2_finish(struct call *c, enum grpc_status status, struct span text)
 	struct h2_session *s = st->session;
 	call_end(c, status);
 	if (!is_pending(st)) {
+		if (unlikely(st->discarded))
+			st->discarded = h2_discard_begin(s, st->id, st->recv_window);
 		h2_put_trailers(st, status, text);
 		finish_stream(st);
 		return;
 	}
 	st->end_pending = true;
+	st->discarded = false;
 	st->end_status = (uint8_t)status;
 	st->progress_ns = s->rpc->shard->now_ns;
 	if (text.n && !h2_bytes_add(s->rpc, &st->text, text.p, text.n))

@@ -128,6 +128,7 @@ void h2_reset(struct h2_session *s, uint32_t id, enum h2_error code, bool provok
 		return;
 	if (provoked && code != H2_REFUSED_STREAM) /* which has said why */
 		call_note_refusal(s->rpc, s->conn, REFUSAL_PROTOCOL, "a stream: it broke the rules of HTTP/2");
+	h2_discard_reset(s, id); /* nothing follows a reset, an answer that is held back least of all */
 	s->reset_ids[s->reset_at++ % H2_RESET_IDS] = id;
 	h2_put_u32(s, H2_RST_STREAM, id, code);
 }
@@ -154,6 +155,7 @@ void h2_credit(struct h2_session *s, uint32_t n)
 void h2_maybe_close(struct h2_session *s)
 {
 	if (s->streams.used == 0 && (s->draining == H2_DRAIN_FINAL || s->eof) && !s->ending) {
+		h2_discard_answer(s);
 		s->ending = true;
 		if (s->settled)
 			conn_close_now(s->conn);
@@ -411,6 +413,7 @@ static void h2_closed(struct conn *c)
 	if (!s->noted)
 		call_note_end(s->rpc, c);
 	h2_streams_free(s);
+	h2_discard_free(s);
 	wheel_del(&s->rpc->shard->wheel, &s->timer);
 	h2_bytes_free(s->rpc, &s->part);
 	h2_bytes_free(s->rpc, &s->block);

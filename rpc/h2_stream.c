@@ -131,11 +131,6 @@ static void refuse_call(struct h2_stream *st, enum grpc_status status, enum refu
 	fail(st, status, text);
 }
 
-static bool wants_one_message(const struct h2_stream *st)
-{
-	return st->call.method->kind == METHOD_UNARY || st->call.method->kind == METHOD_SERVER_STREAM;
-}
-
 static bool inflate_message(struct h2_stream *st, struct span in, struct span *ret)
 {
 	struct rpc_shard *r = st->call.rpc;
@@ -199,6 +194,8 @@ static bool begin_message(struct h2_stream *st)
 	st->want = load_be32(st->prefix + 1);
 	if (st->want > o->message_max) {
 		snprintf(text, sizeof text, "a message of %u bytes is above MESSAGE_MAX, %u", st->want, o->message_max);
+		/* The rest of it is on its way, and may be long. */
+		st->discarded = !st->end_seen && !st->headers_sent && h2_wants_one_message(st->call.method);
 		refuse_call(st, GRPC_RESOURCE_EXHAUSTED, REFUSAL_MESSAGE, text);
 		return false;
 	}
@@ -227,7 +224,8 @@ static bool whole(struct h2_stream *st)
 	struct h2_session *s = st->session;
 	struct h2_bytes msg = st->msg;
 	st->prefix_len = 0;
-	if (wants_one_message(st)) { /* it waits for the end of the stream; a further prefix would be one too many */
+	if (h2_wants_one_message(
+		    st->call.method)) { /* it waits for the end of the stream; a further prefix would be one too many */
 		st->have_message = true;
 		return true;
 	}
@@ -250,7 +248,7 @@ static size_t step(struct h2_stream *st, const uint8_t *p, size_t n)
 		return take;
 	}
 	size_t left = st->want - st->msg.len, take = left < n ? left : n;
-	if (take == st->want && !wants_one_message(st)) { /* all of it is here */
+	if (take == st->want && !h2_wants_one_message(st->call.method)) { /* all of it is here */
 		st->prefix_len = 0;
 		return deliver(st, (struct span){p, take}, st->prefix[0]) ? take : SIZE_MAX;
 	}
@@ -297,7 +295,7 @@ static void request_done(struct h2_stream *st)
 	st->request_told = true;
 	if (st->prefix_len > 0) {
 		refuse_call(st, GRPC_INVALID_ARGUMENT, REFUSAL_INVALID, "the request ended within a message");
-	} else if (!wants_one_message(st)) {
+	} else if (!h2_wants_one_message(st->call.method)) {
 		st->call.seen = true;
 		st->call.method->half_close(&st->call);
 	} else if (!st->have_message) {
@@ -328,13 +326,14 @@ void h2_stream_remote_end(struct h2_stream *st)
 static bool is_whole(const struct h2_stream *st, const uint8_t *p, uint32_t n, bool end)
 {
 	return end && n >= GRPC_PREFIX && p[0] == 0 && load_be32(p + 1) == n - GRPC_PREFIX && st->prefix_len == 0 &&
-	       !st->have_message && st->call.live && wants_one_message(st) &&
+	       !st->have_message && st->call.live && h2_wants_one_message(st->call.method) &&
 	       n - GRPC_PREFIX <= st->call.rpc->opts->message_max;
 }
 
 void h2_stream_data(struct h2_stream *st, const uint8_t *p, uint32_t n, bool end)
 {
 	struct h2_session *s = st->session;
+	st->end_seen = end;
 	if (st->content_left >= 0) {
 		st->content_left -= n;
 		if (st->content_left < 0 || (end && st->content_left > 0)) {
@@ -356,7 +355,7 @@ void h2_stream_data(struct h2_stream *st, const uint8_t *p, uint32_t n, bool end
 	}
 	/* A long message may take its time as long as it moves; a byte now and then is no move. */
 	st->progress += n;
-	if (st->progress >= H2_PROGRESS || (st->prefix_len == 0 && !wants_one_message(st))) {
+	if (st->progress >= H2_PROGRESS || (st->prefix_len == 0 && !h2_wants_one_message(st->call.method))) {
 		st->progress = 0;
 		st->progress_ns = s->rpc->shard->now_ns;
 	}
@@ -429,14 +428,15 @@ static void on_call_timer(struct timer *t, void *ctx)
 
 /* Opening. */
 
-/* What cannot become a call gets its answer at once. */
+/* What cannot become a call. */
 static void refuse(struct h2_session *s, uint32_t id, const struct h2_head *head, bool end)
 {
-	struct h2_stream st = {.session = s, .id = id};
+	bool kept = !end && h2_discard_begin(s, id, (int32_t)s->rpc->opts->h2_stream_window);
+	struct h2_stream st = {.session = s, .id = id, .discarded = kept};
 	if (head->http_status && !head->too_large) {
 		call_note_refusal(s->rpc, s->conn, REFUSAL_INVALID, "a request that is not gRPC");
 		call_count_refused(s->rpc, GRPC_INVALID_ARGUMENT);
-		h2_put_http_status(s, id, head->http_status);
+		h2_put_http_status(&st, head->http_status);
 	} else {
 		enum grpc_status status = head->too_large                    ? GRPC_RESOURCE_EXHAUSTED
 					  : head->bad_timeout || head->twice ? GRPC_INVALID_ARGUMENT
@@ -459,17 +459,19 @@ static void refuse(struct h2_session *s, uint32_t id, const struct h2_head *head
 		call_count_refused(s->rpc, status);
 		h2_put_trailers(&st, status, (struct span){(uint8_t *)text, strlen(text)});
 	}
-	if (!end)
+	if (!end && !kept)
 		h2_reset(s, id, H2_NO_ERROR, false);
 }
 
 /* Access says no. */
-static void refuse_access(struct h2_session *s, uint32_t id, const struct call_refusal *why, bool end)
+static void refuse_access(struct h2_session *s, uint32_t id, const struct method *m, const struct call_refusal *why,
+			  bool end)
 {
-	struct h2_stream st = {.session = s, .id = id};
+	bool kept = !end && h2_discard_begin(s, id, (int32_t)s->rpc->opts->h2_stream_window);
+	struct h2_stream st = {.session = s, .id = id, .discarded = kept && h2_wants_one_message(m)};
 	call_count_refused(s->rpc, why->status);
 	h2_put_trailers(&st, why->status, (struct span){(const uint8_t *)why->text, strlen(why->text)});
-	if (!end)
+	if (!end && !kept)
 		h2_reset(s, id, H2_NO_ERROR, false);
 }
 
@@ -484,7 +486,7 @@ void h2_stream_open(struct h2_session *s, uint32_t id, const struct h2_head *hea
 	const struct method *m = r->methods->method[head->method];
 	struct call_refusal why;
 	if (unlikely(!call_admits(r, s->conn, m, head->who, &why))) {
-		refuse_access(s, id, &why, end);
+		refuse_access(s, id, m, &why, end);
 		return;
 	}
 	struct h2_stream *st = h2_table_reserve(&s->streams) ? slab_get(&r->h2_streams, &slot) : NULL;
@@ -553,7 +555,8 @@ void h2_streams_give_way(struct assembly_share *share, uint64_t bytes)
 
 static bool awaits_request(const struct h2_stream *st)
 {
-	return st->call.live && !st->remote_end && !st->paused && (wants_one_message(st) || st->prefix_len > 0);
+	return st->call.live && !st->remote_end && !st->paused &&
+	       (h2_wants_one_message(st->call.method) || st->prefix_len > 0);
 }
 
 /* The peer has taken nothing of the answer, or never can: no trailers can follow. */

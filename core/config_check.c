@@ -151,6 +151,43 @@ static int check_messages(const struct check *k)
 	return 0;
 }
 
+/* Whether somebody has chosen the value. What is not known to be a default counts as chosen. */
+static bool is_set(const struct check *k, size_t offset)
+{
+	unsigned i = 0;
+	while (config_options[i].build || config_options[i].offset != offset)
+		i++;
+	return !k->origins || k->origins[i].file || k->origins[i].override;
+}
+
+/* A frame that somebody allows has to fit into a request and into a segment, or another limit would be in force. */
+static int check_frames(const struct check *k)
+{
+	enum {
+		REQUEST_ROOM = 256,  /* names and numbers beside the payload, at most */
+		SEGMENT_ROOM = 8448, /* the segment's header, and the record's and the frame's own bytes, at most */
+	};
+	const struct config *c = k->c;
+	size_t at = offsetof(struct config, feed_frame_max);
+	char other[150];
+	if (!is_set(k, at))
+		return 0;
+	if (c->feed_frame_max > c->message_max - REQUEST_ROOM)
+		return refuse(k, at,
+			      "is %" PRId64 " and must be at least %d below %s, which is %" PRId64
+			      ": a request has to carry a frame",
+			      c->feed_frame_max, REQUEST_ROOM,
+			      name(k, offsetof(struct config, message_max), other, sizeof other), c->message_max);
+	if (c->feed_frame_max > c->feed_segment_bytes - SEGMENT_ROOM)
+		return refuse(k, at,
+			      "is %" PRId64 " and must be at least %d below %s, which is %" PRId64
+			      ": a segment has to hold a frame",
+			      c->feed_frame_max, SEGMENT_ROOM,
+			      name(k, offsetof(struct config, feed_segment_bytes), other, sizeof other),
+			      c->feed_segment_bytes);
+	return 0;
+}
+
 int config_listen_split(const char *listen, char *ret_host, size_t cap, uint16_t *ret_port)
 {
 	const char *colon = strrchr(listen, ':');
@@ -278,8 +315,9 @@ static int check_paths(const struct check *k)
 
 int config_check_origins(const struct config *c, const struct config_origin *origins, struct config_error *why)
 {
-	static int (*const checks[])(const struct check *k) = {check_powers, check_orders, check_queue, check_messages,
-							       check_listen, check_tls,    check_cpus,  check_paths};
+	static int (*const checks[])(const struct check *k) = {check_powers,   check_orders, check_queue,
+							       check_messages, check_frames, check_listen,
+							       check_tls,      check_cpus,   check_paths};
 	struct check k = {c, origins, why};
 	int rc = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(checks) && !rc; i++)

@@ -14,6 +14,7 @@ import appliance
 import native
 
 PATIENCE_S = 60
+FRAME_MAX = (4 << 20) - 1024  # FEED_FRAME_MAX's default
 LARGE = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -298,9 +299,22 @@ def test_no_seam_between_history_and_live(server, feed, subscribe, pb):
         t.join()
 
 
+def test_the_largest_frame_fits_the_limits_of_a_stock_reader(server, connect, stubs, pb):
+    """A frame of FEED_FRAME_MAX was 24 bytes too much for clients at their defaults: they never got past it."""
+    channel = connect(server).channel
+    f = stubs.rpc.FeedStub(channel)
+    frame = dict(stream="s" * 64, publisher="p" * 64, publisher_seq=2**64 - 1, seq_no=2**64 - 1, timestamp=2**63 - 1)
+    assert f.Publish(pb.PublishRequest(payload=bytes(FRAME_MAX), **frame)).offset == 1
+    with pytest.raises(grpc.RpcError) as e:
+        f.Publish(pb.PublishRequest(payload=bytes(FRAME_MAX + 1), stream="s" * 64))
+    assert e.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and str(FRAME_MAX) in e.value.details()
+    got = next(iter(f.Subscribe(pb.SubscribeRequest(stream="s" * 64), timeout=60)))
+    assert len(got.payload) == FRAME_MAX
+
+
 def test_frames_of_every_size(server, feed, subscribe, pb):
     f = feed(server, options=LARGE)
-    sizes = [0, 1, 100, 2000, 2048, 16384, 65536, 262144, 300_000, 1 << 20, (4 << 20) - 1, 4 << 20]
+    sizes = [0, 1, 100, 2000, 2048, 16384, 65536, 262144, 300_000, 1 << 20, FRAME_MAX - 1, FRAME_MAX]
     rng = random.Random(1)
     payloads = [rng.randbytes(n) for n in sizes]
     for i, payload in enumerate(payloads):

@@ -171,7 +171,7 @@ def test_publish_and_read(client):
 
 
 def test_a_frame_of_four_megabytes(client):
-    data = os.urandom(4 << 20)
+    data = os.urandom((4 << 20) - 1024)  # FEED_FRAME_MAX's default
     with ordinal.Client(client.server) as quick:
         quick.publish("s", 1, data)
         assert history(quick) == [data]

@@ -111,6 +111,24 @@ static void defaults_are_those_of_kconfig(void **state)
 	config_done(&c);
 }
 
+/* A limit that could not be in force is refused, where somebody has set it. */
+static void a_frame_has_to_fit(void **state)
+{
+	struct config c;
+	override_refused("FEED_FRAME_MAX=20000000", "CONFIG_FEED_FRAME_MAX");
+	override_refused("FEED_FRAME_MAX=4259585", "CONFIG_MESSAGE_MAX");
+	override_taken("FEED_FRAME_MAX=4259584", &c);
+	config_done(&c);
+	assert_int_equal(load_text(&c, "CONFIG_FEED_SEGMENT_BYTES=1048576\nCONFIG_FEED_FRAME_MAX=1040129\n"), -EINVAL);
+	contains(why.text, "CONFIG_FEED_SEGMENT_BYTES");
+	unlink(path);
+	path[0] = '\0';
+	file_taken("CONFIG_FEED_SEGMENT_BYTES=1048576\nCONFIG_FEED_FRAME_MAX=1040128\n", &c);
+	config_done(&c);
+	file_taken("CONFIG_FEED_SEGMENT_BYTES=1048576\n", &c); /* nobody has asked for larger frames */
+	config_done(&c);
+}
+
 static void every_default_is_in_its_range(void **state)
 {
 	for (unsigned i = 0; i < config_option_count; i++) {
@@ -552,6 +570,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		T(defaults_are_those_of_kconfig),
+		T(a_frame_has_to_fit),
 		T(every_default_is_in_its_range),
 		T(a_file_sets_every_kind),
 		T(an_empty_file_is_all_defaults),

@@ -46,7 +46,7 @@ struct publish {
 	uint64_t read, answered;
 	/* of the stream, in the last answer; 0: none yet, or the server does not tell */
 	uint64_t incarnation;
-	bool input_ended;
+	bool input_ended, input_failed; /* what was read before the failure is published all the same */
 	uint64_t nap_ns;
 	struct item queue[QUEUE_MAX]; /* a ring */
 	uint32_t head, queued, sent;  /* sent: of the queued, on the call at hand */
@@ -187,6 +187,30 @@ static int next_payload(struct publish *p, struct span *ret)
 	return LINES_LINE;
 }
 
+/* Whether the next payload's seq_no and number exist; after a sentence, when not. */
+static bool numbers_last(const struct publish *p, uint64_t payload)
+{
+	if (!p->seq_same && payload > UINT64_MAX - p->seq_first)
+		fprintf(stderr,
+			"ordinal: --seq-start %" PRIu64 " leaves no seq_no for payload %" PRIu64
+			": the last seq_no is %" PRIu64 "\n",
+			p->seq_first, payload + 1, UINT64_MAX);
+	else if (p->base.publisher.n && payload > UINT64_MAX - p->publisher_seq_first)
+		fprintf(stderr,
+			"ordinal: --publisher-seq %" PRIu64 " leaves no number for payload %" PRIu64
+			": the last number is %" PRIu64 "\n",
+			p->publisher_seq_first, payload + 1, UINT64_MAX);
+	else
+		return true;
+	return false;
+}
+
+static void input_failed(struct publish *p)
+{
+	p->input_ended = true;
+	p->input_failed = true;
+}
+
 /* Reads ahead as far as the queue allows and input is there. */
 static void take_input(struct publish *p)
 {
@@ -198,6 +222,10 @@ static void take_input(struct publish *p)
 			break;
 		if (r == LINES_LINE) {
 			quiet = false;
+			if (!numbers_last(p, p->read)) {
+				input_failed(p);
+				break;
+			}
 			r = queue_payload(p, payload);
 		} else if (r == LINES_END) {
 			p->input_ended = true;
@@ -206,8 +234,7 @@ static void take_input(struct publish *p)
 		if (r < 0) {
 			fprintf(stderr, "ordinal: cannot read payload %" PRIu64 ": %s\n", p->read + 1,
 				r == -EMSGSIZE ? "the line is too long" : strerror(-r));
-			p->input_ended = true;
-			fail(p, TOOL_FAILED);
+			input_failed(p);
 		}
 	}
 	if (!quiet || p->nap_ns < INPUT_NAP_MIN_NS)
@@ -366,6 +393,8 @@ static int run(struct publish *p)
 		take_input(p);
 		if (p->exit_code >= 0 || (p->input_ended && p->queued == 0))
 			break;
+		if (p->queued == 0 && !p->quiet && tool_reader_gone())
+			return tool_unread();
 		send_queued(p);
 		bool waits = !p->input_ended && p->queued < QUEUE_MAX && p->queued_bytes < QUEUE_BYTES_MAX;
 		int r = dial_turn(&p->dial, waits ? p->nap_ns : NS_PER_S);
@@ -379,7 +408,7 @@ static int run(struct publish *p)
 		if (fflush(stdout))
 			return TOOL_FAILED;
 	}
-	return p->exit_code < 0 ? TOOL_OK : p->exit_code;
+	return p->exit_code >= 0 ? p->exit_code : p->input_failed ? TOOL_FAILED : TOOL_OK;
 }
 
 int cmd_publish(int argc, char **argv)
@@ -407,6 +436,8 @@ int cmd_publish(int argc, char **argv)
 	if (optind < argc) {
 		p.args = argv + optind;
 		p.args_n = argc - optind;
+		if (!numbers_last(&p, (uint64_t)p.args_n - 1))
+			return tool_usage("publish");
 	}
 	if (tool_check_server(p.dial_opts.server) || credentials_load(p.dial_opts.server))
 		return tool_usage("publish");

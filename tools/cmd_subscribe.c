@@ -1,7 +1,7 @@
 /* `ordinal subscribe`: a stream's frames on standard output, over as many connections as it takes.
  *
  * resume.c says what to ask for and which frames are new; dial.c makes the connections; this file checks each frame (its CRC, its place) and prints. A
- * damaged frame is never printed: it ends the program. Standard output that blocks stops reading, and what the server does then is the
+ * damaged frame is never printed: it ends the program. So does a standard output that nobody reads any more. Standard output that blocks stops reading, and what the server does then is the
  * matter of --slow. Main thread. */
 #include "tools/credentials.h"
 #include "tools/dial.h"
@@ -364,7 +364,9 @@ static int run(struct subscribe *s)
 		uint64_t now = clock_mono_ns(), pause = now < s->next_call_ns ? s->next_call_ns - now : 0;
 		if (ch && !s->calling && !pause)
 			begin(s, ch);
-		if (dial_turn(&s->dial, pause && pause < NS_PER_S ? pause : NS_PER_S))
+		if (tool_reader_gone())
+			return tool_unread();
+		if (dial_turn(&s->dial, pause && pause < TOOL_READER_LOOK_NS ? pause : TOOL_READER_LOOK_NS))
 			return tool_unreachable(s->dial_opts.server, s->dial.why);
 		if (fflush(stdout))
 			return TOOL_FAILED;

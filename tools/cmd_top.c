@@ -51,15 +51,17 @@ static int take_reading(struct stats_source *source, struct top_reading *ret)
 	return r;
 }
 
-/* Waits for the interval. True: the end is wanted. */
+/* Waits for the interval. True: the end is wanted, or nobody reads. */
 static bool wait_interval(uint64_t ns, bool keys)
 {
 	uint64_t until = clock_mono_ns() + ns;
 	for (uint64_t now = clock_mono_ns(); now < until && !stopped; now = clock_mono_ns()) {
-		struct pollfd p = {.fd = keys ? STDIN_FILENO : -1, .events = POLLIN};
-		int r = poll(&p, 1, (int)((until - now) / NS_PER_MS) + 1);
+		struct pollfd p[] = {{.fd = keys ? STDIN_FILENO : -1, .events = POLLIN}, {.fd = STDOUT_FILENO}};
+		int r = poll(p, 2, (int)((until - now) / NS_PER_MS) + 1);
 		char c;
-		if (r <= 0 || !(p.revents & POLLIN))
+		if (r > 0 && (p[1].revents & (POLLERR | POLLHUP)))
+			return true;
+		if (r <= 0 || !(p[0].revents & POLLIN))
 			continue;
 		if (read(STDIN_FILENO, &c, 1) != 1 || c == 'q' || c == 'Q' || c == 3)
 			return true;
@@ -130,7 +132,7 @@ static int loop(struct stats_source *source, uint64_t interval_ns, bool once, bo
 			break;
 	}
 	stats_reading_done(&before.stats);
-	return r;
+	return r == TOOL_OK && tool_reader_gone() ? tool_unread() : r;
 }
 
 static int run(struct stats_source *source, uint64_t interval_ns, bool once)

@@ -6,6 +6,7 @@
 #include "core/base/clock.h"
 #include "rpc/methods.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <sched.h>
@@ -222,11 +223,12 @@ static int pin_option(struct load_opts *o)
 	for (;;) {
 		char *end;
 		unsigned long a = strtoul(p, &end, 10), b = a;
-		bool ok = end != p;
+		/* strtoul would take a sign, and turn the number round. */
+		bool ok = isdigit((unsigned char)*p);
 		if (ok && *end == '-') {
 			p = end + 1;
 			b = strtoul(p, &end, 10);
-			ok = end != p;
+			ok = isdigit((unsigned char)*p);
 		}
 		ok = ok && a <= b && b < CPU_SETSIZE && (*end == 0 || *end == ',');
 		for (; ok && a <= b && o->cpus_n < LOAD_CPUS_MAX; a++) {

@@ -14,8 +14,10 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 const char *tool_server(void)
 {
@@ -119,6 +121,18 @@ bool tool_would_wait(int fd)
 {
 	struct pollfd p = {.fd = fd, .events = POLLOUT};
 	return poll(&p, 1, 0) == 0;
+}
+
+bool tool_reader_gone(void)
+{
+	struct pollfd p = {.fd = STDOUT_FILENO};
+	return poll(&p, 1, 0) == 1 && (p.revents & (POLLERR | POLLHUP)) != 0;
+}
+
+int tool_unread(void)
+{
+	raise(SIGPIPE);
+	return TOOL_FAILED;
 }
 
 void tool_print_status(const struct channel_status *st)

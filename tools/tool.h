@@ -3,6 +3,7 @@
 #define ORDINAL_TOOLS_TOOL_H
 
 #include "core/base/bytes.h"
+#include "core/base/clock.h"
 #include "rpc/client/channel.h"
 #include "tools/feed_codec.h"
 
@@ -50,6 +51,13 @@ int tool_unreachable(const char *server, const char *why);
 
 /* Whether a write to a pipe or terminal would have to wait for its reader. */
 bool tool_would_wait(int fd);
+
+/* How often a command that prints for long, and has nothing to print, looks for its reader. */
+#define TOOL_READER_LOOK_NS (250 * NS_PER_MS)
+/* Whether nobody reads standard output any more: the other end of its pipe or socket is closed. */
+bool tool_reader_gone(void);
+/* Ends the program as the next write would: by SIGPIPE. Returns TOOL_FAILED where SIGPIPE is ignored. */
+int tool_unread(void);
 
 /* "ordinal: CODE: text" on standard error: how a server ended a call. */
 void tool_print_status(const struct channel_status *st);

@@ -22,15 +22,35 @@ _STATS_FORMATS = {"text": 0, "json": 1, "prometheus": 2}
 _DURABILITY = {0: "fsync", 1: "write", 2: "memory"}
 _ID_MAX = 2**64
 _OFFSET_MAX = 2**62  # no stream has more
-_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 2.0
-_CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # A connection of one's own, which is tried again soon.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-)
+_TIMEOUT_MAX_S = 10**8  # a patience above that is without end
+_PAUSE_FIRST_S, _PAUSE_MAX_S = 0.05, 0.25
+_PAUSE_MISSING_S = 1.0  # at most, before a stream that is not there is asked for again
+_KEEPALIVE_S = 0.5, 10.0  # bounds: a silent server is asked for a sign of life after an eighth of the patience
+_CONNECT_S = 0.2, 3.0  # bounds: an attempt to connect may take a quarter of the patience
+
+
+def _share(patience, parts, bounds):
+    """So many milliseconds of the patience."""
+    return round(min(max(patience / parts, bounds[0]), bounds[1]) * 1000)
+
+
+def _channel_options(patience):
+    keepalive_ms = _share(patience, 8, _KEEPALIVE_S)
+    return (
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        # A connection of one's own, which is tried again soon.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 500),
+        ("grpc.min_reconnect_backoff_ms", _share(patience, 4, _CONNECT_S)),  # how long one attempt may take, in truth
+        # After a loss the name is looked up again before the next attempt, and by default only 30 seconds after the last time.
+        ("grpc.dns_min_time_between_resolutions_ms", 100),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", keepalive_ms),
+        ("grpc.http2.max_pings_without_data", 0),
+    )
+
 
 class Published(namedtuple("Published", "offset timestamp durability duplicate")):
     """A frame's place in its stream, its time in Unix nanoseconds, what it survives ("fsync": a power cut; "write": a crash of the server; "memory": nothing),
@@ -58,8 +78,9 @@ class Payload(bytes):
 class _Patience:
     """Pauses between attempts, until one goes well or patience has run out."""
 
-    def __init__(self, seconds):
+    def __init__(self, seconds, pause_max=_PAUSE_MAX_S):
         self.seconds = seconds
+        self.pause_max = pause_max
         self.well()
 
     def well(self):
@@ -70,13 +91,40 @@ class _Patience:
         """After a failed attempt; raises when it was the last."""
         now = time.monotonic()
         self.since = self.since or now
-        if now - self.since > self.seconds:
+        left = self.since + self.seconds - now
+        if left <= 0:
             raise error
         if stopped:
-            stopped.wait(self.pause)
+            stopped.wait(min(self.pause, left))
         else:
-            time.sleep(self.pause)
-        self.pause = min(max(self.pause * 2, _PAUSE_FIRST_S), _PAUSE_MAX_S)
+            time.sleep(min(self.pause, left))
+        self.pause = min(max(self.pause * 2, _PAUSE_FIRST_S), self.pause_max)
+
+
+class _Deadline:
+    """Of a call, with all of its attempts: the patience, from its beginning. A patience of 0 is one attempt."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.patience = _Patience(seconds)
+        self.patience.since = time.monotonic()
+        self.away = None  # the Error of the last attempt that did not find the server
+
+    def timeout(self):
+        if self.seconds <= 0 or self.seconds > _TIMEOUT_MAX_S:
+            return None
+        return max(self.patience.since + self.seconds - time.monotonic(), 0.001)
+
+    def is_over(self, error):
+        return error.code() == grpc.StatusCode.DEADLINE_EXCEEDED and self.timeout() == 0.001
+
+    def error(self):
+        """Of a call that the deadline has ended."""
+        return self.away or _errors.TimedOut(f"the server has not answered within the patience of {self.seconds:g} s")
+
+    def again(self, error):
+        self.away = error
+        self.patience.wait(error)
 
 
 class _Pieces:
@@ -100,6 +148,11 @@ class _Pieces:
         return count > 1
 
 
+def _check_number(name, value, least, most):
+    if not least <= value <= most:
+        raise ValueError(f"{name} is from {least} to {most}, not {value}")
+
+
 def _is_away(error):
     """Whether it is worth trying again: the server is not there, or about to go."""
     return error.code() == grpc.StatusCode.UNAVAILABLE
@@ -109,13 +162,16 @@ class Client:
     """A server, and a connection to it that is made when it is needed, and again when it is lost.
 
     server: "host:port" (default: $ORDINAL_SERVER, else 127.0.0.1:50051). token: for servers that want one (default: $ORDINAL_TOKEN).
-    tls: True, or the bytes of the certificate authority to trust. patience: for how many seconds a server may stay away before Unreachable.
+    tls: True, or the bytes of the certificate authority to trust. patience: for how many seconds a server may stay away before
+    Unreachable, and a call may go unanswered before TimedOut.
     again: publish again after a lost connection, which is harmless, because frames are sent under a name made up for this client, and
     numbered; without, a lost connection is an OutcomeUnknown. verify: check the CRC of each frame that is read; slow, in Python.
 
     May be used by several threads at once."""
 
     def __init__(self, server=None, *, token=None, tls=None, patience=60.0, again=True, verify=False):
+        if not patience >= 0:
+            raise ValueError(f"patience is a number of seconds, 0 or more, not {patience!r}")
         self.server = server or os.environ.get("ORDINAL_SERVER") or "127.0.0.1:50051"
         self.patience = patience
         self.verify = verify
@@ -135,10 +191,11 @@ class Client:
         self._subscribe = self._channel.unary_stream(feed + "Subscribe", pb.SubscribeRequest.SerializeToString, None)
 
     def _dial(self, tls):
+        options = _channel_options(self.patience)
         if not tls:
-            return grpc.insecure_channel(self.server, options=_CHANNEL_OPTIONS)
+            return grpc.insecure_channel(self.server, options=options)
         trusted = grpc.ssl_channel_credentials(None if tls is True else tls)
-        return grpc.secure_channel(self.server, trusted, options=_CHANNEL_OPTIONS)
+        return grpc.secure_channel(self.server, trusted, options=options)
 
     def close(self):
         """Ends the connection, and with it whatever is under way."""
@@ -152,14 +209,16 @@ class Client:
 
     def _call(self, method, request):
         """A call that may be made again, until it is answered."""
-        patience = _Patience(self.patience)
+        deadline = _Deadline(self.patience)
         while True:
             try:
-                return method(request, metadata=self._metadata)
+                return method(request, metadata=self._metadata, timeout=deadline.timeout())
             except grpc.RpcError as e:
+                if deadline.is_over(e):
+                    raise deadline.error() from None
                 if not _is_away(e):
                     raise _errors.from_rpc(e) from None
-                patience.wait(_errors.from_rpc(e))
+                deadline.again(_errors.from_rpc(e))
 
     def next(self, sequence="", count=None):
         """The next ID of a sequence; with `count`, a list of so many, 1 or more, which rise."""
@@ -213,6 +272,10 @@ class Client:
             return self._numbers[stream]
 
     def _request(self, stream, seq_no, data, timestamp, publisher, number):
+        _check_number("seq_no", seq_no, 0, _ID_MAX - 1)
+        _check_number("timestamp", timestamp, -2**63, 2**63 - 1)
+        if publisher:
+            _check_number("number", number, 1, _ID_MAX - 1)
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"a payload is bytes, not {type(data).__name__}")
         return pb.PublishRequest(stream=stream, seq_no=seq_no, payload=bytes(data), timestamp=timestamp, publisher=publisher,
@@ -229,9 +292,12 @@ class Client:
         request = self._request(stream, seq_no, data, timestamp, publisher, number)
         if publisher:
             return self._published(stream, self._call(self._publish, request))
+        deadline = _Deadline(self.patience)
         try:
-            return self._published(stream, self._publish(request, metadata=self._metadata))
+            return self._published(stream, self._publish(request, metadata=self._metadata, timeout=deadline.timeout()))
         except grpc.RpcError as e:
+            if deadline.is_over(e):
+                raise _errors.OutcomeUnknown(str(deadline.error())) from None
             if _is_away(e):
                 raise _errors.OutcomeUnknown(f"the connection broke before the answer: {e.details()}") from None
             raise _errors.from_rpc(e) from None
@@ -302,6 +368,8 @@ class Client:
         server was started again, or it was lost or restored); reading goes on from the beginning of that one. Without it that is NewIncarnation. reorder: seconds for which frames that
         come live are held, to be put in the order of (seq_no, timestamp). wait: a stream that is not there, where the server makes none for a reader, is
         waited for, without end; otherwise that is NotFound."""
+        _check_number("since", since, 0, _ID_MAX - 1)
+        _check_number("reorder", reorder, 0, 60)
         return Subscription(self, stream, since, _SLOW[slow], until_caught_up, on_gap, round(reorder * 1000), wait, on_incarnation)
 
     # ---- both ----
@@ -333,7 +401,7 @@ class Subscription:
         self._resume = Resume(since)
         self._resume.late = reorder_ms > 0
         self._reorder_ms = reorder_ms
-        self._wait = _Patience(float("inf")) if wait else None  # for the stream to be made
+        self._wait = _Patience(float("inf"), _PAUSE_MISSING_S) if wait else None  # for the stream to be made
         self._stopped = threading.Event()
         self._call = None
         self._payloads = self._read()

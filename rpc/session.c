@@ -2,6 +2,7 @@
  *
  *   accepted --first byte 0x81--> native --'P','R','I'--> h2
  *       |--0x16 (a TLS handshake)--> the TLS filter; after the handshake as above, once more
+ *       |--a request line of HTTP/1--> 400 with a sentence, closed
  *       \--anything else, or PREFACE_TIMEOUT--> closed
  */
 #include "rpc/session.h"
@@ -11,6 +12,7 @@
 #include "rpc/wire/h2_frame.h"
 #include "rpc/wire/native.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,6 +51,39 @@ static void refuse(struct conn *c, struct rpc_shard *r, const char *what)
 	conn_abort(c, CONN_R_PROTOCOL);
 }
 
+/* Whether the first bytes are the request line of HTTP/1, as far as they go. "PRI" is HTTP/2's preface, and one byte
+ * tells nothing. Source: RFC 9110 section 9.1, RFC 5789. */
+static bool is_http1(const uint8_t *p, size_t n)
+{
+	static const char *const methods[] = {"GET ",     "HEAD ",  "POST ",  "PUT ",    "DELETE ",
+					      "OPTIONS ", "PATCH ", "TRACE ", "CONNECT "};
+	for (size_t i = 0; n > 1 && i < ARRAY_SIZE(methods); i++) {
+		size_t whole = strlen(methods[i]);
+		if (memcmp(p, methods[i], n < whole ? n : whole) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* An HTTP/1 client is told what is spoken here, in its own words. */
+static void refuse_http1(struct conn *c, struct rpc_shard *r)
+{
+	static const char sentence[] =
+		"This port speaks gRPC over HTTP/2 with prior knowledge, and Ordinal's native framing; it does not "
+		"speak HTTP/1.1. The pages are on the stats socket: curl --unix-socket PATH http://localhost/stats\n";
+	char answer[sizeof sentence + 160];
+	int n = snprintf(
+		answer, sizeof answer,
+		"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %zu\r\n"
+		"Connection: close\r\n\r\n%s",
+		sizeof sentence - 1, sentence);
+	count_add(&r->protocol_errors, 1);
+	conn_log_close(c, "HTTP/1.1 is not spoken here");
+	c->reason = CONN_R_PROTOCOL;
+	conn_write(c, answer, (size_t)n);
+	conn_close(c);
+}
+
 /* The first bytes of a TLS connection go to the filter, and come back as plaintext. */
 static void start_tls(struct conn *c, struct rpc_shard *r)
 {
@@ -71,6 +106,10 @@ static void sniffer_data(struct conn *c, const uint8_t *p, size_t n)
 										   : NULL;
 	if (p[0] == TLS_HANDSHAKE && !c->tls) {
 		start_tls(c, r);
+		return;
+	}
+	if (is_http1(p, n)) {
+		refuse_http1(c, r);
 		return;
 	}
 	if (!start) {

@@ -26,7 +26,8 @@ def native_garbage(d):
 def unknown_protocol(d):
     with native.Client(d) as c:
         c.send(b"GET / HTTP/1.1\r\n\r\n")
-        assert c.is_closed()
+        while c.read(1):  # the answer in the client's own words
+            pass
 
 
 def h2_connection_error(d):

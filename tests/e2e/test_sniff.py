@@ -1,6 +1,8 @@
 """One port, several protocols, told apart by the first bytes; what is none of them is closed."""
 
+import shutil
 import ssl
+import subprocess
 
 import pytest
 
@@ -61,6 +63,25 @@ def test_a_stranger_is_closed_and_others_are_unharmed(server, what):
         s.close()
         assert good.next() == range(3, 4)
         assert good2.serves(3) == range(4, 5)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT"])
+def test_an_http1_client_is_answered_in_its_own_words(server, method):
+    """It got silence, or a GOAWAY in binary."""
+    with server.connect() as s:
+        s.sendall(f"{method} /v1/ids:next HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        answer = b""
+        while piece := s.recv(4096):
+            answer += piece
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 400 ") and f"Content-Length: {len(body)}" in head and "gRPC over HTTP/2" in body
+
+
+def test_curl_is_answered(server):
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    done = subprocess.run(["curl", "-sS", "-w", "%{http_code}", f"http://{server.address}/"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.endswith("400") and "gRPC over HTTP/2" in done.stdout
 
 
 def test_strangers_are_counted(server):

@@ -514,7 +514,8 @@ const char *stream_error_text(const struct streams *ss, enum stream_error e, cha
 		snprintf(buf, cap, "the stream could not be created; the server's log says why");
 		break;
 	case STREAM_E_PAYLOAD:
-		snprintf(buf, cap, "payload must be at most %" PRIu32 " bytes", ss->payload_max);
+		snprintf(buf, cap, "payload must be at most %" PRIu32 " bytes (%s)", ss->payload_max,
+			 ss->payload_max == ss->opts.payload_max ? "FEED_FRAME_MAX" : "FEED_SEGMENT_BYTES");
 		break;
 	case STREAM_E_PUBLISHER:
 		snprintf(

@@ -1,4 +1,4 @@
-/* `ordinal publish`: payloads from the arguments, or lines of standard input, over one PublishMany.
+/* `ordinal publish`: payloads from the arguments, from files, or from standard input, over one PublishMany.
  *
  * Frames wait in a queue, in order, from being read until they are answered: the first `sent` of them are under way. Answers come in order, so
  * each is for the first of the queue. When a connection is lost or drains, what is unanswered is sent again on the next one, if that
@@ -15,10 +15,12 @@
 #include "rpc/wire/grpc.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define QUEUE_MAX 512u              /* frames; less than the numbers that a server remembers of a publisher */
@@ -38,8 +40,12 @@ struct publish {
 	uint64_t seq_first, publisher_seq_first;
 	bool seq_same, json, quiet;
 	struct dial_opts dial_opts;
-	char **args; /* payloads; NULL: lines */
+	char **args; /* payloads, or with `files` the names of files that each are one; NULL: standard input */
 	int args_n;
+	bool files, prefixed, delimited; /* delimited: --delimiter was given */
+	int delimiter;                   /* of standard input; -1: none, all of it is one payload */
+	int file_fd;                     /* with `files`: the one that `lines` reads; -1: none yet */
+	int files_opened;
 
 	struct dial dial;
 	struct lines lines;
@@ -60,9 +66,12 @@ struct publish {
 
 static const char usage[] =
 	"usage: ordinal publish --stream S [OPTION]... [PAYLOAD]...\n\n"
-	"Sends frames to a stream and prints, for each, its offset and how durable it is once the server has said so. Without PAYLOAD, each line\n"
-	"of standard input is one, as it comes.\n\n"
+	"Sends frames to a stream and prints, for each, its offset and how durable it is once the server has said so. Without PAYLOAD\n"
+	"and --file, each line of standard input is one, as it comes.\n\n"
 	"  --stream S             where to\n"
+	"  --file PATH            the bytes of this file as one frame; may be given again, for one frame each\n"
+	"  --delimiter BYTE|none  what ends each frame on standard input (default \\n; also \\t, \\0, \\x1e, ...); none: all of it is one\n"
+	"  --length-prefixed      each frame on standard input has its length before it: 4 bytes, big-endian\n"
 	"  --seq N                the seq_no of every frame\n"
 	"  --seq-start N          the seq_no of the first; each next is one higher (the default, with 1)\n"
 	"  --timestamp NS         of every frame, in Unix nanoseconds (default: the server's clock)\n"
@@ -78,6 +87,9 @@ static const char usage[] =
 
 enum {
 	OPT_STREAM = 256,
+	OPT_FILE,
+	OPT_DELIMITER,
+	OPT_LENGTH_PREFIXED,
 	OPT_SEQ,
 	OPT_SEQ_START,
 	OPT_TIMESTAMP,
@@ -92,6 +104,9 @@ enum {
 };
 static const struct option options[] = {
 	{"stream", required_argument, NULL, OPT_STREAM},
+	{"file", required_argument, NULL, OPT_FILE},
+	{"delimiter", required_argument, NULL, OPT_DELIMITER},
+	{"length-prefixed", no_argument, NULL, OPT_LENGTH_PREFIXED},
 	{"seq", required_argument, NULL, OPT_SEQ},
 	{"seq-start", required_argument, NULL, OPT_SEQ_START},
 	{"timestamp", required_argument, NULL, OPT_TIMESTAMP},
@@ -107,6 +122,29 @@ static const struct option options[] = {
 	{NULL, 0, NULL, 0},
 };
 
+/* A file that cannot be read is told of before anything is sent. */
+static int file_option(struct publish *p)
+{
+	struct stat st = {0};
+	int err = access(optarg, R_OK) || stat(optarg, &st) ? errno : S_ISDIR(st.st_mode) ? EISDIR : 0;
+	if (err) {
+		fprintf(stderr, "ordinal: --file %s: %s\n", optarg, strerror(err));
+		return -err;
+	}
+	if (S_ISREG(st.st_mode) && (uint64_t)st.st_size > PAYLOAD_MAX) {
+		fprintf(stderr, "ordinal: --file %s has %jd bytes, and a payload has at most %u\n", optarg,
+			(intmax_t)st.st_size, PAYLOAD_MAX);
+		return -EMSGSIZE;
+	}
+	char **grown = realloc(p->args, ((size_t)p->args_n + 1) * sizeof *grown);
+	if (!grown)
+		return -ENOMEM;
+	p->args = grown;
+	p->args[p->args_n++] = optarg;
+	p->files = true;
+	return 0;
+}
+
 static int take_option(struct publish *p, int opt)
 {
 	uint64_t v;
@@ -114,6 +152,14 @@ static int take_option(struct publish *p, int opt)
 	switch (opt) {
 	case OPT_STREAM:
 		return tool_name("--stream", optarg, &p->base.stream);
+	case OPT_FILE:
+		return file_option(p);
+	case OPT_DELIMITER:
+		p->delimited = true;
+		return tool_delimiter("--delimiter", optarg, &p->delimiter);
+	case OPT_LENGTH_PREFIXED:
+		p->prefixed = true;
+		return 0;
 	case OPT_SEQ:
 		p->seq_same = true;
 		return tool_u64("--seq", optarg, 0, UINT64_MAX, &p->seq_first);
@@ -175,9 +221,58 @@ static int queue_payload(struct publish *p, struct span payload)
 	return 0;
 }
 
+/* The bytes of the next file. */
+static int next_file(struct publish *p, struct span *ret)
+{
+	for (;;) {
+		int r = p->file_fd < 0 ? LINES_END : lines_next(&p->lines, ret);
+		if (r != LINES_END)
+			return r;
+		if (p->file_fd >= 0) {
+			lines_done(&p->lines);
+			close(p->file_fd);
+			p->file_fd = -1;
+		}
+		if (p->files_opened == p->args_n)
+			return LINES_END;
+		p->file_fd = open(p->args[p->files_opened], O_RDONLY | O_CLOEXEC);
+		if (p->file_fd < 0)
+			return -errno;
+		p->files_opened++;
+		lines_init_form(&p->lines, p->file_fd, PAYLOAD_MAX, LINES_WHOLE, 0);
+	}
+}
+
+/* Why no payload could be read. */
+static void print_unread(const struct publish *p, int err)
+{
+	fprintf(stderr, "ordinal: cannot read payload %" PRIu64 ": ", p->read + 1);
+	if (p->files)
+		fprintf(stderr, "--file %s: ", p->args[p->read]);
+	if (err == EMSGSIZE && p->prefixed)
+		fprintf(stderr,
+			"--length-prefixed: its length is said to be %" PRIu32 " bytes, and a payload has at most %u\n",
+			p->lines.length, PAYLOAD_MAX);
+	else if (err == EMSGSIZE)
+		fprintf(stderr, "%s is too long: a payload has at most %u bytes\n",
+			p->files             ? "the file"
+			: p->delimiter == -1 ? "--delimiter none: the input"
+					     : "the line",
+			PAYLOAD_MAX);
+	else if (err == ENODATA && p->lines.n - p->lines.at < LINES_PREFIX)
+		fprintf(stderr, "--length-prefixed: the input ends within the 4 bytes of its length\n");
+	else if (err == ENODATA)
+		fprintf(stderr, "--length-prefixed: the input ends after %zu of its %" PRIu32 " bytes\n",
+			p->lines.n - p->lines.at - LINES_PREFIX, p->lines.length);
+	else
+		fprintf(stderr, "%s\n", strerror(err));
+}
+
 /* The next payload: an enum lines_state or -errno. */
 static int next_payload(struct publish *p, struct span *ret)
 {
+	if (p->files)
+		return next_file(p, ret);
 	if (!p->args)
 		return lines_next(&p->lines, ret);
 	if (p->read == (uint64_t)p->args_n)
@@ -216,7 +311,7 @@ static void take_input(struct publish *p)
 {
 	bool quiet = true;
 	while (!p->input_ended && p->queued < QUEUE_MAX && p->queued_bytes < QUEUE_BYTES_MAX) {
-		struct span payload;
+		struct span payload = {0};
 		int r = next_payload(p, &payload);
 		if (r == LINES_WAIT)
 			break;
@@ -232,8 +327,7 @@ static void take_input(struct publish *p)
 			r = 0;
 		}
 		if (r < 0) {
-			fprintf(stderr, "ordinal: cannot read payload %" PRIu64 ": %s\n", p->read + 1,
-				r == -EMSGSIZE ? "the line is too long" : strerror(-r));
+			print_unread(p, -r);
 			input_failed(p);
 		}
 	}
@@ -411,11 +505,28 @@ static int run(struct publish *p)
 	return p->exit_code >= 0 ? p->exit_code : p->input_failed ? TOOL_FAILED : TOOL_OK;
 }
 
+/* Payloads come from one place. */
+static int check_sources(const struct publish *p, bool arguments)
+{
+	if (p->files && arguments)
+		fprintf(stderr, "ordinal: publish takes payloads from --file or as arguments, not both\n");
+	else if (p->prefixed && p->delimited)
+		fprintf(stderr, "ordinal: publish takes --length-prefixed or --delimiter, not both\n");
+	else if ((p->files || arguments) && (p->prefixed || p->delimited))
+		fprintf(stderr,
+			"ordinal: %s is about standard input, which is not read where there are other payloads\n",
+			p->prefixed ? "--length-prefixed" : "--delimiter");
+	else
+		return 0;
+	return -EINVAL;
+}
+
 int cmd_publish(int argc, char **argv)
 {
 	static struct publish p;
 	int opt;
-	p = (struct publish){.seq_first = 1, .publisher_seq_first = 1, .exit_code = -1};
+	p = (struct publish){
+		.seq_first = 1, .publisher_seq_first = 1, .exit_code = -1, .delimiter = '\n', .file_fd = -1};
 	p.dial_opts = (struct dial_opts){.server = tool_server(),
 					 .protocol = CHANNEL_NATIVE,
 					 .patience_ns = 30 * NS_PER_S,
@@ -433,19 +544,26 @@ int cmd_publish(int argc, char **argv)
 		fprintf(stderr, "ordinal: publish needs --stream\n");
 		return tool_usage("publish");
 	}
+	if (check_sources(&p, argc > optind))
+		return tool_usage("publish");
 	if (optind < argc) {
 		p.args = argv + optind;
 		p.args_n = argc - optind;
-		if (!numbers_last(&p, (uint64_t)p.args_n - 1))
-			return tool_usage("publish");
 	}
+	if (p.args && !numbers_last(&p, (uint64_t)p.args_n - 1))
+		return tool_usage("publish");
 	if (tool_check_server(p.dial_opts.server) || credentials_load(p.dial_opts.server))
 		return tool_usage("publish");
-	lines_init(&p.lines, STDIN_FILENO, PAYLOAD_MAX);
+	enum lines_form form = p.prefixed ? LINES_PREFIXED : p.delimiter == -1 ? LINES_WHOLE : LINES_DELIMITED;
+	lines_init_form(&p.lines, STDIN_FILENO, PAYLOAD_MAX, form, (uint8_t)p.delimiter);
 	int r = dial_init(&p.dial, &p.dial_opts) ? tool_unreachable(p.dial_opts.server, p.dial.why) : run(&p);
 	p.exit_code = r; /* what ends now ends unseen */
 	dial_done(&p.dial);
 	lines_done(&p.lines);
+	if (p.file_fd >= 0)
+		close(p.file_fd);
+	if (p.files)
+		free(p.args);
 	for (uint32_t i = 0; i < p.queued; i++)
 		free(item_at(&p, i)->p);
 	free(p.message);

@@ -28,7 +28,8 @@ struct subscribe {
 	uint64_t since, count;
 	uint32_t reorder_ms;
 	enum feed_slow slow;
-	bool until_caught_up, json, wait;
+	bool until_caught_up, json, wait, prefixed, delimited; /* delimited: --delimiter was given */
+	int delimiter;                                         /* after each payload; -1: none */
 	struct dial_opts dial_opts;
 
 	struct dial dial;
@@ -58,6 +59,8 @@ static const char usage[] =
 	"  --until-caught-up      end when history has been printed\n"
 	"  --wait                 a stream that is not there is waited for, until it is (where the server makes none for a reader: NOT_FOUND)\n"
 	"  --count N              end after N frames\n"
+	"  --delimiter BYTE|none  what follows each payload (default \\n; also \\t, \\0, \\x1e, ...); none: nothing\n"
+	"  --length-prefixed      each payload has its length before it: 4 bytes, big-endian. `ordinal publish --length-prefixed` reads that\n"
 	"  --slow wait|drop|disconnect   what the server does when this reader is slow: keep its place; leave out the oldest frames, with a\n"
 	"                         GAP; end the subscription (default wait)\n"
 	"  --reorder DURATION     frames that come live are held for so long, up to 1 minute, to be put in the order of (seq_no, timestamp)\n"
@@ -72,6 +75,8 @@ enum {
 	OPT_UNTIL_CAUGHT_UP,
 	OPT_WAIT,
 	OPT_COUNT,
+	OPT_DELIMITER,
+	OPT_LENGTH_PREFIXED,
 	OPT_SLOW,
 	OPT_REORDER,
 	OPT_SERVER,
@@ -86,6 +91,8 @@ static const struct option options[] = {
 	{"until-caught-up", no_argument, NULL, OPT_UNTIL_CAUGHT_UP},
 	{"wait", no_argument, NULL, OPT_WAIT},
 	{"count", required_argument, NULL, OPT_COUNT},
+	{"delimiter", required_argument, NULL, OPT_DELIMITER},
+	{"length-prefixed", no_argument, NULL, OPT_LENGTH_PREFIXED},
 	{"slow", required_argument, NULL, OPT_SLOW},
 	{"reorder", required_argument, NULL, OPT_REORDER},
 	{"server", required_argument, NULL, OPT_SERVER},
@@ -125,6 +132,12 @@ static int take_option(struct subscribe *s, int opt)
 		return 0;
 	case OPT_COUNT:
 		return tool_u64("--count", optarg, 1, UINT64_MAX, &s->count);
+	case OPT_DELIMITER:
+		s->delimited = true;
+		return tool_delimiter("--delimiter", optarg, &s->delimiter);
+	case OPT_LENGTH_PREFIXED:
+		s->prefixed = true;
+		return 0;
 	case OPT_SLOW:
 		return tool_slow("--slow", optarg, &s->slow);
 	case OPT_REORDER:
@@ -150,6 +163,19 @@ static void end(struct subscribe *s, int code)
 		s->exit_code = code;
 }
 
+static void print_payload(const struct subscribe *s, struct span payload)
+{
+	if (s->prefixed) { /* no message is longer than MESSAGE_MAX */
+		uint32_t n = (uint32_t)payload.n;
+		uint8_t length[] = {(uint8_t)(n >> 24), (uint8_t)(n >> 16), (uint8_t)(n >> 8), (uint8_t)n};
+		fwrite(length, 1, sizeof length, stdout);
+	}
+	if (payload.n)
+		fwrite(payload.p, 1, payload.n, stdout);
+	if (!s->prefixed && s->delimiter != -1)
+		putchar(s->delimiter);
+}
+
 static void print_frame(struct subscribe *s, const struct feed_frame *f)
 {
 	if (s->json) {
@@ -163,9 +189,7 @@ static void print_frame(struct subscribe *s, const struct feed_frame *f)
 		tool_json_payload(stdout, f->payload);
 		printf("}\n");
 	} else {
-		if (f->payload.n)
-			fwrite(f->payload.p, 1, f->payload.n, stdout);
-		putchar('\n');
+		print_payload(s, f->payload);
 	}
 	s->printed++;
 	if (ferror(stdout))
@@ -378,7 +402,7 @@ int cmd_subscribe(int argc, char **argv)
 {
 	static struct subscribe s;
 	int opt;
-	s = (struct subscribe){.exit_code = -1};
+	s = (struct subscribe){.exit_code = -1, .delimiter = '\n'};
 	s.dial_opts = (struct dial_opts){.server = tool_server(),
 					 .protocol = CHANNEL_GRPC,
 					 .patience_ns = 60 * NS_PER_S,
@@ -394,6 +418,10 @@ int cmd_subscribe(int argc, char **argv)
 	}
 	if (!s.stream.p) {
 		fprintf(stderr, "ordinal: subscribe needs --stream\n");
+		return tool_usage("subscribe");
+	}
+	if (s.prefixed + s.delimited + s.json > 1) {
+		fprintf(stderr, "ordinal: subscribe takes one of --length-prefixed, --delimiter and --json\n");
 		return tool_usage("subscribe");
 	}
 	if (tool_no_arguments("subscribe", argc, argv))

@@ -1,4 +1,4 @@
-/* Reading lines as they come: read(2) only when poll(2) says that it will not block. Invariant: at <= at + looked <= n <= cap. */
+/* Reading payloads as they come: read(2) only when poll(2) says that it will not block. Invariant: at <= at + looked <= n <= cap; nothing is read after the end. */
 #include "tools/lines.h"
 
 #include <errno.h>
@@ -10,7 +10,12 @@ enum { READ_FIRST = 65536 };
 
 void lines_init(struct lines *l, int fd, size_t line_max)
 {
-	*l = (struct lines){.fd = fd, .line_max = line_max};
+	lines_init_form(l, fd, line_max, LINES_DELIMITED, '\n');
+}
+
+void lines_init_form(struct lines *l, int fd, size_t line_max, enum lines_form form, uint8_t delimiter)
+{
+	*l = (struct lines){.fd = fd, .line_max = line_max, .form = form, .delimiter = delimiter};
 }
 
 void lines_done(struct lines *l)
@@ -65,20 +70,60 @@ static int take(struct lines *l, size_t len, size_t skip, struct span *ret)
 	return len > l->line_max ? -EMSGSIZE : LINES_LINE;
 }
 
+/* These return LINES_WAIT where more bytes are needed. */
+static int next_delimited(struct lines *l, struct span *ret)
+{
+	const uint8_t *from = l->p + l->at;
+	size_t have = l->n - l->at;
+	const uint8_t *end = have > l->looked ? memchr(from + l->looked, l->delimiter, have - l->looked) : NULL;
+	if (end)
+		return take(l, (size_t)(end - from), 1, ret);
+	l->looked = have;
+	if (have > l->line_max)
+		return -EMSGSIZE;
+	if (l->ended)
+		return have ? take(l, have, 0, ret) : LINES_END;
+	return LINES_WAIT;
+}
+
+static int next_whole(struct lines *l, struct span *ret)
+{
+	size_t have = l->n - l->at;
+	if (have > l->line_max)
+		return -EMSGSIZE;
+	if (!l->ended)
+		return LINES_WAIT;
+	if (l->given)
+		return LINES_END;
+	l->given = true;
+	return take(l, have, 0, ret);
+}
+
+static int next_prefixed(struct lines *l, struct span *ret)
+{
+	size_t have = l->n - l->at;
+	l->length = 0;
+	if (have < LINES_PREFIX)
+		return !l->ended ? LINES_WAIT : have ? -ENODATA : LINES_END;
+	const uint8_t *p = l->p + l->at;
+	l->length = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+	if (l->length > l->line_max)
+		return -EMSGSIZE;
+	if (have - LINES_PREFIX < l->length)
+		return l->ended ? -ENODATA : LINES_WAIT;
+	l->at += LINES_PREFIX;
+	return take(l, l->length, 0, ret);
+}
+
 int lines_next(struct lines *l, struct span *ret)
 {
 	for (;;) {
-		const uint8_t *from = l->p + l->at;
-		size_t have = l->n - l->at;
-		const uint8_t *newline = have > l->looked ? memchr(from + l->looked, '\n', have - l->looked) : NULL;
-		if (newline)
-			return take(l, (size_t)(newline - from), 1, ret);
-		l->looked = have;
-		if (have > l->line_max)
-			return -EMSGSIZE;
-		if (l->ended)
-			return have ? take(l, have, 0, ret) : LINES_END;
-		int r = fill(l);
+		int r = l->form == LINES_WHOLE      ? next_whole(l, ret)
+			: l->form == LINES_PREFIXED ? next_prefixed(l, ret)
+						    : next_delimited(l, ret);
+		if (r != LINES_WAIT)
+			return r;
+		r = fill(l);
 		if (r <= 0)
 			return r ? r : LINES_WAIT;
 	}

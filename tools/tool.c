@@ -71,6 +71,28 @@ int tool_protocol(const char *option, const char *text, enum channel_protocol *r
 	return 0;
 }
 
+int tool_delimiter(const char *option, const char *text, int *ret)
+{
+	static const char names[] = "ntr0\\", bytes[] = "\n\t\r\0\\";
+	const char *name = text[0] == '\\' && text[1] && !text[2] ? strchr(names, text[1]) : NULL;
+	if (strcmp(text, "none") == 0)
+		*ret = -1;
+	else if (text[0] && !text[1])
+		*ret = (uint8_t)text[0];
+	else if (name)
+		*ret = bytes[name - names];
+	else if (strncmp(text, "\\x", 2) == 0 && isxdigit((unsigned char)text[2]) && isxdigit((unsigned char)text[3]) &&
+		 !text[4])
+		*ret = (int)strtoul(text + 2, NULL, 16);
+	else {
+		fprintf(stderr,
+			"ordinal: %s takes one byte, such as ; or \\n, \\t, \\0 or \\x1e, or none, not \"%s\"\n",
+			option, text);
+		return -EINVAL;
+	}
+	return 0;
+}
+
 int tool_slow(const char *option, const char *text, enum feed_slow *ret)
 {
 	static const char *const names[] = {"wait", "drop", "disconnect"};

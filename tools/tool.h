@@ -39,6 +39,8 @@ int tool_u64(const char *option, const char *text, uint64_t min, uint64_t max, u
 /* "10", "10s", "1.5s", "500ms", "20us", "2m": seconds unless a unit is given. */
 int tool_duration(const char *option, const char *text, uint64_t *ret_ns);
 int tool_protocol(const char *option, const char *text, enum channel_protocol *ret);
+/* One byte: itself, or as \n, \t, \r, \0, \\ or \xHH; "none": -1. */
+int tool_delimiter(const char *option, const char *text, int *ret);
 int tool_slow(const char *option, const char *text, enum feed_slow *ret);
 /* "Try `ordinal NAME --help`." Returns TOOL_USAGE. */
 int tool_usage(const char *name);

@@ -113,6 +113,70 @@ static void test_long_lines_in_pieces(void **state)
 	end(&l, p);
 }
 
+static void test_all_of_the_input_is_one(void **state)
+{
+	static const char *const inputs[] = {"", "a\nb\n"};
+	for (int i = 0; i < 2; i++) {
+		struct lines l;
+		struct span s;
+		struct pipe_ends p = begin(&l, 100);
+		lines_init_form(&l, p.from, 4, LINES_WHOLE, 0);
+		put(p, inputs[i]);
+		assert_int_equal(lines_next(&l, &s), LINES_WAIT);
+		close(p.to);
+		p.to = -1;
+		expect(&l, inputs[i]);
+		assert_int_equal(lines_next(&l, &s), LINES_END);
+		end(&l, p);
+	}
+}
+
+static void test_all_of_the_input_is_too_long(void **state)
+{
+	struct lines l;
+	struct span s;
+	struct pipe_ends p = begin(&l, 100);
+	lines_init_form(&l, p.from, 4, LINES_WHOLE, 0);
+	put(p, "12345");
+	assert_int_equal(lines_next(&l, &s), -EMSGSIZE);
+	end(&l, p);
+}
+
+/* The first n bytes of what has its length before it, and then the end: what lines_next says after the frames in it. */
+static int prefixed(const void *bytes, size_t n, size_t max, unsigned *ret_frames)
+{
+	struct lines l;
+	struct span s;
+	struct pipe_ends p = begin(&l, max);
+	lines_init_form(&l, p.from, max, LINES_PREFIXED, 0);
+	assert_int_equal(lines_next(&l, &s), LINES_WAIT);
+	for (size_t i = 0; i < n; i++)
+		assert_int_equal(write(p.to, (const char *)bytes + i, 1), 1);
+	close(p.to);
+	p.to = -1;
+	int r;
+	for (*ret_frames = 0; (r = lines_next(&l, &s)) == LINES_LINE; ++*ret_frames) {
+		assert_int_equal(s.n, *ret_frames == 1 ? 0 : 2);
+		assert_memory_equal(s.p, "\n\0", s.n);
+	}
+	end(&l, p);
+	return r;
+}
+
+static void test_each_behind_its_length(void **state)
+{
+	static const char bytes[] = "\0\0\0\2\n\0\0\0\0\0\0\0\0\2\n"; /* and the literal's NUL */
+	for (size_t n = 0; n <= sizeof bytes; n++) {
+		unsigned frames, whole = n < 6 ? 0 : n < 10 ? 1 : n < 16 ? 2 : 3;
+		bool cut = n != 0 && n != 6 && n != 10 && n != 16;
+		assert_int_equal(prefixed(bytes, n, 100, &frames), cut ? -ENODATA : LINES_END);
+		assert_int_equal(frames, whole);
+	}
+	unsigned frames;
+	assert_int_equal(prefixed("\377\377\377\377x", 5, 100, &frames), -EMSGSIZE);
+	assert_int_equal(prefixed("\0\0\0\3abc", 7, 2, &frames), -EMSGSIZE);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -120,6 +184,9 @@ int main(void)
 		cmocka_unit_test(test_nothing_after_the_last_newline),
 		cmocka_unit_test(test_a_line_too_long),
 		cmocka_unit_test(test_long_lines_in_pieces),
+		cmocka_unit_test(test_all_of_the_input_is_one),
+		cmocka_unit_test(test_all_of_the_input_is_too_long),
+		cmocka_unit_test(test_each_behind_its_length),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

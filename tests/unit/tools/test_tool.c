@@ -61,6 +61,23 @@ static void test_numbers(void **state)
 	assert_true(v == UINT64_MAX);
 }
 
+static void test_delimiters(void **state)
+{
+	static const struct {
+		const char *text;
+		int byte; /* -2: refused */
+	} cases[] = {
+		{"none", -1},   {";", ';'},      {"0", '0'},      {"\n", '\n'},  {"\\n", '\n'}, {"\\0", 0},
+		{"\\\\", '\\'}, {"\\x1e", 0x1e}, {"\\xFF", 0xff}, {"\\", '\\'},  {"", -2},      {"ab", -2},
+		{"\\q", -2},    {"\\x1", -2},    {"\\x1eg", -2},  {"\\x-1", -2},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		int byte = -2;
+		assert_int_equal(tool_delimiter("--x", cases[i].text, &byte), cases[i].byte == -2 ? -EINVAL : 0);
+		assert_int_equal(byte, cases[i].byte);
+	}
+}
+
 static void test_json_strings(void **state)
 {
 	static const struct {
@@ -128,8 +145,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_durations),     cmocka_unit_test(test_numbers),
-		cmocka_unit_test(test_json_strings),  cmocka_unit_test(test_json_payloads),
-		cmocka_unit_test(test_slow_policies),
+		cmocka_unit_test(test_delimiters),    cmocka_unit_test(test_json_strings),
+		cmocka_unit_test(test_json_payloads), cmocka_unit_test(test_slow_policies),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

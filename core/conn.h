@@ -73,6 +73,7 @@ struct conn_slice {
 	uint32_t n;
 	void (*release)(void *owner); /* may be NULL */
 	void *owner;
+	bool scarce; /* a hint to sessions: this memory is wanted back soon, so copy what is not large */
 };
 
 struct conn_segment {

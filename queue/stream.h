@@ -60,6 +60,7 @@ struct streams_opts {
 	uint32_t publishers_max, numbers_max;
 	uint64_t
 		held_max; /* bytes of publishes that wait on one shard for another one, for memory, or for a stream being made */
+	uint64_t read_max; /* bytes, on one shard, of what cursors have read from disk or merged; 0: no bound */
 };
 
 /* Opens every stream in the journal, replaying its log: with a line in the log now and then. A stream whose log is damaged
@@ -128,7 +129,8 @@ enum stream_error {
 	STREAM_E_DAMAGED,
 	/* cursors: the stream is in another one than stream_start.incarnation */
 	STREAM_E_INCARNATION,
-	STREAM_E_BEYOND, /* cursors: stream_start.offset is beyond the end of the stream */
+	STREAM_E_BEYOND,    /* cursors: stream_start.offset is beyond the end of the stream */
+	STREAM_E_OVERTAKEN, /* cursors: retention has dropped a frame of which the subscriber has a part */
 };
 /* A sentence for people, in buf. Any thread. */
 const char *stream_error_text(const struct streams *ss, enum stream_error e, char *buf, size_t cap);
@@ -146,6 +148,8 @@ struct streams_view_ops {
 	void (*refused)(void *ctx, void *user, enum stream_error why);
 	/* After stream_cursor_next gave CURSOR_WAIT: call it again (it may say so again). */
 	void (*ready)(void *ctx, void *user);
+	/* Memory is short, and this cursor rests: call stream_cursor_back for its slice, in here. NULL: pieces are never taken back. */
+	void (*give_back)(void *ctx, void *user);
 };
 
 /* ---- publishing ---- */
@@ -186,6 +190,8 @@ struct stream_start {
 	uint64_t incarnation;
 	bool tell_begin;    /* CURSOR_BEGUN comes without an offset, too */
 	bool only_existing; /* a stream that is not there is not made: STREAM_E_ABSENT */
+	/* Who reads: numbers of the client's address and of its connection, among which turns to read are shared out. */
+	uint64_t reader[2];
 };
 
 /* A piece of what a subscriber receives: whole frames. Held until stream_slice_put, on the same shard. */
@@ -196,12 +202,14 @@ struct stream_slice {
 	/* live: the offset to resume with after this; 0 in sorted history. CURSOR_BEGUN: see there */
 	uint64_t next_offset;
 	uint64_t gap_from, gap_to; /* CURSOR_GAP */
+	bool scarce;               /* read or merged for this cursor, in memory that others wait for */
 	void *hold;                /* private */
 };
 
 enum cursor_state {
 	CURSOR_SLICE,     /* *ret holds frames */
 	CURSOR_WAIT,      /* nothing now; ops->ready follows */
+	CURSOR_COLD,      /* what comes next has to be read: call stream_cursor_read when the subscriber can take it */
 	CURSOR_CAUGHT_UP, /* once: all that was durable when the cursor was opened has been given */
 	CURSOR_GAP, /* *ret holds gap_from and gap_to: these offsets are gone (those of them that were not given before) */
 	CURSOR_ENDED, /* stream_cursor_error says why; nothing more comes */
@@ -221,6 +229,16 @@ enum stream_error stream_cursor_open(struct streams_view *v, const struct stream
 void stream_cursor_close(struct stream_cursor *c);
 /* The next piece: at most `max` bytes, but a whole frame at least. Costs no work per frame where every frame goes. */
 enum cursor_state stream_cursor_next(struct stream_cursor *c, size_t max, struct stream_slice *ret);
+/* After CURSOR_COLD: asks for what comes next, and takes a turn with other cursors for it. stream_cursor_next may be called at once. */
+void stream_cursor_read(struct stream_cursor *c);
+/* The subscriber takes nothing for now, and keeps the slice that was given last (NULL: it has none). `alone`: that is its own matter, and its connection goes on for others.
+ * If memory runs short, ops->give_back asks for the slice. stream_cursor_next, stream_cursor_back and stream_cursor_stir end this. */
+void stream_cursor_rest(struct stream_cursor *c, const struct stream_slice *s, bool alone);
+void stream_cursor_stir(struct stream_cursor *c);
+/* Puts the slice that was given last; `taken` bytes of it have been taken by the subscriber. The next slice goes on exactly behind these, in the middle of a
+ * frame if need be; as long as stream_cursor_is_torn, nothing else may be put in between. Returns how many frames will be given again, or their rests. */
+uint32_t stream_cursor_back(struct stream_cursor *c, struct stream_slice *s, size_t taken);
+bool stream_cursor_is_torn(const struct stream_cursor *c);
 /* Gives a slice back. Another holder of the same bytes on the same shard calls stream_slice_get first. */
 void stream_slice_put(struct streams_view *v, struct stream_slice *s);
 void stream_slice_get(struct streams_view *v, const struct stream_slice *s);
@@ -250,6 +268,16 @@ uint32_t streams_view_publishing(const struct streams_view *v);
 uint32_t streams_view_cursors(const struct streams_view *v);
 
 /* ---- figures; any thread ---- */
+
+/* Of one shard: the memory of what cursors have read. */
+struct streams_read_stats {
+	uint64_t bytes;      /* now, with what is reserved for reads under way */
+	uint64_t most;       /* at any time */
+	uint64_t waiting;    /* cursors that wait for their turn */
+	uint64_t taken_back; /* pieces that were taken back from subscribers who took nothing */
+};
+/* The view must not have been freed. */
+void streams_view_read_stats(const struct streams_view *v, struct streams_read_stats *ret);
 
 struct stream_stats {
 	char name[STREAM_NAME_MAX + 1];

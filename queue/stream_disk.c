@@ -67,24 +67,55 @@ static struct disk_window *window_find(struct disk *d, struct jlog *log, const s
 	return NULL;
 }
 
+/* The records in it are forgotten, too. */
+static void window_drop(struct disk *d, struct disk_window *w)
+{
+	for (unsigned i = 0; i < DISK_PLACES && w->buf != NULL; i++) {
+		struct disk_place *p = &d->place[i];
+
+		if (p->buf == w->buf) {
+			buf_put(p->buf);
+			*p = (struct disk_place){.log = NULL};
+		}
+	}
+	if (w->buf != NULL)
+		d->window_bytes -= w->buf->cap;
+	buf_put(w->buf);
+	*w = (struct disk_window){.log = NULL};
+}
+
+/* The window that was used longest ago. */
+static struct disk_window *window_oldest(struct disk *d, bool free_too)
+{
+	struct disk_window *oldest = NULL;
+
+	for (unsigned i = 0; i < DISK_WINDOWS; i++) {
+		struct disk_window *w = &d->window[i];
+
+		if ((w->buf != NULL || free_too) && (oldest == NULL || w->used < oldest->used))
+			oldest = w;
+	}
+	return oldest;
+}
+
 /* Reads `n` bytes (fewer at the end of what is durable) at `at` into the window that was used longest ago. */
 static int window_read(struct disk *d, struct jlog *log, const struct jlog_file *file, uint32_t at, uint32_t n,
 		       struct disk_window **ret)
 {
-	struct disk_window *w = &d->window[0];
+	struct disk_window *w;
 	const char *why = "";
 	ssize_t got;
 
-	for (unsigned i = 1; i < DISK_WINDOWS; i++)
-		if (d->window[i].used < w->used)
-			w = &d->window[i];
-	buf_put(w->buf);
-	*w = (struct disk_window){.log = NULL};
 	if (n > file->end - at)
 		n = file->end - at;
+	window_drop(d, window_oldest(d, true));
+	while (d->window_bytes + n > DISK_WINDOWS_BYTES && d->window_bytes > 0)
+		window_drop(d, window_oldest(d, false));
+	w = window_oldest(d, true);
 	w->buf = buf_new(n);
 	if (w->buf == NULL)
 		return -ENOMEM;
+	d->window_bytes += n;
 	got = jlog_file_read(log, file, w->buf->data, n, at, &why);
 	if (got < 0)
 		return say(d, (int)got, why);

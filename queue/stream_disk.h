@@ -7,6 +7,9 @@
 #include "queue/stream_impl.h"
 
 #define DISK_WINDOWS 32u
+#define DISK_WINDOWS_BYTES (16u << 20) /* of all windows: at least twice the largest */
+#define DISK_READ_MAX                                                                                                  \
+	(JOURNAL_RECORD_MAX + (64u << 10)) /* bytes of a window: of the largest record with what belongs to it */
 #define DISK_PLACES 16u
 #define DISK_HEADS 4096u /* a power of two */
 
@@ -39,7 +42,7 @@ struct disk {
 	struct disk_window window[DISK_WINDOWS];
 	struct disk_place place[DISK_PLACES];
 	struct disk_head head[DISK_HEADS];
-	uint64_t uses;
+	uint64_t uses, window_bytes;
 	uint8_t *frame;
 	uint32_t frame_cap;
 	char why[320]; /* of the last failure */

@@ -9,7 +9,8 @@
  *   stream_plan.c      owner: what comes next in a sorted history
  *   stream_merge.c     any: a step of such a plan, carried out
  *   stream_reader.c    reader thread: what is not in memory.  stream_keeper.c  keeper thread: creation, retention
- *   stream_view.c      shard: names, publishes, mail.  stream_cursor.c  shard: subscribers' places
+ *   stream_view.c      shard: names, publishes, mail.  stream_cursor.c, stream_live.c  shard: subscribers' places
+ *   stream_turns.c     shard: whose turn it is to read, and the memory for it
  *
  * Threads send each other notes: intrusive, each in at most one inbox at a time, so an inbox is never full and nothing waits for room.
  */
@@ -43,6 +44,7 @@
 #define LOG_PREFIX "stream."
 #define PLAN_STEPS 16u
 #define PLAN_LATE 512u
+#define PLAN_LATE_FIRST 16u
 #define MERGE_LATE_BYTES (64u << 10) /* of late frames in one step, but for the first */
 
 /* The types of a stream's records. */
@@ -195,7 +197,7 @@ struct chunk_dir {
 /* Bytes that were put together for a reader, or read from disk. */
 struct stream_buf {
 	atomic_uint refs;
-	uint32_t n;
+	uint32_t n, cap;
 	uint8_t data[];
 };
 
@@ -206,6 +208,7 @@ static inline struct stream_buf *buf_new(size_t cap)
 	if (b != NULL) {
 		atomic_init(&b->refs, 1);
 		b->n = 0;
+		b->cap = (uint32_t)cap;
 	}
 	return b;
 }
@@ -391,6 +394,7 @@ struct streams {
 	struct journal *journal;
 	uint64_t hash_key[2];
 	uint32_t payload_max, frame_max;
+	uint32_t piece_max; /* bytes of memory that one piece, read or merged, can take */
 	uint32_t capacity;
 	_Atomic(struct stream *) *streams;
 	_Alignas(CACHE_LINE) atomic_uint count; /* published; release, pairs with acquire in views */
@@ -604,11 +608,13 @@ struct late_ref {
 
 struct plan {
 	unsigned n;
-	uint32_t lates;
+	uint32_t lates, late_cap;
+	struct late_ref *late; /* grows as needed: most histories have none */
+	bool failed;           /* no memory */
 	struct step step[PLAN_STEPS];
-	struct late_ref late[PLAN_LATE];
 };
 
+void plan_free(struct plan *p);
 /* Owner: begins a history of what is durable now. */
 void history_begin(const struct stream *s, struct history *h, uint64_t seq_no);
 /* Owner: the next steps; none when h->done. */
@@ -635,17 +641,20 @@ struct fetch {
 	enum step_kind kind;
 	uint64_t pos, end, where;
 	uint64_t min_offset;     /* RANGE of a live cursor: nothing below it is wanted; 0: pos must be there */
+	size_t max;              /* RANGE: bytes, but a whole frame at least */
 	const struct step *step; /* MERGE */
 	const struct late_ref *late;
 	/* The answer. -ENOENT: gone. */
 	int err;
+	char *why; /* of another error, or NULL; the asker frees it */
 	struct stream_buf *buf;
 	struct span bytes; /* in buf */
 	uint32_t frames;
 	uint64_t first_offset, next_pos, next_where, min_seq; /* RANGE */
-	char why[320];
 };
 
+/* Bytes of memory that a piece, read or merged, can take where frames have up to frame_max. */
+uint32_t reader_piece_max(uint32_t frame_max);
 int reader_new(struct streams *ss);
 void reader_free(struct streams *ss);
 void *reader_main(void *ss);

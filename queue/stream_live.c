@@ -103,6 +103,7 @@ static void sight_at(struct sight *g, const struct chunk *c, uint64_t pos, uint6
 static int live_walk(struct stream_cursor *c, const struct sight *g, struct hold *h, size_t max,
 		     struct stream_slice *ret)
 {
+	uint64_t where = atomic_load_explicit(&g->c->block[g->block].where, memory_order_relaxed);
 	uint64_t end_pos = sight_end(g, g->block);
 	const uint8_t *data = g->c->data;
 	struct span s = {data + (c->pos - g->c->pos), (size_t)(end_pos - c->pos)};
@@ -118,9 +119,11 @@ static int live_walk(struct stream_cursor *c, const struct sight *g, struct hold
 		hold_put(h);
 		return CURSOR_AGAIN;
 	}
+	c->given = (struct given){.kind = GIVEN_LIVE, .pos = c->pos, .offset = c->offset, .where = where};
 	c->pos += n;
 	c->offset += frames;
-	return (int)cursor_slice(ret, h, s.p, n, frames, c->offset);
+	return cursor_slice(c, ret, h,
+			    &(struct stream_slice){.p = s.p, .n = n, .frames = frames, .next_offset = c->offset});
 }
 
 /* From a chunk; takes the hold over. */
@@ -129,6 +132,7 @@ static int live_memory(struct stream_cursor *c, struct hold *h, uint64_t durable
 {
 	const struct chunk *ch = h->chunk;
 	uint64_t pos = c->pos, end_pos = pos, offset = c->offset;
+	struct stream_slice slice;
 	struct sight g;
 	unsigned last;
 
@@ -150,11 +154,19 @@ static int live_memory(struct stream_cursor *c, struct hold *h, uint64_t durable
 	count_add(&c->vs->local->reads_memory, 1);
 	if (end_pos == pos)
 		return live_walk(c, &g, h, max, ret);
-	cursor_slice(ret, h, ch->data + (pos - ch->pos), (size_t)(end_pos - pos), (uint32_t)(offset - c->offset),
-		     offset);
+	slice = (struct stream_slice){.p = ch->data + (pos - ch->pos),
+				      .n = (size_t)(end_pos - pos),
+				      .frames = (uint32_t)(offset - c->offset),
+				      .next_offset = offset};
+	c->given = (struct given){
+		.kind = GIVEN_LIVE,
+		.pos = pos,
+		.offset = c->offset,
+		.where = atomic_load_explicit(&ch->block[g.block].where, memory_order_relaxed),
+	};
 	c->pos = end_pos;
 	c->offset = offset;
-	return (int)CURSOR_SLICE;
+	return cursor_slice(c, ret, h, &slice);
 }
 
 /* Nothing more comes of a damaged stream. Its edge does not move after the damage was told. */
@@ -179,11 +191,16 @@ static int live_elsewhere(struct stream_cursor *c, uint64_t durable)
 		return CURSOR_AGAIN;
 	}
 	if (s->log != NULL && c->where != WHERE_NONE) {
+		int state = cursor_need_turn(c);
+
+		if (state != 0)
+			return state;
 		c->fetch.kind = STEP_RANGE;
 		c->fetch.pos = c->pos;
 		c->fetch.end = durable;
 		c->fetch.where = c->where;
 		c->fetch.min_offset = c->offset;
+		c->fetch.max = STREAM_UNIT;
 		return cursor_fetch(c);
 	}
 	edge_get(&s->first, &first_pos, &first);
@@ -210,7 +227,7 @@ int cursor_next_live(struct stream_cursor *c, size_t max, struct stream_slice *r
 	struct hold *h;
 
 	edge_get(&c->vs->s->durable, &durable, &durable_offset);
-	if (!c->caught_up && c->pos >= c->end_pos) {
+	if (!c->caught_up && c->pos >= c->end_pos && c->torn == 0) {
 		c->caught_up = true;
 		return (int)CURSOR_CAUGHT_UP;
 	}
@@ -220,7 +237,7 @@ int cursor_next_live(struct stream_cursor *c, size_t max, struct stream_slice *r
 		c->wants = true;
 		return (int)CURSOR_WAIT;
 	}
-	h = hold_chunk(c->vs, c->pos);
+	h = hold_chunk(c->view, c->vs, c->pos);
 	return h != NULL ? live_memory(c, h, durable, durable_offset, max, ret) : live_elsewhere(c, durable);
 }
 
@@ -273,13 +290,13 @@ bool stream_cursor_drop(struct stream_cursor *c, uint64_t keep)
 	struct sight g;
 	uint64_t durable_offset;
 
-	if (c->in_flight || c->phase != PHASE_LIVE || !c->caught_up)
+	if (c->in_flight || c->phase != PHASE_LIVE || !c->caught_up || c->torn > 0)
 		return false;
 	edge_get(&c->vs->s->durable, &durable, &durable_offset);
 	if (durable <= c->pos || durable - c->pos <= keep)
 		return false;
 	target = durable - keep;
-	h = hold_chunk(c->vs, target < durable ? target : durable - 1);
+	h = hold_chunk(c->view, c->vs, target < durable ? target : durable - 1);
 	if (h == NULL)
 		return false;
 	sight_at(&g, h->chunk, target, durable, durable_offset);

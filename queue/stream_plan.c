@@ -124,6 +124,29 @@ static void late_skip(struct planner *pl)
 	} while (pl->late != NULL && (pl->late->key.pos < pl->first_pos || pl->late->key.pos >= pl->h->end_pos));
 }
 
+void plan_free(struct plan *p)
+{
+	if (p != NULL)
+		free(p->late);
+	free(p);
+}
+
+/* Room for one more late frame. False: no memory. */
+static bool late_room(struct plan *p)
+{
+	uint32_t cap = p->late_cap ? 2 * p->late_cap : PLAN_LATE_FIRST;
+	struct late_ref *grown;
+
+	if (p->lates < p->late_cap)
+		return true;
+	grown = realloc(p->late, cap * sizeof *grown);
+	if (grown == NULL)
+		return false;
+	p->late = grown;
+	p->late_cap = cap;
+	return true;
+}
+
 /* Moves late frames up to `bound` to the plan. False: there are more of them than fit, and *bound is the last one moved. */
 static bool take_late(struct planner *pl, struct step *st, struct stream_key *bound)
 {
@@ -132,16 +155,20 @@ static bool take_late(struct planner *pl, struct step *st, struct stream_key *bo
 
 	st->late = p->lates;
 	for (; pl->late != NULL && !key_below(bound, &pl->late->key); late_skip(pl)) {
-		struct late_ref *r = &p->late[p->lates];
 		uint64_t number;
 
 		if (p->lates == PLAN_LATE || (bytes > 0 && bytes + pl->late->size > MERGE_LATE_BYTES)) {
 			*bound = p->late[p->lates - 1].key;
 			return false;
 		}
+		if (!late_room(p)) {
+			p->failed = true;
+			return false;
+		}
 		number = index_find_pos(&pl->o->index, pl->late->key.pos);
-		*r = (struct late_ref){pl->late->key, index_at(&pl->o->index, number)->where, pl->late->size};
-		bytes += r->size;
+		p->late[p->lates] = (struct late_ref){pl->late->key, index_at(&pl->o->index, number)->where,
+						      pl->late->size};
+		bytes += pl->late->size;
 		p->lates++;
 		st->lates++;
 	}
@@ -150,7 +177,7 @@ static bool take_late(struct planner *pl, struct step *st, struct stream_key *bo
 
 static bool plan_is_full(const struct plan *p)
 {
-	return p->n == PLAN_STEPS || p->lates == PLAN_LATE;
+	return p->n == PLAN_STEPS || p->lates == PLAN_LATE || p->failed;
 }
 
 /* A block as it is: behind the step before it, if they are neighbours. */
@@ -228,6 +255,10 @@ static void plan_block(struct planner *pl, uint64_t number)
 			    .from = h->from,
 			    .before = *h};
 	all = take_late(pl, st, &bound);
+	if (pl->p->failed) {
+		pl->p->n--;
+		return;
+	}
 	st->bound = bound;
 	if (key_below(&h->from, &bound) || !key_below(&bound, &h->from))
 		h->from = key_after(bound);
@@ -244,6 +275,10 @@ static void plan_rest(struct planner *pl)
 
 	*st = (struct step){.kind = STEP_MERGE, .pos = h->end_pos, .end = h->end_pos, .from = h->from, .before = *h};
 	take_late(pl, st, &bound);
+	if (pl->p->failed) {
+		pl->p->n--;
+		return;
+	}
 	st->bound = bound;
 	h->from = key_after(bound);
 }

@@ -1,26 +1,54 @@
 /* The reader thread: frames that are not in memory any more, for cursors that ask.
  *
  * A fetch says where the record begins that holds (or comes before) its position; stream_disk.c reads from there. What is handed out is part of
- * what was read (held by a reference), or, when records are small, frames of several records copied together, or a merge.
- * Invariant: nothing is handed out that failed a check; the answer then names file and byte.
+ * what was read (held by a reference), or, when records are small, frames of several records copied together, or a merge. A small part of a large record is
+ * copied, so that what a subscriber holds is not much more than what it is given. Copies are kept for a while, for subscribers who ask for the same.
+ * Invariants: nothing is handed out that failed a check; the answer then names file and byte. A piece takes at most reader_piece_max bytes of memory.
  */
 #include "core/base/log_limit.h"
 #include "queue/stream_disk.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define SHARE_MIN (16u << 10)     /* a piece of a record is handed out as it is from so many bytes on */
 #define GATHER_BYTES (128u << 10) /* else so many are copied together */
+#define SHARE_PARTS 4u            /* less than such a part of what was read is copied */
+#define COPIES 16u
+#define COPY_KEPT_MAX (512u << 10) /* larger ones are not kept */
+
+/* Frames that were copied together. */
+struct copy {
+	const struct jlog *log; /* NULL: free */
+	uint64_t used, pos, next_pos, next_where, first_offset, min_seq;
+	uint32_t frames;
+	struct stream_buf *buf; /* held */
+};
 
 struct reader {
 	struct disk disk;
+	struct copy copy[COPIES];
+	uint64_t uses;
+	uint64_t began; /* the position that the range at hand begins at */
+	char why[320];
 	/* Of the fetch that is under way. */
 	struct stream_source source;
 	struct fetch *f;
 	struct chunk *chunk[2]; /* held: of the run, of the late frame */
 	struct stream_buf *run; /* held */
 };
+
+uint32_t reader_piece_max(uint32_t frame_max)
+{
+	/* frames of up to STREAM_UNIT bytes, or a larger one, in a buffer that is not much larger */
+	uint64_t range = SHARE_PARTS * (uint64_t)(frame_max > STREAM_UNIT ? frame_max : STREAM_UNIT);
+	uint64_t merge = MERGE_LATE_BYTES + BLOCK_BYTES + 2 * (uint64_t)frame_max;
+
+	if (range > DISK_READ_MAX)
+		range = DISK_READ_MAX;
+	return (uint32_t)(sizeof(struct stream_buf) + (range > merge ? range : merge));
+}
 
 int reader_new(struct streams *ss)
 {
@@ -30,8 +58,11 @@ int reader_new(struct streams *ss)
 
 void reader_free(struct streams *ss)
 {
-	if (ss->reading != NULL)
+	if (ss->reading != NULL) {
+		for (unsigned i = 0; i < COPIES; i++)
+			buf_put(ss->reading->copy[i].buf);
 		disk_done(&ss->reading->disk);
+	}
 	free(ss->reading);
 	ss->reading = NULL;
 }
@@ -93,7 +124,7 @@ static int source_late(struct stream_source *src, const struct late_ref *ref, st
 }
 
 /* Every frame by its own CRC, whatever way it came. */
-static int check_frames(struct fetch *f)
+static int check_frames(struct reader *r, struct fetch *f)
 {
 	struct span rest = f->bytes;
 
@@ -105,7 +136,7 @@ static int check_frames(struct fetch *f)
 		int64_t ts;
 
 		if (size == 0 || !frame_is_whole((struct span){rest.p, size}) || !frame_key(rest, &seq, &ts, &size)) {
-			snprintf(f->why, sizeof f->why,
+			snprintf(r->why, sizeof r->why,
 				 "a frame on disk is not what was published, although its record is");
 			return -EBADMSG;
 		}
@@ -128,7 +159,84 @@ static int fetch_merge(struct reader *r, struct fetch *f)
 
 /* ---- ranges ---- */
 
-/* Copies the rest of this record, and of those after it, into one buffer. */
+/* The copy that was made of the same place. */
+static bool copy_find(struct reader *r, struct fetch *f)
+{
+	for (unsigned i = 0; i < COPIES; i++) {
+		struct copy *c = &r->copy[i];
+
+		if (c->log != f->stream->log || c->pos != f->pos || c->next_pos > f->end || c->buf->n > f->max)
+			continue;
+		c->used = ++r->uses;
+		f->buf = buf_get(c->buf);
+		f->bytes = (struct span){c->buf->data, c->buf->n};
+		f->frames = c->frames;
+		f->first_offset = c->first_offset;
+		f->min_seq = c->min_seq;
+		f->next_pos = c->next_pos;
+		f->next_where = c->next_where;
+		return true;
+	}
+	return false;
+}
+
+/* Keeps a copy that has been checked, in the place of the one that was used longest ago. */
+static void copy_keep(struct reader *r, const struct fetch *f)
+{
+	struct copy *c = &r->copy[0];
+
+	if (f->bytes.p != f->buf->data || f->buf->cap > COPY_KEPT_MAX || r->began != f->pos)
+		return; /* no copy, or not of the place that was asked for */
+	for (unsigned i = 1; i < COPIES; i++)
+		if (r->copy[i].used < c->used)
+			c = &r->copy[i];
+	buf_put(c->buf);
+	*c = (struct copy){.log = f->stream->log,
+			   .used = ++r->uses,
+			   .pos = f->pos,
+			   .next_pos = f->next_pos,
+			   .next_where = f->next_where,
+			   .first_offset = f->first_offset,
+			   .min_seq = f->min_seq,
+			   .frames = f->frames,
+			   .buf = buf_get(f->buf)};
+}
+
+/* The end of the whole frames from `pos` on that make up at most `max` bytes, one at least. */
+static uint64_t cut(const struct disk_place *p, uint64_t pos, uint64_t end, size_t max)
+{
+	uint64_t at = pos;
+
+	while (at < end) {
+		size_t n = frame_length((struct span){p->frames + (at - p->pos), (size_t)(end - at)});
+
+		if (n == 0 || (at > pos && at + n - pos > max))
+			break;
+		at += n;
+	}
+	return at > pos ? at : end; /* what is no frame is found by check_frames */
+}
+
+/* A part of a record: shared, or copied where it is a small part. */
+static int take_part(struct fetch *f, const struct disk_place *p, uint64_t pos, uint64_t end)
+{
+	struct span part = {p->frames + (pos - p->pos), (size_t)(end - pos)};
+
+	if (part.n >= p->buf->n / SHARE_PARTS) {
+		f->buf = buf_get(p->buf);
+		f->bytes = part;
+		return 0;
+	}
+	f->buf = buf_new(part.n);
+	if (f->buf == NULL)
+		return -ENOMEM;
+	memcpy(f->buf->data, part.p, part.n);
+	f->buf->n = (uint32_t)part.n;
+	f->bytes = (struct span){f->buf->data, part.n};
+	return 0;
+}
+
+/* Copies the rest of this record, and of those that follow it without a hole, into one buffer. */
 static int gather(struct reader *r, struct fetch *f, const struct disk_place *p, uint64_t pos)
 {
 	struct stream_buf *out = buf_new(GATHER_BYTES + SHARE_MIN);
@@ -150,7 +258,7 @@ static int gather(struct reader *r, struct fetch *f, const struct disk_place *p,
 			err = disk_next(&r->disk, p, &p);
 		if (err == 0)
 			pos = p->pos;
-	} while (err == 0 && f->next_pos < f->end && p->pos < f->end && out->n < GATHER_BYTES);
+	} while (err == 0 && f->next_pos < f->end && p->pos == f->next_pos && out->n < GATHER_BYTES);
 	if (err == -ENODATA || err == -ENOENT)
 		err = 0; /* the rest is another fetch's */
 	if (err != 0) {
@@ -198,14 +306,31 @@ static int fetch_range(struct reader *r, struct fetch *f)
 	err = offset_at(p, pos, &f->first_offset);
 	if (err != 0)
 		return err;
+	r->began = pos;
 	end = p->end < f->end ? p->end : f->end;
 	if (end - pos < SHARE_MIN && end < f->end)
 		return gather(r, f, p, pos);
-	f->buf = buf_get(p->buf);
-	f->bytes = (struct span){p->frames + (pos - p->pos), (size_t)(end - pos)};
+	if (end - pos > f->max)
+		end = cut(p, pos, end, f->max);
 	f->next_pos = end;
 	f->next_where = end < p->end ? p->where : p->next_where;
-	return 0;
+	return take_part(f, p, pos, end);
+}
+
+static int fetch_frames(struct reader *r, struct fetch *f)
+{
+	int err;
+
+	if (f->kind == STEP_RANGE && copy_find(r, f))
+		return 0;
+	err = f->kind == STEP_MERGE ? fetch_merge(r, f) : fetch_range(r, f);
+	if (err == -ENODATA) /* what was asked for is durable, so it was there: retention has dropped every frame */
+		err = -ENOENT;
+	if (err == 0)
+		err = check_frames(r, f);
+	if (err == 0 && f->kind == STEP_RANGE)
+		copy_keep(r, f);
+	return err;
 }
 
 static void fetch(struct reader *r, struct fetch *f)
@@ -213,22 +338,15 @@ static void fetch(struct reader *r, struct fetch *f)
 	r->source = (struct stream_source){source_run, source_late};
 	r->f = f;
 	f->buf = NULL;
-	f->why[0] = r->disk.why[0] = '\0';
-	if (f->kind == STEP_MERGE)
-		f->err = fetch_merge(r, f);
-	else
-		f->err = fetch_range(r, f);
-	/* what was asked for is durable, so it was there: retention has dropped every frame */
-	if (f->err == -ENODATA)
-		f->err = -ENOENT;
-	if (f->err == 0)
-		f->err = check_frames(f);
+	r->why[0] = r->disk.why[0] = '\0';
+	f->err = fetch_frames(r, f);
 	if (f->err != 0) {
 		buf_put(f->buf);
 		f->buf = NULL;
-		if (f->why[0] == '\0')
-			snprintf(f->why, sizeof f->why, "%s",
+		if (r->why[0] == '\0')
+			snprintf(r->why, sizeof r->why, "%s",
 				 r->disk.why[0] != '\0' ? r->disk.why : "it could not be read");
+		f->why = strdup(r->why);
 	}
 	for (unsigned i = 0; i < 2; i++) {
 		if (r->chunk[i] != NULL)
@@ -238,7 +356,7 @@ static void fetch(struct reader *r, struct fetch *f)
 	buf_put(r->run);
 	r->run = NULL;
 	if (f->err == -EBADMSG || f->err == -EIO)
-		log_limited(LOG_LEVEL_ERROR, "stream \"%s\": %s", f->stream->name, f->why);
+		log_limited(LOG_LEVEL_ERROR, "stream \"%s\": %s", f->stream->name, r->why);
 }
 
 bool reader_turn(struct streams *ss)

@@ -42,28 +42,70 @@ static struct stream_publish *list_take(struct publish_list *l)
 
 /* ---- holds ---- */
 
+static struct hold **hold_bucket(struct streams_view *v, const void *what)
+{
+	return &v->holds[(uintptr_t)what * UINT64_C(0x9e3779b97f4a7c15) >> 56];
+}
+_Static_assert(HOLD_BUCKETS == 256, "a bucket is eight bits of a hash");
+
+/* The hold on this chunk or buffer, if there is one. */
+static struct hold *hold_find(struct streams_view *v, const void *what)
+{
+	struct hold *h = *hold_bucket(v, what);
+
+	while (h != NULL && h->chunk != what && h->buf != what)
+		h = h->next;
+	return h;
+}
+
+/* One reference, which goes to the caller. NULL: no memory. */
+static struct hold *hold_new(struct streams_view *v, struct chunk *c, struct stream_buf *b)
+{
+	struct hold *h = malloc(sizeof *h), **bucket = hold_bucket(v, c ? (void *)c : (void *)b);
+
+	if (h == NULL)
+		return NULL;
+	*h = (struct hold){.refs = 1, .chunk = c, .buf = b, .view = v, .next = *bucket};
+	*bucket = h;
+	if (b != NULL)
+		turns_charge(&v->turns, sizeof *b + b->cap);
+	return h;
+}
+
 void hold_put(struct hold *h)
 {
+	struct hold **link;
+
 	if (--h->refs > 0)
 		return;
+	link = hold_bucket(h->view, h->chunk ? (void *)h->chunk : (void *)h->buf);
+	while (*link != h)
+		link = &(*link)->next;
+	*link = h->next;
 	if (h->chunk != NULL)
 		chunk_put(h->chunk);
+	else
+		turns_discharge(&h->view->turns, sizeof *h->buf + h->buf->cap);
 	buf_put(h->buf);
 	free(h);
 }
 
-struct hold *hold_buf(struct stream_buf *b)
+struct hold *hold_buf(struct streams_view *v, struct stream_buf *b)
 {
-	struct hold *h = malloc(sizeof *h);
+	struct hold *h = hold_find(v, b);
 
+	if (h != NULL) { /* another subscriber has the same bytes */
+		h->refs++;
+		buf_put(b);
+		return h;
+	}
+	h = hold_new(v, NULL, b);
 	if (h == NULL)
 		buf_put(b);
-	else
-		*h = (struct hold){.refs = 1, .buf = b};
 	return h;
 }
 
-struct hold *hold_chunk(struct view_stream *vs, uint64_t pos)
+struct hold *hold_chunk(struct streams_view *v, struct view_stream *vs, uint64_t pos)
 {
 	struct hold *h = vs->tail;
 	struct chunk *c;
@@ -75,12 +117,17 @@ struct hold *hold_chunk(struct view_stream *vs, uint64_t pos)
 	c = chunk_get(vs->s, pos);
 	if (c == NULL)
 		return NULL;
-	h = malloc(sizeof *h);
+	h = hold_find(v, c);
+	if (h != NULL) {
+		h->refs++;
+		chunk_put(c);
+	} else {
+		h = hold_new(v, c, NULL);
+	}
 	if (h == NULL) {
 		chunk_put(c);
 		return NULL;
 	}
-	*h = (struct hold){.refs = 1, .chunk = c};
 	if (vs->tail == NULL || vs->tail->chunk->pos < c->pos) {
 		if (vs->tail != NULL)
 			hold_put(vs->tail);
@@ -398,6 +445,16 @@ uint32_t streams_view_publishing(const struct streams_view *v)
 	return count_get(&v->publishing);
 }
 
+void streams_view_read_stats(const struct streams_view *v, struct streams_read_stats *ret)
+{
+	*ret = (struct streams_read_stats){
+		.bytes = count_get(&v->turns.used),
+		.most = count_get(&v->turns.most),
+		.waiting = count_get(&v->turns.waiting),
+		.taken_back = count_get(&v->turns.taken_back),
+	};
+}
+
 uint32_t streams_view_cursors(const struct streams_view *v)
 {
 	return count_get(&v->cursors);
@@ -696,6 +753,7 @@ void streams_view_turn(struct streams_view *v, const struct streams_view_ops *op
 	if (!v->failed && journal_has_failed(v->ss->journal))
 		fail_owned(v);
 	turn_owned(v);
+	turns_run(&v->turns, ops, ctx);
 	call_back(v, ops, ctx);
 	if (v->active != NULL && !v->failed)
 		turn_owned(v); /* what the callbacks have published */
@@ -703,7 +761,7 @@ void streams_view_turn(struct streams_view *v, const struct streams_view_ops *op
 
 bool streams_view_has_work(struct streams_view *v)
 {
-	if (!inbox_is_empty(v->inbox) || v->answered.first != NULL || v->ready.n > 0)
+	if (!inbox_is_empty(v->inbox) || v->answered.first != NULL || v->ready.n > 0 || turns_have_work(&v->turns))
 		return true;
 	if (v->failed)
 		return false;
@@ -727,6 +785,7 @@ struct streams_view *streams_view_new(struct streams *ss, unsigned shard, struct
 	v->shard = shard;
 	v->inbox = &ss->ports[shard].inbox;
 	v->answered.last = &v->answered.first;
+	turns_init(&v->turns, ss->opts.read_max ? ss->opts.read_max : UINT64_MAX, ss->piece_max);
 	v->streams = calloc(ss->capacity, sizeof *v->streams);
 	if (v->streams == NULL || names_init(&v->names, ss->hash_key, view_name, ss) != 0 ||
 	    journal_port_new(ss->journal, bell, PORT_DEPTH, &v->port) != 0) {

@@ -266,6 +266,7 @@ static int alloc_parts(struct streams *ss, uint32_t found)
 	if (ss->payload_max > o->payload_max)
 		ss->payload_max = o->payload_max;
 	ss->frame_max = ss->payload_max + FRAME_OVERHEAD_MAX + STREAM_PUBLISHER_MAX;
+	ss->piece_max = reader_piece_max(ss->frame_max);
 	return reader_new(ss);
 }
 
@@ -534,6 +535,12 @@ const char *stream_error_text(const struct streams *ss, enum stream_error e, cha
 		break;
 	case STREAM_E_FAILED:
 		snprintf(buf, cap, "the journal has failed: whether the frame is kept is not known");
+		break;
+	case STREAM_E_OVERTAKEN:
+		snprintf(
+			buf, cap,
+			"retention dropped a frame while this subscriber was in the middle of it; subscribe again, and a GAP "
+			"tells what is gone");
 		break;
 	case STREAM_E_DAMAGED:
 		snprintf(buf, cap, "the stream is damaged on the server's disk");

@@ -27,6 +27,12 @@
 
 #define CALL_TEXT_MAX 1024 /* bytes of the text that ends a call */
 
+enum call_room {
+	CALL_ROOM,
+	CALL_FULL, /* the connection takes nothing for now */
+	CALL_SHUT, /* this call's stream takes nothing for now, whatever others do */
+};
+
 /* What a session does for its calls. */
 struct call_ops {
 	/* The whole answer of a unary call: one message, status OK. */
@@ -40,6 +46,8 @@ struct call_ops {
 	size_t (*send_framed)(struct call *c, const struct conn_slice *s);
 	/* The end; text is for people (may be empty), CALL_TEXT_MAX bytes at most. */
 	void (*finish)(struct call *c, enum grpc_status status, struct span text);
+	/* Whether send_framed would take anything now. If not, `writable` follows. NULL: always. */
+	enum call_room (*room)(struct call *c);
 	/* Stop and go on delivering request messages (back-pressure of the service's). Native framing stops the whole connection, and what
 	 * one receive had brought is still delivered; so services take messages after a pause, too. */
 	void (*pause)(struct call *c);
@@ -240,6 +248,10 @@ static inline void call_finish(struct call *c, enum grpc_status status, struct s
 	if (__builtin_expect(status == GRPC_RESOURCE_EXHAUSTED || status == GRPC_INVALID_ARGUMENT, 0))
 		call_note_answer(c, status, text);
 	c->ops->finish(c, status, text);
+}
+static inline enum call_room call_room(struct call *c)
+{
+	return c->ops->room ? c->ops->room(c) : CALL_ROOM;
 }
 static inline void call_deliver(struct call *c, struct span msg)
 {

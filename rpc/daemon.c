@@ -560,6 +560,7 @@ static int make_feed(struct daemon *d, const char **ret_why)
 		.publishers_max = (uint32_t)c->feed_publishers_max,
 		.numbers_max = (uint32_t)c->feed_numbers_max,
 		.held_max = (uint64_t)c->feed_held_max,
+		.read_max = (uint64_t)c->feed_read_max,
 	};
 	struct feed_opts fo = {
 		.shards = d->topo.shards,

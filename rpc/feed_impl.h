@@ -110,17 +110,19 @@ struct feed_sub {
 	struct stream_cursor *cursor;
 	struct feed_count *count; /* NULL until the stream is known */
 	struct feed_out out;
-	struct feed_sub *next, **link; /* all of the shard */
-	TAILQ_ENTRY(feed_sub) run;     /* while running */
-	bool running;                  /* on the list of those to be pumped */
-	bool blocked;                  /* the call takes no more for now */
-	bool waiting;                  /* the cursor will say when it is ready */
-	bool dropping;                 /* the next gap is our own doing */
-	bool gone;                     /* GOING_AWAY has been put; the end follows */
-	uint64_t allowed_lag;          /* what it lagged when it went live, or less; the bound counts from there */
-	struct feed_reorder *reorder;  /* NULL: none */
-	struct timer timer;            /* with a reorder window: when the next frames are due */
-	char *name;                    /* where there are rules of access: the stream's, to ask them again */
+	struct feed_sub *next, **link;      /* all of the shard */
+	TAILQ_ENTRY(feed_sub) run;          /* while running */
+	bool running;                       /* on the list of those to be pumped */
+	bool blocked;                       /* the call takes no more for now */
+	bool waiting;                       /* the cursor will say when it is ready */
+	bool dropping;                      /* the next gap is our own doing */
+	bool gone;                          /* GOING_AWAY has been put; the end follows */
+	bool torn;                          /* part of a frame was given back: its rest comes before anything else */
+	uint64_t again_frames, again_bytes; /* counted already, and to be put once more */
+	uint64_t allowed_lag;               /* what it lagged when it went live, or less; the bound counts from there */
+	struct feed_reorder *reorder;       /* NULL: none */
+	struct timer timer;                 /* with a reorder window: when the next frames are due */
+	char *name;                         /* where there are rules of access: the stream's, to ask them again */
 };
 
 struct svc_feed {
@@ -198,6 +200,8 @@ void feed_subscribe_message(struct call *c, struct span msg);
 void feed_subscribe_cancel(struct call *c);
 void feed_subscribe_writable(struct call *c);
 void feed_on_ready(void *ctx, void *user);
+/* The subscriber gives its slice back, which its call does not take for now. */
+void feed_on_give_back(void *ctx, void *user);
 /* Sends what the cursor gives and the call takes. It may be gone afterwards. */
 void feed_sub_pump(struct feed_sub *sub);
 /* Once a second: figures, and slow subscribers whose call takes nothing. It may be gone afterwards. */

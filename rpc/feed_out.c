@@ -96,7 +96,8 @@ bool feed_out_send(struct call *c, struct feed_out *o)
 	o->at += call_send_framed(c, &(struct conn_slice){.p = p->slice.p + o->at,
 							  .n = (uint32_t)(p->slice.n - o->at),
 							  .release = on_release,
-							  .owner = p});
+							  .owner = p,
+							  .scarce = p->slice.scarce});
 	if (o->at < p->slice.n)
 		return false;
 	o->piece = NULL;

@@ -33,6 +33,7 @@ struct reading {
 	uint64_t frames, bytes, published, delivered, memory_bytes, index_bytes; /* of all streams */
 	uint32_t stopped;                                                        /* of them, take no frames any more */
 	uint64_t reorder_bytes;                                                  /* of all shards' windows */
+	struct streams_read_stats read;                                          /* of all shards; most: of one */
 };
 
 static const char *const durability_names[] = {"fsync", "write", "memory"};
@@ -185,8 +186,17 @@ static void row_add(struct reading *r, const struct row *row)
 static bool reading_take(const struct feed *f, struct reading *r)
 {
 	*r = (struct reading){.streams = streams_count(f->ss)};
-	for (unsigned k = 0; k < f->opts.shards; k++)
-		r->reorder_bytes += f->shard[k] ? count_get(&f->shard[k]->room.bytes) : 0;
+	for (unsigned k = 0; k < f->opts.shards; k++) {
+		struct streams_read_stats read;
+		if (!f->shard[k])
+			continue;
+		r->reorder_bytes += count_get(&f->shard[k]->room.bytes);
+		streams_view_read_stats(f->shard[k]->view, &read);
+		r->read.bytes += read.bytes;
+		r->read.waiting += read.waiting;
+		r->read.taken_back += read.taken_back;
+		r->read.most = read.most > r->read.most ? read.most : r->read.most;
+	}
 	r->row = calloc(SHOWN_MAX, sizeof *r->row);
 	if (!r->row)
 		return false;
@@ -282,6 +292,10 @@ void feed_report_json(void *ctx, struct json *j)
 	json_u64(j, "index_bytes", r.index_bytes);
 	json_u64(j, "reorder_bytes", r.reorder_bytes);
 	json_u64(j, "stopped", r.stopped);
+	json_u64(j, "read_bytes", r.read.bytes);
+	json_u64(j, "read_bytes_most", r.read.most);
+	json_u64(j, "read_waiting", r.read.waiting);
+	json_u64(j, "read_taken_back", r.read.taken_back);
 	json_open(j, "by_name", '[');
 	for (uint32_t i = 0; i < r.shown; i++) {
 		const struct row *row = &r.row[i];
@@ -341,6 +355,16 @@ static void put_metrics(void *ctx, struct text *t)
 	report_metric_head(t, "ordinal_reorder_bytes", "gauge",
 			   "Memory of all reorder windows, with what is not sent yet.");
 	text_printf(t, "ordinal_reorder_bytes %" PRIu64 "\n", r.reorder_bytes);
+	report_metric_head(t, "ordinal_feed_read_bytes", "gauge",
+			   "Memory of frames read from disk for subscribers, with what is reserved for reads under way "
+			   "(FEED_READ_MAX).");
+	text_printf(t, "ordinal_feed_read_bytes %" PRIu64 "\n", r.read.bytes);
+	report_metric_head(t, "ordinal_feed_read_waiting", "gauge",
+			   "Subscribers that wait for their turn to have frames read.");
+	text_printf(t, "ordinal_feed_read_waiting %" PRIu64 "\n", r.read.waiting);
+	report_metric_head(t, "ordinal_feed_read_taken_back_total", "counter",
+			   "Pieces taken back from subscribers that took nothing, because others waited.");
+	text_printf(t, "ordinal_feed_read_taken_back_total %" PRIu64 "\n", r.read.taken_back);
 	for (size_t k = 0; k < ARRAY_SIZE(numbers); k++) {
 		snprintf(name, sizeof name, "ordinal_stream_%s%s", numbers[k].name, numbers[k].counter ? "_total" : "");
 		report_metric_head(t, name, numbers[k].counter ? "counter" : "gauge", numbers[k].help);
@@ -399,6 +423,11 @@ static void put_text(void *ctx, struct text *t)
 			    r.stopped);
 	if (r.reorder_bytes)
 		text_printf(t, "  reorder windows hold %s\n", report_bytes(r.reorder_bytes).s);
+	if (r.read.most)
+		text_printf(t,
+			    "  frames read from disk hold %s, at most %s on a shard; %" PRIu64
+			    " subscribers wait for their turn to read\n",
+			    report_bytes(r.read.bytes).s, report_bytes(r.read.most).s, r.read.waiting);
 	if (r.shown)
 		text_printf(t, "  %-22s %6s %12s %12s %10s %10s %6s %11s %10s %10s\n", "", "OK is", "from", "to",
 			    "frames", "bytes", "subs", "delivered", "lag p50", "p99");

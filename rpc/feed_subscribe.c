@@ -9,6 +9,9 @@
  * Slow subscribers: how far behind is counted from where the subscriber stood when it went live (or the least since), because history may take
  * its time. SLOW_DROP is looked at when it is about to be sent something, SLOW_DISCONNECT also once a second, as its call may never take anything.
  *
+ * What has to be read from disk is asked for only when the call has room, and takes a turn. A subscriber whose call takes nothing may be told to give its
+ * slice back, so that it holds no memory that others wait for; it goes on behind the bytes that its call has taken.
+ *
  * Draining: a subscriber that has everything durable, and no publish being under way, gets GOING_AWAY and OK. At half the drain time every other one
  * gets it too, with the offset it has come to.
  */
@@ -106,6 +109,15 @@ static struct feed_sub *sub_new(struct call *c)
 	return sub;
 }
 
+/* Whose turn it is to read is shared out among client addresses first. */
+static uint64_t address_of(const struct call *c)
+{
+	uint64_t ip[2];
+
+	refusals_group(c->conn->ip, ip);
+	return (ip[0] ^ ip[1] * UINT64_C(0x9e3779b97f4a7c15)) * (c->rpc->secret | 1);
+}
+
 static bool sub_open(struct feed_sub *sub, const struct pb_subscribe_request *m)
 {
 	struct svc_feed *f = sub->feed;
@@ -117,6 +129,7 @@ static bool sub_open(struct feed_sub *sub, const struct pb_subscribe_request *m)
 		.offset = m->resume_offset,
 		.incarnation = m->incarnation,
 		.tell_begin = m->mark_begin,
+		.reader = {address_of(c), (uintptr_t)c->conn * (f->rpc->secret | 1)},
 		.only_existing = !call_may(c, ACCESS_PUBLISH, m->stream)}; /* streams stay for good */
 	uint32_t window = m->reorder_ms ? m->reorder_ms : o->reorder_ms;
 
@@ -189,9 +202,21 @@ void feed_on_ready(void *ctx, void *user)
 
 /* What is put into the output, which is empty. Each returns false when the call has ended, for want of memory. */
 
+static uint64_t least(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
 static void count_out(struct feed_sub *sub, uint64_t frames, uint64_t bytes)
 {
 	struct call *c = sub->call;
+	uint64_t again = least(sub->again_frames, frames);
+
+	sub->again_frames -= again;
+	frames -= again;
+	again = least(sub->again_bytes, bytes);
+	sub->again_bytes -= again;
+	bytes -= again;
 
 	count_add(&c->rpc->stats[c->method_index].messages_out, frames);
 	count_add(&sub->feed->delivered, frames);
@@ -266,7 +291,9 @@ static bool put_slice(struct feed_sub *sub, struct stream_slice *s)
 {
 	struct svc_feed *f = sub->feed;
 
-	if (sub->reorder && sub->live && feed_reorder_pass(sub->reorder, (struct span){s->p, s->n})) {
+	if (unlikely(sub->torn)) {
+		sub->torn = false;
+	} else if (sub->reorder && sub->live && feed_reorder_pass(sub->reorder, (struct span){s->p, s->n})) {
 		note_reorder(sub);
 	} else if (sub->reorder && sub->live) {
 		bool ok = feed_reorder_add(sub->reorder, (struct span){s->p, s->n}, feed_now(f));
@@ -399,18 +426,58 @@ static bool idle(struct feed_sub *sub)
 	return false;
 }
 
+/* What comes next has to be read: not before the call can take it. */
+static bool read_on(struct feed_sub *sub)
+{
+	enum call_room room = call_room(sub->call);
+
+	if (room == CALL_ROOM) {
+		stream_cursor_read(sub->cursor);
+		return true;
+	}
+	sub->blocked = true;
+	stream_cursor_rest(sub->cursor, NULL, room == CALL_SHUT);
+	return false;
+}
+
+/* The call takes no more for now. */
+static void rest(struct feed_sub *sub)
+{
+	const struct feed_piece *p = sub->out.piece;
+
+	sub->blocked = true;
+	if (!p->own)
+		stream_cursor_rest(sub->cursor, &p->slice, call_room(sub->call) == CALL_SHUT);
+}
+
+void feed_on_give_back(void *ctx, void *user)
+{
+	struct feed_sub *sub = user;
+	struct stream_slice s = sub->out.piece->slice;
+
+	DCHECK(sub->blocked && !sub->out.piece->own);
+	stream_slice_get(sub->feed->view, &s); /* the piece keeps its own until the output has let go of it */
+	sub->again_bytes += s.n - sub->out.at;
+	sub->again_frames += stream_cursor_back(sub->cursor, &s, sub->out.at);
+	sub->torn = stream_cursor_is_torn(sub->cursor);
+	feed_out_reset(&sub->out);
+}
+
 /* Puts the next thing into the output (or only into the reorder window). false: there is none for now, or the call has ended. */
 static bool next(struct feed_sub *sub)
 {
 	struct stream_slice s = {0};
-	size_t due = sub->reorder ? feed_reorder_due(sub->reorder, feed_now(sub->feed), false) : 0;
 
-	if (due)
-		return put_own(sub, due, NULL);
-	if (sub->slow != FEED_SLOW_WAIT && sub->live && !hold_to_policy(sub))
-		return false;
-	if (unlikely(must_go(sub)))
-		return put_going_away(sub);
+	if (likely(!sub->torn)) {
+		size_t due = sub->reorder ? feed_reorder_due(sub->reorder, feed_now(sub->feed), false) : 0;
+
+		if (due)
+			return put_own(sub, due, NULL);
+		if (sub->slow != FEED_SLOW_WAIT && sub->live && !hold_to_policy(sub))
+			return false;
+		if (unlikely(must_go(sub)))
+			return put_going_away(sub);
+	}
 	if (sub->waiting)
 		return idle(sub);
 	switch (stream_cursor_next(sub->cursor, FEED_SLICE_MAX, &s)) {
@@ -426,22 +493,26 @@ static bool next(struct feed_sub *sub)
 	case CURSOR_BEGUN:
 		note_stream(sub);
 		return put_resumed(sub, s.next_offset);
+	case CURSOR_COLD:
+		return read_on(sub);
 	case CURSOR_ENDED:
 		return sub_failed(sub);
 	case CURSOR_WAIT:
 	default:
 		note_stream(sub);
 		sub->waiting = true;
-		return must_go(sub) ? put_going_away(sub) : idle(sub);
+		return !sub->torn && must_go(sub) ? put_going_away(sub) : idle(sub);
 	}
 }
 
 void feed_sub_pump(struct feed_sub *sub)
 {
 	do {
-		sub->blocked = !feed_out_send(sub->call, &sub->out);
-		if (sub->blocked)
+		sub->blocked = false;
+		if (!feed_out_send(sub->call, &sub->out)) {
+			rest(sub);
 			return;
+		}
 		if (unlikely(sub->gone)) {
 			sub_end(sub, GRPC_OK, "");
 			return;

@@ -178,6 +178,7 @@ void h2_final_goaway(struct h2_session *s);
 
 void h2_reply(struct call *c, const uint8_t *msg, size_t n);
 bool h2_send(struct call *c, const uint8_t *msg, size_t n);
+enum call_room h2_room(struct call *c);
 size_t h2_send_framed(struct call *c, const struct conn_slice *all);
 void h2_finish(struct call *c, enum grpc_status status, struct span text);
 /* The last HEADERS of a stream: trailers, or headers and trailers in one if nothing was sent before. */

@@ -332,7 +332,7 @@ bool h2_send(struct call *c, const uint8_t *msg, size_t n)
 static bool put_framed(struct h2_stream *st, const struct conn_slice *piece)
 {
 	struct h2_session *s = st->session;
-	bool copy = piece->n < SLICE_MIN;
+	bool copy = piece->n < SLICE_MIN || piece->scarce;
 	uint8_t *p = conn_reserve(s->conn, H2_FRAME_HEADER + (copy ? piece->n : 0));
 	if (!p) {
 		if (piece->release)
@@ -360,8 +360,8 @@ size_t h2_send_framed(struct call *c, const struct conn_slice *all)
 		int64_t n = room_for(st, (int64_t)(all->n - at));
 		if (n <= 0)
 			break;
-		struct conn_slice piece = {.p = (const uint8_t *)all->p + at, .n = (uint32_t)n};
-		if (n >= SLICE_MIN && !owned) {
+		struct conn_slice piece = {.p = (const uint8_t *)all->p + at, .n = (uint32_t)n, .scarce = all->scarce};
+		if (n >= SLICE_MIN && !owned && !all->scarce) {
 			piece.release = all->release;
 			piece.owner = all->owner;
 			owned = true;
@@ -375,6 +375,16 @@ size_t h2_send_framed(struct call *c, const struct conn_slice *all)
 	st->want_writable = st->held_back = at < all->n;
 	h2_note_waiting(st, st->want_writable || is_pending(st));
 	return at;
+}
+
+enum call_room h2_room(struct call *c)
+{
+	struct h2_stream *st = h2_stream_of(c);
+	if (!is_pending(st) && room_for(st, 1) > 0)
+		return CALL_ROOM;
+	st->want_writable = true;
+	h2_note_waiting(st, true);
+	return st->send_window <= 0 ? CALL_SHUT : CALL_FULL;
 }
 
 void h2_finish(struct call *c, enum grpc_status status, struct span text)

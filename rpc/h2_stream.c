@@ -416,6 +416,7 @@ static void h2_resume(struct call *c)
 static const struct call_ops h2_call_ops = {.reply = h2_reply,
 					    .send = h2_send,
 					    .send_framed = h2_send_framed,
+					    .room = h2_room,
 					    .finish = h2_finish,
 					    .pause = h2_pause,
 					    .resume = h2_resume,

@@ -9,50 +9,20 @@
  * call alone until it ends, so that every later frame with this number reaches it; unary calls, to
  * which nothing but CANCEL can be said, may have one number at once. After GOAWAY the connection
  * ends when no call is open and the peer has fallen silent or closed.
+ * What is sent is native_send.c's.
  */
 #include "core/base/check.h"
 #include "core/base/clock.h"
-#include "rpc/native_table.h"
-#include "rpc/session.h"
-#include "rpc/wire/native.h"
+#include "rpc/native_impl.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct native_call {
-	struct call call;
-	struct native_entry entry; /* its number */
-	uint32_t slot;
-	bool half_closed, paused;
-	bool answered; /* the one message of a unary call has gone, and with LAST its end */
-};
-
 enum {
-	SLICE_MIN = 2048,      /* shorter messages are copied */
 	PART_PROGRESS = 16384, /* bytes of a frame that have to come within body_ns */
 	PART_FREE = 4096,      /* a frame that fits here is not counted in the memory for partly received messages */
 };
-
-struct native_session {
-	struct rpc_shard *rpc;
-	struct conn *conn;
-	struct native_table calls;
-	uint32_t streams; /* calls that are not unary */
-	uint32_t stopped; /* calls whose service asked to pause */
-	bool draining, eof, has_token;
-	uint32_t access_gen; /* of `who` */
-	uint64_t who;        /* its principal: rpc/access.h */
-	uint8_t token[ACCESS_DIGEST];
-	uint8_t *part; /* a frame cut by the end of a buffer */
-	uint32_t part_len, part_cap;
-	struct assembly_share assembly;
-	struct timer timer; /* a frame that does not get finished; the end of draining */
-	uint64_t drain_ns;
-	bool quiet; /* at drain_ns it had no call, and had been silent for RPC_QUIET_NS */
-};
-
-static const struct call_ops native_call_ops;
 
 size_t native_session_size(void)
 {
@@ -71,22 +41,10 @@ static void protocol_error(struct native_session *ns, const char *what)
 	conn_abort(ns->conn, CONN_R_PROTOCOL);
 }
 
-static bool put_frame(struct native_session *ns, uint8_t kind, uint16_t code, uint32_t id, const void *p, size_t n)
-{
-	uint8_t *out = conn_reserve(ns->conn, NATIVE_HEADER + n);
-	if (!out)
-		return false;
-	native_put(out, kind, code, (uint32_t)n, id, 0);
-	if (n)
-		memcpy(out + NATIVE_HEADER, p, n);
-	conn_commit(ns->conn, NATIVE_HEADER + n);
-	return true;
-}
-
 static void put_error(struct native_session *ns, uint32_t id, enum grpc_status status, const char *text)
 {
 	call_count_refused(ns->rpc, status);
-	put_frame(ns, NATIVE_END, (uint16_t)status, id, text, strlen(text));
+	native_put_frame(ns, NATIVE_END, (uint16_t)status, id, text, strlen(text));
 }
 
 /* The same, for what the client did. */
@@ -99,14 +57,9 @@ static void refuse_request(struct native_session *ns, uint32_t id, enum grpc_sta
 
 /* Calls. */
 
-static struct native_session *session_of(const struct call *c)
+void native_maybe_close(struct native_session *ns)
 {
-	return c->conn->session;
-}
-
-static void maybe_close(struct native_session *ns)
-{
-	if (ns->calls.used == 0 && ns->eof)
+	if (ns->calls.used == 0 && ns->eof && ns->mid_left == 0)
 		conn_close(ns->conn);
 }
 
@@ -117,7 +70,7 @@ static void restart_timer(struct native_session *ns)
 		wheel_add(&ns->rpc->shard->wheel, &ns->timer, ns->rpc->shard->now_ns + ns->rpc->opts->body_ns);
 }
 
-static void maybe_resume(struct native_session *ns)
+void native_maybe_resume(struct native_session *ns)
 {
 	if (ns->stopped)
 		return;
@@ -125,9 +78,11 @@ static void maybe_resume(struct native_session *ns)
 	conn_resume(ns->conn);
 }
 
-static void call_drop(struct native_call *nc, enum grpc_status status)
+void native_call_drop(struct native_call *nc, enum grpc_status status)
 {
-	struct native_session *ns = session_of(&nc->call);
+	struct native_session *ns = native_session_of(&nc->call);
+	if (unlikely(ns->mid == nc))
+		native_long_orphan(ns);
 	call_end(&nc->call, status);
 	native_table_remove(&ns->calls, &nc->entry);
 	if (nc->call.method->kind != METHOD_UNARY)
@@ -137,127 +92,16 @@ static void call_drop(struct native_call *nc, enum grpc_status status)
 	if (unlikely(nc->paused))
 		ns->stopped--;
 	if (unlikely(ns->conn->paused))
-		maybe_resume(ns);
+		native_maybe_resume(ns);
 	if (unlikely(ns->eof))
-		maybe_close(ns);
+		native_maybe_close(ns);
 }
-
-static void native_reply(struct call *c, const uint8_t *msg, size_t n)
-{
-	struct native_call *nc = container_of(c, struct native_call, call);
-	put_frame(session_of(c), NATIVE_MESSAGE | NATIVE_F_LAST, 0, nc->entry.id, msg, n);
-	call_drop(nc, GRPC_OK);
-}
-
-/* Whether more may be queued; if not, `writable` will tell. */
-static bool has_room(struct call *c)
-{
-	if (conn_queued(c->conn) < conn_high_water(c->rpc->shard->opts->conn_queue_max))
-		return true;
-	conn_want_writable(c->conn);
-	return false;
-}
-
-static bool native_send(struct call *c, const uint8_t *msg, size_t n)
-{
-	struct native_call *nc = container_of(c, struct native_call, call);
-	put_frame(session_of(c), NATIVE_MESSAGE, 0, nc->entry.id, msg, n);
-	count_add(&c->rpc->stats[c->method_index].messages_out, 1);
-	return has_room(c);
-}
-
-/* A message of ready bytes: its header, and the bytes copied when that costs less than another piece for the kernel to gather. *owned: the
- * release hangs on a piece already; all pieces of a turn leave the output together. */
-static bool put_framed(struct native_call *nc, const struct conn_slice *all, const uint8_t *p, uint32_t n, bool *owned)
-{
-	struct conn *conn = nc->call.conn;
-	struct conn_slice piece = {.p = p, .n = n};
-	uint8_t kind = NATIVE_MESSAGE;
-	if (nc->call.method->kind == METHOD_UNARY) {
-		kind |= NATIVE_F_LAST;
-		nc->answered = true;
-	}
-	if (n < SLICE_MIN)
-		return put_frame(session_of(&nc->call), kind, 0, nc->entry.id, p, n);
-	uint8_t *out = conn_reserve(conn, NATIVE_HEADER);
-	if (!out)
-		return false;
-	native_put(out, kind, 0, n, nc->entry.id, 0);
-	conn_commit(conn, NATIVE_HEADER);
-	if (!*owned) {
-		piece.release = all->release;
-		piece.owner = all->owner;
-		*owned = true;
-	}
-	return conn_write_slice(conn, &piece);
-}
-
-/* Each message gets its header here; whole ones only. */
-static size_t native_send_framed(struct call *c, const struct conn_slice *all)
-{
-	struct native_call *nc = container_of(c, struct native_call, call);
-	const uint8_t *p = all->p;
-	size_t at = 0;
-	bool owned = false;
-	while (all->n - at >= GRPC_PREFIX && has_room(c)) {
-		uint32_t n = load_be32(p + at + 1);
-		if (all->n - at - GRPC_PREFIX < n || !put_framed(nc, all, p + at + GRPC_PREFIX, n, &owned))
-			break;
-		at += GRPC_PREFIX + n;
-	}
-	if (!owned && all->release)
-		all->release(all->owner);
-	return at;
-}
-
-static void native_finish(struct call *c, enum grpc_status status, struct span text)
-{
-	struct native_call *nc = container_of(c, struct native_call, call);
-	if (likely(!nc->answered))
-		put_frame(session_of(c), NATIVE_END, (uint16_t)status, nc->entry.id, text.p, text.n);
-	call_drop(nc, status);
-}
-
-static void native_pause(struct call *c)
-{
-	struct native_call *nc = container_of(c, struct native_call, call);
-	if (nc->paused)
-		return;
-	nc->paused = true;
-	if (session_of(c)->stopped++ == 0)
-		conn_pause(c->conn);
-}
-
-static void native_resume(struct call *c)
-{
-	struct native_call *nc = container_of(c, struct native_call, call);
-	struct native_session *ns = session_of(c);
-	if (!nc->paused)
-		return;
-	nc->paused = false;
-	ns->stopped--;
-	maybe_resume(ns);
-}
-
-/* There are no windows. */
-static bool native_is_shut(const struct call *c)
-{
-	return false;
-}
-
-static const struct call_ops native_call_ops = {.reply = native_reply,
-						.send = native_send,
-						.send_framed = native_send_framed,
-						.finish = native_finish,
-						.pause = native_pause,
-						.resume = native_resume,
-						.is_shut = native_is_shut};
 
 static void on_call_timer(struct timer *t, void *ctx)
 {
 	struct native_call *nc = container_of(t, struct native_call, call.timer);
 	call_cancel_service(&nc->call);
-	native_finish(&nc->call, GRPC_DEADLINE_EXCEEDED, SPAN_LIT("the deadline has passed"));
+	native_end_call(nc, GRPC_DEADLINE_EXCEEDED, SPAN_LIT("the deadline has passed"));
 }
 
 static struct native_call *find(struct native_session *ns, uint32_t id)
@@ -386,7 +230,7 @@ static void on_cancel(struct native_session *ns, const struct native_header *h)
 	if (!nc)
 		return;
 	call_cancel_service(&nc->call);
-	native_finish(&nc->call, GRPC_CANCELLED, SPAN_LIT("cancelled by the client"));
+	native_end_call(nc, GRPC_CANCELLED, SPAN_LIT("cancelled by the client"));
 }
 
 static void on_frame(struct native_session *ns, const struct native_header *h, const uint8_t *payload)
@@ -402,7 +246,7 @@ static void on_frame(struct native_session *ns, const struct native_header *h, c
 		on_cancel(ns, h);
 		break;
 	case NATIVE_PING:
-		put_frame(ns, NATIVE_PONG, 0, h->call, payload, h->len);
+		native_put_frame(ns, NATIVE_PONG, 0, h->call, payload, h->len);
 		break;
 	case NATIVE_AUTH:
 		on_auth(ns, h, payload);
@@ -420,7 +264,7 @@ static void refuse_message(struct native_session *ns, const struct native_header
 	call_note_refusal(ns->rpc, ns->conn, REFUSAL_MESSAGE, text);
 	if (nc) {
 		call_cancel_service(&nc->call);
-		native_finish(&nc->call, GRPC_RESOURCE_EXHAUSTED, (struct span){(const uint8_t *)text, strlen(text)});
+		native_end_call(nc, GRPC_RESOURCE_EXHAUSTED, (struct span){(const uint8_t *)text, strlen(text)});
 	} else if (h->kind == NATIVE_REQUEST) {
 		put_error(ns, h->call, GRPC_RESOURCE_EXHAUSTED, text);
 	}
@@ -589,7 +433,7 @@ static void cancel_call(struct native_entry *e)
 {
 	struct native_call *nc = container_of(e, struct native_call, entry);
 	call_cancel_service(&nc->call);
-	call_drop(nc, GRPC_CANCELLED);
+	native_call_drop(nc, GRPC_CANCELLED);
 }
 
 /* A stream that was not ended before the end of the connection's input never will be. Nor may an answer without an end go on: from here, a
@@ -606,22 +450,22 @@ static void native_eof(struct conn *c)
 	struct native_session *ns = c->session;
 	ns->eof = true;
 	native_table_each(&ns->calls, cancel_unended);
-	maybe_close(ns);
+	native_maybe_close(ns);
 }
 
 /* To a client that still reads it says what is true: no more calls will be taken here. */
 static void native_probe(struct conn *c)
 {
-	put_frame(c->session, NATIVE_GOAWAY, 0, 0, NULL, 0);
+	native_put_frame(c->session, NATIVE_GOAWAY, 0, 0, NULL, 0);
 }
 
 static void abandon_call(struct native_entry *e)
 {
 	struct native_call *nc = container_of(e, struct native_call, entry);
 	call_cancel_service(&nc->call);
-	native_finish(&nc->call, GRPC_CANCELLED,
-		      SPAN_LIT("the client has closed its side of the connection, and nothing has moved for "
-			       "STALL_TIMEOUT_MS"));
+	native_end_call(nc, GRPC_CANCELLED,
+			SPAN_LIT("the client has closed its side of the connection, and nothing has moved for "
+				 "STALL_TIMEOUT_MS"));
 }
 
 static void native_abandon(struct conn *c)
@@ -642,13 +486,14 @@ static void native_writable(struct conn *c)
 {
 	struct native_session *ns = c->session;
 	restart_timer(ns);
+	native_long_go_on(ns);
 	native_table_each(&ns->calls, tell_writable);
 }
 
 static bool native_busy(const struct conn *c)
 {
 	const struct native_session *ns = c->session;
-	return ns->calls.used > 0;
+	return ns->calls.used > 0 || ns->mid_left > 0;
 }
 
 static void native_drain(struct conn *c)
@@ -659,7 +504,7 @@ static void native_drain(struct conn *c)
 	ns->draining = true;
 	ns->drain_ns = ns->rpc->shard->now_ns;
 	ns->quiet = ns->calls.used == 0 && c->active_ns + RPC_QUIET_NS <= ns->drain_ns;
-	put_frame(ns, NATIVE_GOAWAY, 0, 0, NULL, 0);
+	native_put_frame(ns, NATIVE_GOAWAY, 0, 0, NULL, 0);
 	wheel_add(&ns->rpc->shard->wheel, &ns->timer, ns->rpc->shard->now_ns + 100 * NS_PER_MS);
 }
 
@@ -680,9 +525,10 @@ static void on_timer(struct timer *t, void *ctx)
 	uint64_t heard_ns = ns->conn->active_ns > ns->drain_ns ? ns->conn->active_ns : ns->drain_ns;
 	if (ns->conn->backlogged) /* and not yet listened to */
 		heard_ns = s->now_ns;
-	if (ns->calls.used == 0 && ns->quiet && heard_ns == ns->drain_ns)
+	bool open = native_busy(ns->conn);
+	if (!open && ns->quiet && heard_ns == ns->drain_ns)
 		conn_close_now(ns->conn);
-	else if (ns->calls.used == 0 && s->now_ns - heard_ns >= NS_PER_S)
+	else if (!open && s->now_ns - heard_ns >= NS_PER_S)
 		conn_close(ns->conn);
 	else
 		wheel_add(&s->wheel, t, s->now_ns + 100 * NS_PER_MS);
@@ -695,6 +541,7 @@ static void native_closed(struct conn *c)
 	native_table_each(&ns->calls, cancel_call);
 	native_table_done(&ns->calls);
 	part_done(ns);
+	native_behind_free(ns);
 	wheel_del(&ns->rpc->shard->wheel, &ns->timer);
 	count_add(&ns->rpc->sessions_native, -1);
 	free(ns);

@@ -39,6 +39,7 @@ enum grpc_status feed_status_of(enum stream_error e)
 		[STREAM_E_DAMAGED] = GRPC_DATA_LOSS,
 		[STREAM_E_INCARNATION] = GRPC_OUT_OF_RANGE,
 		[STREAM_E_BEYOND] = GRPC_OUT_OF_RANGE,
+		[STREAM_E_OVERTAKEN] = GRPC_UNAVAILABLE,
 	};
 	return (unsigned)e < ARRAY_SIZE(status) ? status[e] : GRPC_INTERNAL;
 }
@@ -131,7 +132,11 @@ bool feed_is_publishing(const struct feed *s)
 void svc_feed_turn(struct rpc_shard *r)
 {
 	static const struct streams_view_ops ops = {
-		.published = feed_on_published, .refused = feed_on_refused, .ready = feed_on_ready};
+		.published = feed_on_published,
+		.refused = feed_on_refused,
+		.ready = feed_on_ready,
+		.give_back = feed_on_give_back,
+	};
 	struct svc_feed *f = r->feed;
 
 	streams_view_turn(f->view, &ops, f);

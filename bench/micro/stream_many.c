@@ -54,7 +54,7 @@ static void on_ready(void *ctx, void *user)
 	(void)user;
 }
 
-static const struct streams_view_ops ops = {on_published, on_refused, on_ready};
+static const struct streams_view_ops ops = {.published = on_published, .refused = on_refused, .ready = on_ready};
 
 static void must(int err, const char *what, const char *why)
 {
@@ -168,6 +168,10 @@ static void read_one(struct bench *b, uint32_t i)
 
 		if (got == CURSOR_CAUGHT_UP)
 			break;
+		if (got == CURSOR_COLD) {
+			stream_cursor_read(c);
+			continue;
+		}
 		CHECK(got == CURSOR_SLICE || got == CURSOR_WAIT);
 		if (got == CURSOR_WAIT) {
 			wait_turn(b);

@@ -53,7 +53,7 @@ static void on_ready(void *ctx, void *user)
 	((struct bench *)ctx)->ready = true;
 }
 
-static const struct streams_view_ops ops = {on_published, on_refused, on_ready};
+static const struct streams_view_ops ops = {.published = on_published, .refused = on_refused, .ready = on_ready};
 
 static void must(int err, const char *what, const char *why)
 {
@@ -156,6 +156,10 @@ static uint64_t replay(struct bench *b, uint64_t start, double *ret_rate, uint64
 
 		if (got == CURSOR_CAUGHT_UP)
 			break;
+		if (got == CURSOR_COLD) {
+			stream_cursor_read(c);
+			continue;
+		}
 		CHECK(got == CURSOR_SLICE || got == CURSOR_WAIT);
 		if (got == CURSOR_WAIT) {
 			wait_turn(b);

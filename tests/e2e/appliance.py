@@ -168,6 +168,15 @@ class Daemon:
         with open(f"/proc/{self.pid}/status", encoding="ascii") as f:
             return int(re.search(r"VmRSS:\s+(\d+) kB", f.read())[1])
 
+    def peak_rss_kib(self):
+        """The most that was resident since the start, or since forget_peak_rss."""
+        with open(f"/proc/{self.pid}/status", encoding="ascii") as f:
+            return int(re.search(r"VmHWM:\s+(\d+) kB", f.read())[1])
+
+    def forget_peak_rss(self):
+        with open(f"/proc/{self.pid}/clear_refs", "w", encoding="ascii") as f:
+            f.write("5")
+
     def get(self, path):
         """GET from the stats socket: (status, body)."""
         with socket.socket(socket.AF_UNIX) as s:

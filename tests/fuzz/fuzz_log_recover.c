@@ -353,7 +353,7 @@ static void on_ready(void *ctx, void *user)
 	ready = true;
 }
 
-static const struct streams_view_ops stream_ops = {on_published, on_refused, on_ready};
+static const struct streams_view_ops stream_ops = {.published = on_published, .refused = on_refused, .ready = on_ready};
 
 static void turn_streams(struct streams *ss, struct streams_view *v, struct journal *j)
 {
@@ -387,6 +387,8 @@ static uint64_t read_stream(struct streams *ss, struct streams_view *v, struct j
 		}
 		if (st == CURSOR_WAIT)
 			turn_streams(ss, v, j);
+		if (st == CURSOR_COLD)
+			stream_cursor_read(c);
 		if (st != CURSOR_SLICE)
 			continue;
 		for (struct span rest = {s.p, s.n}; rest.n > 0;) {

@@ -309,7 +309,7 @@ static void rig_turn(void)
 /* The service: what it is told it checks; what it does the script says. A call's words: 0 messages, 1 half-closed, 2 told of room, 3 position in the
  * framed bytes, 4 paused. */
 
-static uint8_t rig_framed[5 + 100 + 5 + 3000 + 5];
+static uint8_t rig_framed[5 + 100 + 5 + 3000 + 5 + 70000 + 5];
 
 static void rig_hold(struct call *c)
 {
@@ -470,7 +470,10 @@ static void rig_act(struct call *c, uint8_t what)
 	case 5:
 		if (streams && c->svc.word[2]) {
 			size_t at = c->svc.word[3];
-			struct conn_slice s = {rig_framed + at, (uint32_t)(sizeof rig_framed - at), rig_released, NULL};
+			struct conn_slice s = {.p = rig_framed + at,
+					       .n = (uint32_t)(sizeof rig_framed - at),
+					       .release = rig_released,
+					       .scarce = what & 64};
 			rig.slices_given++;
 			size_t took = c->ops->send_framed(c, &s);
 			CHECK(took <= s.n);
@@ -543,6 +546,7 @@ static void rig_begin_shard(void)
 	log_level_now = LOG_LEVEL_ERROR;
 	store_be32(rig_framed + 1, 100);
 	store_be32(rig_framed + 105 + 1, 3000);
+	store_be32(rig_framed + 3110 + 1, 70000);
 	method_table_add(&rig.methods, rig_method, RIG_METHODS);
 	const char *why;
 	CHECK(access_parse((struct span){(const uint8_t *)rig_rules_text, sizeof rig_rules_text - 1}, "rules",

@@ -240,11 +240,14 @@ static inline void on_ready(void *ctx, void *user)
 	((struct sub *)user)->ready = true;
 }
 
-static const struct streams_view_ops rig_ops = {on_published, on_refused, on_ready};
+static const struct streams_view_ops rig_ops = {.published = on_published, .refused = on_refused, .ready = on_ready};
 
 static inline void sub_open(struct sub *s, unsigned view, const char *name, uint64_t start, uint64_t resume)
 {
-	struct stream_start st = {.stream = {(const uint8_t *)name, strlen(name)}, .seq_no = start, .offset = resume};
+	struct stream_start st = {.stream = {(const uint8_t *)name, strlen(name)},
+				  .seq_no = start,
+				  .offset = resume,
+				  .reader = {view, (uintptr_t)s}}; /* each its own connection */
 	uint8_t *seen = s->seen ? s->seen : malloc(2 * (size_t)rig.seen_max);
 
 	memset(seen, 0, 2 * (size_t)rig.seen_max);
@@ -369,6 +372,9 @@ static inline void sub_pull(struct sub *s, unsigned slices, size_t max)
 			s->caught_up = true;
 			s->snapshot = s->cursor->h.end_offset;
 			assert_true(s->resume != 0 || s->snapshot + 1 == stream_cursor_offset(s->cursor));
+			break;
+		case CURSOR_COLD:
+			stream_cursor_read(s->cursor);
 			break;
 		case CURSOR_GAP:
 			assert_true(sl.gap_from <= sl.gap_to);

@@ -28,7 +28,7 @@ static void told_refused(void *ctx, void *user, enum stream_error why)
 	answer[i].error = why;
 }
 
-static const struct streams_view_ops told_ops = {told, told_refused, on_ready};
+static const struct streams_view_ops told_ops = {.published = told, .refused = told_refused, .ready = on_ready};
 
 /* Turns until nobody has anything to do. */
 static void settle(void)

@@ -82,6 +82,8 @@ static void use_the_cache(void)
 		if (state == CURSOR_SLICE) {
 			frames += sl.frames;
 			stream_slice_put(rig.view[0], &sl);
+		} else if (state == CURSOR_COLD) {
+			stream_cursor_read(other.cursor);
 		}
 		rig_turn();
 	}

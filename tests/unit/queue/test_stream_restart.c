@@ -87,7 +87,8 @@ static void numbered_refused(void *ctx, void *user, enum stream_error e)
 	numbered_done = true;
 }
 
-static const struct streams_view_ops numbered_ops = {numbered_published, numbered_refused, on_ready};
+static const struct streams_view_ops numbered_ops = {
+	.published = numbered_published, .refused = numbered_refused, .ready = on_ready};
 
 static enum stream_error numbered(const char *publisher, uint64_t number, struct stream_answer *ret)
 {

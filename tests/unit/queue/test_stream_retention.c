@@ -41,7 +41,7 @@ static void on_no_repeat(void *ctx, void *user, enum stream_error why)
 /* The same frame once more, from the same publisher. */
 static void repeat(uint32_t number)
 {
-	static const struct streams_view_ops ops = {on_repeat, on_no_repeat, on_ready};
+	static const struct streams_view_ops ops = {.published = on_repeat, .refused = on_no_repeat, .ready = on_ready};
 	static const char *const publisher[RIG_VIEWS] = {"p0", "p1", "p2"};
 	struct stream_request r = {.stream = SPAN_LIT(NAME),
 				   .seq_no = rig.f[number].seq_no,

@@ -64,7 +64,7 @@ static void on_ready(void *ctx, void *user)
 	((struct sub *)user)->ready = true;
 }
 
-static const struct streams_view_ops ops = {on_published, on_refused, on_ready};
+static const struct streams_view_ops ops = {.published = on_published, .refused = on_refused, .ready = on_ready};
 
 static struct span name_of(unsigned stream)
 {
@@ -142,6 +142,9 @@ static bool pull(struct shard *s, struct sub *sub, size_t max)
 			break;
 		case CURSOR_WAIT:
 			sub->ready = false;
+			break;
+		case CURSOR_COLD:
+			stream_cursor_read(sub->cursor);
 			break;
 		case CURSOR_GAP:
 			s->wrong = "a gap";

@@ -36,7 +36,7 @@ struct stream_publish {
 struct fake_step {
 	enum cursor_state state;
 	uint8_t *bytes;
-	size_t n;
+	size_t n, skip;
 	uint32_t frames;
 	uint64_t from, to, next_offset;
 };
@@ -49,6 +49,7 @@ struct stream_cursor {
 	struct fake_step step[64];
 	unsigned steps, at;
 	bool waits, live, ended;
+	bool reads, rests, alone, torn, give_back;
 	uint64_t lag_bytes, lag_frames, offset, dropped_to;
 	enum stream_error error;
 	const char *why;
@@ -219,9 +220,22 @@ static inline void fake_add_frames(struct stream_cursor *c, uint64_t offset, uns
 	s->next_offset = offset + count;
 }
 
+struct fake_hold {
+	unsigned refs;
+	uint8_t *bytes;
+};
+
+static struct fake_hold *fake_hold(uint8_t *bytes)
+{
+	struct fake_hold *h = malloc(sizeof *h);
+	*h = (struct fake_hold){1, bytes};
+	return h;
+}
+
 enum cursor_state stream_cursor_next(struct stream_cursor *c, size_t max, struct stream_slice *ret)
 {
 	assert_false(c->waits || c->ended);
+	c->rests = c->torn = false;
 	if (c->at == c->steps) {
 		c->waits = true;
 		return CURSOR_WAIT;
@@ -240,7 +254,8 @@ enum cursor_state stream_cursor_next(struct stream_cursor *c, size_t max, struct
 	}
 	if (s->state == CURSOR_SLICE) {
 		assert_true(max >= STREAM_UNIT);
-		*ret = (struct stream_slice){.p = s->bytes, .n = s->n, .frames = s->frames, .hold = s->bytes};
+		*ret = (struct stream_slice){
+			.p = s->bytes + s->skip, .n = s->n - s->skip, .frames = s->frames, .hold = fake_hold(s->bytes)};
 		fake.slices++;
 	}
 	return s->state;
@@ -248,10 +263,70 @@ enum cursor_state stream_cursor_next(struct stream_cursor *c, size_t max, struct
 
 void stream_slice_put(struct streams_view *v, struct stream_slice *s)
 {
-	assert_non_null(s->hold);
-	v->slices--;
-	free(s->hold);
+	struct fake_hold *h = s->hold;
+
+	assert_non_null(h);
 	s->hold = NULL;
+	if (--h->refs > 0)
+		return;
+	v->slices--;
+	free(h->bytes);
+	free(h);
+}
+
+void stream_slice_get(struct streams_view *v, const struct stream_slice *s)
+{
+	((struct fake_hold *)s->hold)->refs++;
+}
+
+void streams_view_read_stats(const struct streams_view *v, struct streams_read_stats *ret)
+{
+	*ret = (struct streams_read_stats){0};
+}
+
+void stream_cursor_read(struct stream_cursor *c)
+{
+	c->reads = true;
+}
+
+void stream_cursor_rest(struct stream_cursor *c, const struct stream_slice *s, bool alone)
+{
+	c->rests = true;
+	c->alone = alone;
+}
+
+void stream_cursor_stir(struct stream_cursor *c)
+{
+	c->rests = false;
+}
+
+/* The fake gives the rest of the slice again, byte by byte as it was. */
+uint32_t stream_cursor_back(struct stream_cursor *c, struct stream_slice *s, size_t taken)
+{
+	struct fake_step *step = &c->step[c->at - 1];
+	const uint8_t *begin = s->p - step->skip;
+	size_t end = s->n + step->skip, whole = 0, size;
+	uint32_t frames = s->frames;
+
+	assert_true(c->rests && c->at > 0 && taken < s->n);
+	taken += step->skip;
+	while (whole + (size = frame_length((struct span){begin + whole, end - whole})) <= taken) {
+		whole += size;
+		frames--;
+	}
+	*step = (struct fake_step){.state = CURSOR_SLICE, .n = end - whole, .frames = frames, .skip = taken - whole};
+	step->bytes = malloc(step->n);
+	memcpy(step->bytes, begin + whole, step->n);
+	c->at--;
+	c->torn = step->skip > 0;
+	c->rests = false;
+	stream_slice_put(&fake, s);
+	return frames;
+}
+
+bool stream_cursor_is_torn(const struct stream_cursor *c)
+{
+	return c->torn;
 }
 
 bool stream_cursor_is_live(const struct stream_cursor *c)
@@ -365,6 +440,8 @@ void streams_view_turn(struct streams_view *v, const struct streams_view_ops *op
 			c->waits = false;
 			ops->ready(ctx, c->user);
 		}
+		if (c->rests && c->give_back)
+			ops->give_back(ctx, c->user);
 	}
 }
 
@@ -389,6 +466,7 @@ struct fake_call {
 	struct call call;
 	uint8_t *got; /* framed messages that were taken */
 	size_t n, room;
+	bool shut;                    /* without room: the stream alone */
 	struct conn_slice held[4096]; /* not released yet */
 	unsigned helds;
 	bool ended, paused, replied;
@@ -451,6 +529,12 @@ static size_t fake_send_framed(struct call *c, const struct conn_slice *s)
 	return n;
 }
 
+static enum call_room fake_room(struct call *c)
+{
+	struct fake_call *fc = fake_call_of(c);
+	return fc->room ? CALL_ROOM : fc->shut ? CALL_SHUT : CALL_FULL;
+}
+
 static struct conn fake_conn; /* whose all calls are */
 
 static void fake_finish(struct call *c, enum grpc_status status, struct span text)
@@ -476,6 +560,7 @@ static void fake_resume(struct call *c)
 static const struct call_ops fake_ops = {.reply = fake_reply,
 					 .send = fake_send,
 					 .send_framed = fake_send_framed,
+					 .room = fake_room,
 					 .finish = fake_finish,
 					 .pause = fake_pause,
 					 .resume = fake_resume};

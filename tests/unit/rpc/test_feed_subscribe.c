@@ -183,6 +183,97 @@ static void test_cancelled_with_a_send_in_flight(void **state)
 	}
 }
 
+/* A call that takes nothing has nothing read for it: what was read would only wait in memory. */
+static void test_what_has_to_be_read_is_asked_for_when_the_call_has_room(void **state)
+{
+	for (unsigned shut = 0; shut < 2; shut++) {
+		struct fake_call *c = fake_begin(METHOD_FEED_SUBSCRIBE);
+		struct stream_cursor *cursor = send_subscribe(c, (struct pb_subscribe_request){0});
+		size_t at = 0;
+
+		c->room = 0;
+		c->shut = shut;
+		fake_add(cursor, CURSOR_COLD);
+		rig_turn(1);
+		rig_turn(1);
+		assert_false(cursor->reads);
+		assert_true(cursor->rests);
+		assert_int_equal(cursor->alone, shut);
+		cursor->at = 0; /* the cursor says so until it is asked */
+		rig_room(c, 100000);
+		rig_turn(1);
+		assert_true(cursor->reads);
+		fake_add_frames(cursor, 1, 3, NULL, SLICE);
+		rig_turn(1);
+		assert_frames(c, &at, 1, 3);
+		fake_free(c);
+	}
+}
+
+/* Memory is short: a subscriber that takes nothing gives its slice back, wherever it is in it, and goes on from there. */
+static void test_a_slice_that_was_given_back_goes_on_where_it_was(void **state)
+{
+	for (size_t room = 0; room < 3 * SLICE; room += 97) {
+		struct fake_call *c = fake_begin(METHOD_FEED_SUBSCRIBE);
+		struct stream_cursor *cursor = send_subscribe(c, (struct pb_subscribe_request){0});
+		size_t at = 0;
+
+		c->room = room;
+		fake_add_frames(cursor, 1, 3, NULL, SLICE);
+		fake_add(cursor, CURSOR_CAUGHT_UP);
+		rig_turn(1);
+		assert_true(cursor->rests);
+		cursor->give_back = true;
+		rig_turn(1);
+		assert_false(cursor->rests);
+		cursor->give_back = false;
+		assert_int_equal(fake.slices, 1); /* the output has it still */
+		fake_flush(c);
+		assert_int_equal(fake.slices, 0);
+		for (unsigned i = 0; i < 200 && !cursor->waits; i++) {
+			rig_room(c, 101);
+			cursor->give_back = i % 3 == 0;
+			rig_turn(1);
+			fake_flush(c);
+		}
+		assert_frames(c, &at, 1, 3);
+		assert_mark(c, &at, FRAME_CAUGHT_UP);
+		assert_nothing(c, at);
+		assert_int_equal(rig.rpc.stats[c->call.method_index].messages_out, 3);
+		rig.rpc.stats[c->call.method_index].messages_out = 0;
+		fake_free(c);
+	}
+}
+
+/* What was given back in the middle of a frame: the rest of the frame comes first, and no mark or other frame before it. */
+static void test_nothing_is_put_into_the_middle_of_a_frame(void **state)
+{
+	struct fake_call *c = fake_begin(METHOD_FEED_SUBSCRIBE);
+	struct stream_cursor *cursor = send_subscribe(c, (struct pb_subscribe_request){.slow = FEED_SLOW_DROP});
+	size_t at = 0;
+
+	cursor->offset = 1;
+	fake_add(cursor, CURSOR_CAUGHT_UP);
+	rig_turn(1);
+	assert_mark(c, &at, FRAME_CAUGHT_UP);
+	c->room = SLICE / 2;
+	fake_add_frames(cursor, 1, 2, NULL, SLICE);
+	rig_turn(1);
+	cursor->give_back = true;
+	rig_turn(1);
+	fake_flush(c);
+	cursor->give_back = false;
+	cursor->lag_bytes = 1000000; /* so far behind that frames would be dropped */
+	rig_drain();
+	rig_turn(6000); /* and time to go */
+	rig_room(c, SIZE_MAX);
+	rig_turn(1);
+	assert_int_equal(cursor->dropped_to, 500); /* behind the two frames */
+	assert_frames(c, &at, 1, 2);
+	assert_mark(c, &at, FRAME_GOING_AWAY);
+	fake_free(c);
+}
+
 static void test_requests_that_are_refused(void **state)
 {
 	static const struct {
@@ -501,6 +592,9 @@ int main(void)
 		TEST(test_bytes_in_pieces),
 		TEST(test_a_blocked_subscriber_is_not_pumped),
 		TEST(test_cancelled_with_a_send_in_flight),
+		TEST(test_what_has_to_be_read_is_asked_for_when_the_call_has_room),
+		TEST(test_a_slice_that_was_given_back_goes_on_where_it_was),
+		TEST(test_nothing_is_put_into_the_middle_of_a_frame),
 		TEST(test_requests_that_are_refused),
 		TEST(test_a_cursor_that_ends_says_why),
 		TEST(test_slow_wait_waits),

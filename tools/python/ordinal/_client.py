@@ -90,7 +90,9 @@ class _Patience:
     def wait(self, error, stopped=None):
         """After a failed attempt; raises when it was the last."""
         now = time.monotonic()
-        self.since = self.since or now
+        # A silent connection was lost before keepalive found that out.
+        silence = _share(self.seconds, 8, _KEEPALIVE_S) / 500 if "keepalive" in str(error) else 0
+        self.since = self.since or now - silence
         left = self.since + self.seconds - now
         if left <= 0:
             raise error

@@ -236,6 +236,39 @@ static void a_lack_of_descriptors_closes_files_that_are_idle(void **state)
 	free_many(&m);
 }
 
+/* An idle log's file has given way, and another file is put in its place. The descriptor that was opened to find that out
+ * must not stay: it would be counted as the log's, and the bound on open files would not hold any more. */
+static void a_file_that_is_not_the_log_s_does_not_stay_open(void **state)
+{
+	static struct many m;
+	const char *path = "log-00/0000000000000001";
+	int fd;
+
+	make_many(&m, JOURNAL_FDATASYNC, JLOG_FSYNC);
+	for (int i = 0; i < LOGS; i++) {
+		append(&m, i);
+		assert_int_equal(run(&m), 0);
+	}
+	assert_true(m.log[0]->wfd < 0);
+	assert_int_equal(sim_unlink(&m.sim, path), 0);
+	fd = sim_open(&m.sim, path, JD_CREATE);
+	assert_int_equal(sim_pwrite(&m.sim, fd, path, 1, JLOG_FILL_MIN, 0), 1);
+	assert_int_equal(sim_sync(&m.sim, fd), 0);
+	sim_close(&m.sim, fd);
+	append(&m, 0);
+	assert_int_equal(run(&m), 0);
+	assert_int_equal(jlog_state(m.log[0]), JLOG_LOST);
+	for (int round = 0; round < 3; round++) {
+		for (int i = 1; i < LOGS; i++) {
+			append(&m, i);
+			assert_int_equal(run(&m), 0);
+			assert_int_equal(m.j->files.written_now, FILES - FILES / 3);
+		}
+	}
+	close_many(&m);
+	free_many(&m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -243,6 +276,7 @@ int main(void)
 		cmocka_unit_test(a_clean_journal_is_opened_without_a_sync_a_log),
 		cmocka_unit_test(a_file_is_not_closed_when_its_sync_fails),
 		cmocka_unit_test(a_lack_of_descriptors_closes_files_that_are_idle),
+		cmocka_unit_test(a_file_that_is_not_the_log_s_does_not_stay_open),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -78,6 +78,24 @@ static void test_a_request_that_is_taken_back_holds_nobody_up(void **state)
 	}
 }
 
+/* The requests behind it are served in the same turn, without waiting until the next ID is earned: a second at a rate of 1. */
+static void test_a_request_that_is_taken_back_lets_the_next_one_go_at_once(void **state)
+{
+	struct call gone = {0}, stays = {0};
+
+	open_with(IDS_STRICT, 2);
+	use_up(0);
+	ask(0, &gone, "", 30000);
+	pass(NS_PER_S);
+	ask(1, &stays, "", 20);
+	settle();
+	assert_false(gone.answered || stays.answered);
+	ids_view_cancel(t.view[0], &gone.w);
+	settle(); /* the clock stands still */
+	assert_true(stays.answered);
+	bench_close(false);
+}
+
 /* What had been saved up for it is let go: nobody gets more than the cap allows afterwards. */
 static void test_what_was_saved_up_for_a_request_that_is_taken_back_is_no_ones(void **state)
 {
@@ -189,6 +207,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_a_request_that_is_taken_back_holds_nobody_up),
+		cmocka_unit_test(test_a_request_that_is_taken_back_lets_the_next_one_go_at_once),
 		cmocka_unit_test(test_what_was_saved_up_for_a_request_that_is_taken_back_is_no_ones),
 		cmocka_unit_test(test_revisions_lose_nothing_in_full_rings),
 		cmocka_unit_test(test_what_is_not_taken_back_is_answered_in_its_time),

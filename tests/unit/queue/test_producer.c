@@ -366,6 +366,38 @@ static void test_checkpoint_carries_all_sequences_and_trims(void **state)
 	bench_close(true);
 }
 
+/* The producer that looks before it sleeps has to see a durable checkpoint: nothing else would let go of what lies before
+ * it, on a server that has fallen idle. */
+static void test_a_durable_checkpoint_is_work_for_an_idle_producer(void **state)
+{
+	struct ids_opts o = opts_default;
+	struct call c = {0};
+
+	fake_clear(FAKE_MANUAL);
+	o.window_max = 100;
+	o.count_max = 100;
+	bench_open(&o);
+	while (fake_count(IDS_RECORD_CHECKPOINT) == 0) {
+		if (!c.w.next)
+			ask(0, &c, "", 100);
+		settle();
+		if (fake_count(IDS_RECORD_CHECKPOINT) == 0)
+			fake_sync();
+	}
+	assert_true(fake.synced < fake.count - 1);
+	/* A group of the journal ends right before the checkpoint. */
+	atomic_store(&fake.durable, fake.rec[fake.count - 2].mark);
+	settle();
+	assert_int_equal(fake.trimmed, 0);
+	assert_false(producer_has_work(t.ids->producer));
+	fake_sync();
+	assert_true(producer_has_work(t.ids->producer));
+	settle();
+	assert_int_equal(fake.trimmed, fake.rec[fake.count - 1].mark);
+	assert_false(producer_has_work(t.ids->producer));
+	bench_close(true);
+}
+
 /* A checkpoint of many long names takes several records. */
 static void test_checkpoint_in_parts(void **state)
 {
@@ -468,6 +500,7 @@ int main(void)
 		cmocka_unit_test(test_failed_journal_releases_nothing),
 		cmocka_unit_test(test_full_journal_port_is_tried_again),
 		cmocka_unit_test(test_checkpoint_carries_all_sequences_and_trims),
+		cmocka_unit_test(test_a_durable_checkpoint_is_work_for_an_idle_producer),
 		cmocka_unit_test(test_checkpoint_in_parts),
 		cmocka_unit_test(test_exhausted),
 	};

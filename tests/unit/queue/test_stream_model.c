@@ -252,6 +252,37 @@ static void test_a_stalled_disk_keeps_what_is_not_durable_in_memory(void **state
 	free(late_sub.seen);
 }
 
+/* Each chunk that leaves memory gives back all that it was counted for, also what its frames have left unused: otherwise
+ * a stream that has been published to for long refuses every frame. */
+static void test_memory_that_chunks_leave_unused_is_given_back(void **state)
+{
+	static struct sub sub;
+	const struct stream_own *o;
+	uint64_t caps = 0;
+
+	(void)state;
+	rig_init(11, 1);
+	rig_open();
+	sub_open(&sub, 0, "a", 0, 0);
+	for (uint32_t i = 0; i < 1000; i++) {
+		assert_int_equal(publish(0, "a", 1 + i, 1, 20000), STREAM_E_OK);
+		while (rig_turn())
+			;
+		sub_pull(&sub, 10, 100000);
+	}
+	rig_settle(&sub, 1);
+	o = &streams_at(rig.ss, 0)->own;
+	assert_true(o->oldest->pos > 0); /* chunks have left */
+	for (const struct chunk *c = o->oldest; c != NULL; c = c->newer)
+		caps += c->cap;
+	assert_int_equal(o->memory, caps);
+	sub_check(&sub, rig.top);
+	sub_close(&sub);
+	rig_turn();
+	rig_close(true);
+	free(sub.seen);
+}
+
 int main(void)
 {
 	log_set_level(LOG_LEVEL_ERROR);
@@ -264,6 +295,7 @@ int main(void)
 		cmocka_unit_test(test_laggards),
 		cmocka_unit_test(test_what_retention_drops_is_named),
 		cmocka_unit_test(test_a_stalled_disk_keeps_what_is_not_durable_in_memory),
+		cmocka_unit_test(test_memory_that_chunks_leave_unused_is_given_back),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -217,6 +217,27 @@ static void test_numbers_are_bounded_by_the_option(void **state)
 	}
 }
 
+/* A server that keeps fewer numbers than the one that wrote them: what it leaves out is stale, not new. */
+static void test_numbers_that_do_not_fit_after_a_restart_are_stale(void **state)
+{
+	struct publishers ps = {.max = 2, .numbers_max = 4};
+	struct span name = {(const uint8_t *)"p", 1};
+	struct publisher_number v[10];
+	struct publisher_facts f = {.name = name, .max = 10, .v = v, .n = 10};
+	uint64_t offset;
+	int64_t timestamp;
+
+	(void)state;
+	for (unsigned i = 0; i < 10; i++)
+		v[i] = (struct publisher_number){i + 1, 100 + i, 0};
+	assert_int_equal(publishers_restore(&ps, 1, &f), 0);
+	for (uint64_t n = 1; n <= 11; n++)
+		assert_int_equal(publishers_find(&ps, 1, name, n, &offset, &timestamp), n <= 6    ? PUBLISHER_STALE
+											: n <= 10 ? PUBLISHER_SEEN
+												  : PUBLISHER_NEW);
+	publishers_done(&ps);
+}
+
 /* A publisher that is forgotten begins anew; one that stays in use is not. */
 static void test_publishers_are_bounded(void **state)
 {
@@ -766,6 +787,7 @@ int main(void)
 		cmocka_unit_test(test_power_cuts_keep_what_was_acknowledged),
 		cmocka_unit_test(test_repeats_get_the_first_answer_also_after_a_restart),
 		cmocka_unit_test(test_publishers_are_bounded),
+		cmocka_unit_test(test_numbers_that_do_not_fit_after_a_restart_are_stale),
 		cmocka_unit_test(test_limits_of_repeats_that_change_between_starts),
 		cmocka_unit_test(test_numbers_are_bounded_by_the_option),
 		cmocka_unit_test(test_a_publish_that_fails_forgets_no_publisher),

@@ -161,6 +161,24 @@ static void test_all_windows_together_are_bounded(void **state)
 		feed_reorder_free(r[i]);
 }
 
+/* Frames that were passed on without being held count as given: one below them that comes later is late, and is not held. */
+static void test_a_frame_below_those_that_were_passed_is_late(void **state)
+{
+	struct feed_room full = {.max = 1000, .bytes = 1001};
+	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 20, &full);
+	uint8_t wire[FRAME_OVERHEAD_MAX] = {0};
+	uint64_t late, early;
+
+	assert_true(feed_reorder_pass(r, (struct span){wire, frame_make(wire, 10, 1, 1)}));
+	full.bytes = 0;
+	assert_true(feed_reorder_add(r, (struct span){wire, frame_make(wire, 5, 1, 2)}, 0));
+	assert_int_equal(feed_reorder_next_ns(r), 0); /* it goes at once */
+	feed_reorder_counts(r, &late, &early);
+	assert_int_equal(late, 1);
+	assert_int_equal(early, 1);
+	feed_reorder_free(r);
+}
+
 static void test_free_with_frames_held(void **state)
 {
 	struct feed_reorder *r = feed_reorder_new(WINDOW, 1 << 19, &room);
@@ -258,6 +276,7 @@ int main(void)
 		cmocka_unit_test(test_everything_goes_before_a_mark),
 		cmocka_unit_test(test_memory_is_bounded),
 		cmocka_unit_test(test_all_windows_together_are_bounded),
+		cmocka_unit_test(test_a_frame_below_those_that_were_passed_is_late),
 		cmocka_unit_test(test_free_with_frames_held),
 		cmocka_unit_test(test_against_a_model),
 	};

@@ -170,33 +170,39 @@ static bool deliver(struct h2_stream *st, struct span msg, bool compressed)
 	return h2_stream_find(s, id) == st && st->call.live;
 }
 
+/* Refuses the message whose prefix has come. The rest of a request with one message is on its way and may be long, so
+ * the answer waits for the rest (h2_discard.c). */
+static void refuse_message(struct h2_stream *st, enum grpc_status status, enum refusal why, const char *text)
+{
+	st->discarded = !st->end_seen && !st->headers_sent && h2_wants_one_message(st->call.method);
+	refuse_call(st, status, why, text);
+}
+
 /* The prefix of a message is complete. false: refused. */
 static bool begin_message(struct h2_stream *st)
 {
 	const struct rpc_opts *o = st->call.rpc->opts;
 	char text[128];
 	if (st->prefix[0] > 1 || (st->prefix[0] && !st->gzip && !st->unknown_coding)) {
-		refuse_call(st, GRPC_INTERNAL, REFUSAL_INVALID,
-			    st->prefix[0] > 1 ? "the compressed flag of a message is neither 0 nor 1"
-					      : "a message is flagged as compressed, and there is no grpc-encoding");
+		refuse_message(st, GRPC_INTERNAL, REFUSAL_INVALID,
+			       st->prefix[0] > 1 ? "the compressed flag of a message is neither 0 nor 1"
+						 : "a message is flagged as compressed, and there is no grpc-encoding");
 		return false;
 	}
 	if (st->prefix[0] && st->unknown_coding) {
-		refuse_call(st, GRPC_UNIMPLEMENTED, REFUSAL_INVALID,
-			    "this grpc-encoding is not supported; gzip and identity are");
+		refuse_message(st, GRPC_UNIMPLEMENTED, REFUSAL_INVALID,
+			       "this grpc-encoding is not supported; gzip and identity are");
 		return false;
 	}
 	if (st->have_message) {
-		refuse_call(st, GRPC_INVALID_ARGUMENT, REFUSAL_INVALID,
-			    "this method takes exactly one request message");
+		refuse_message(st, GRPC_INVALID_ARGUMENT, REFUSAL_INVALID,
+			       "this method takes exactly one request message");
 		return false;
 	}
 	st->want = load_be32(st->prefix + 1);
 	if (st->want > o->message_max) {
 		snprintf(text, sizeof text, "a message of %u bytes is above MESSAGE_MAX, %u", st->want, o->message_max);
-		/* The rest of it is on its way, and may be long. */
-		st->discarded = !st->end_seen && !st->headers_sent && h2_wants_one_message(st->call.method);
-		refuse_call(st, GRPC_RESOURCE_EXHAUSTED, REFUSAL_MESSAGE, text);
+		refuse_message(st, GRPC_RESOURCE_EXHAUSTED, REFUSAL_MESSAGE, text);
 		return false;
 	}
 	return true;

@@ -23,7 +23,7 @@
 #include <string.h>
 
 enum {
-	DISCARDS_MAX = 128,       /* streams of a connection; fixed: a few more than clients have by default */
+	DISCARDS_MAX = 32,        /* streams of a connection; fixed: about 9 KiB, with answers that are held back */
 	DISCARD_BYTES = 16 << 20, /* of one request; fixed: several times the largest message that is taken */
 };
 #define DISCARD_NS (10 * NS_PER_S) /* fixed: an upload that goes on for longer is told to stop */
@@ -121,6 +121,11 @@ static void on_timer(struct timer *t, void *ctx)
 		wheel_add(&s->rpc->shard->wheel, &s->discards->timer, due_ns(s->discards));
 }
 
+static uint32_t discards_max(const struct h2_session *s)
+{
+	return s->rpc->opts->streams_max < DISCARDS_MAX ? s->rpc->opts->streams_max : DISCARDS_MAX;
+}
+
 bool h2_discard_begin(struct h2_session *s, uint32_t id, int32_t window)
 {
 	int32_t whole = (int32_t)s->rpc->opts->h2_stream_window;
@@ -134,7 +139,7 @@ bool h2_discard_begin(struct h2_session *s, uint32_t id, int32_t window)
 	}
 	if (!s->discards)
 		return false;
-	if (s->discards->n == DISCARDS_MAX) {
+	if (s->discards->n == discards_max(s)) {
 		struct h2_discards *all = s->discards;
 		stop(s, &all->d[0], H2_NO_ERROR);
 	}

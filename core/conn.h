@@ -1,7 +1,7 @@
 /* A TCP connection on a shard: its life, its receive and send operations, and its output queue. It knows no protocol: a session
  * (rpc/) is attached with a table of callbacks. All calls on the owning shard's thread.
  *
- *   OPEN --conn_close--> FLUSHING --all sent, shutdown(2)--> LINGERING --EOF or 1 s--> DEAD --in flight == 0--> freed
+ *   OPEN --conn_close--> FLUSHING --all sent, shutdown(2)--> LINGERING --EOF or 1 s without a byte--> DEAD --in flight == 0--> freed
  *     \------------------------- conn_abort, error, stall ---------------------------^
  *
  * Invariants: at most one send in flight; a connection is freed only after the last completion that names it; `closed` is the last call
@@ -157,9 +157,10 @@ struct conn {
 	uint64_t active_ns;  /* last receipt */
 	uint64_t ended_ns;   /* since when it is known that the peer has closed its sending half; 0: it has not */
 	uint64_t idle_at_ns; /* when to look whether it is idle */
-	bool owed;           /* output may be with us or the kernel that the peer has not acknowledged */
-	bool probed;         /* after ended_ns */
-	struct timer timer;  /* conn_time.c */
+	uint64_t linger_until_ns;
+	bool owed;                    /* output may be with us or the kernel that the peer has not acknowledged */
+	bool probed;                  /* after ended_ns */
+	struct timer timer;           /* conn_time.c */
 	struct conn_gather *gather;   /* with slices only */
 	struct tls *tls;              /* NULL: cleartext */
 	bool tls_closed;              /* close_notify has been sent */
@@ -222,8 +223,9 @@ static inline void conn_want_writable(struct conn *c)
 	c->wants_writable = true;
 }
 
-/* Ends in good order: nothing more is delivered, what is queued is sent; then the peer has a second to close as well, so that what it still sends does
- * not reset the connection before it has read everything. */
+/* Ends in good order: nothing more is delivered, what is queued is sent; then the peer has a second to close as well, and
+ * as long as it goes on sending up to stall_ns, so that what it sends does not reset the connection before it has read
+ * everything. */
 void conn_close(struct conn *c);
 /* The same without that second: for a peer that is known to have read everything, or that has nothing to read but the end. */
 void conn_close_now(struct conn *c);

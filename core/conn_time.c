@@ -144,7 +144,19 @@ void conn_time_sending(struct conn *c)
 
 void conn_time_linger(struct conn *c)
 {
+	c->linger_until_ns = c->shard->now_ns + stall_ns(c);
 	wheel_add(&c->shard->wheel, &c->timer, c->shard->now_ns + LINGER_NS);
+}
+
+/* A peer that is still sending will read the answer when it has sent everything: a reset before would take the answer from
+ * it. So it may go on for as long as its bytes come, and not longer than stall_ns. */
+static void look_at_lingering(struct conn *c)
+{
+	uint64_t now = c->shard->now_ns, quiet_ns = c->active_ns + LINGER_NS;
+	if (now < quiet_ns && now < c->linger_until_ns)
+		wheel_add(&c->shard->wheel, &c->timer, least(quiet_ns, c->linger_until_ns));
+	else
+		conn_die(c, (enum conn_reason)c->reason);
 }
 
 /* Brings the timer forward, if it stands later than now necessary. */
@@ -221,7 +233,7 @@ void conn_time_fire(struct timer *t, void *ctx)
 	struct shard *s = c->shard;
 	bool probed = c->probed;
 	if (c->state == CONN_LINGERING) {
-		conn_die(c, (enum conn_reason)c->reason);
+		look_at_lingering(c);
 		return;
 	}
 	if (c->owed || has_ended(c))

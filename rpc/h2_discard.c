@@ -27,7 +27,7 @@ enum {
 	DISCARD_BYTES = 16 << 20, /* of one request; fixed: several times the largest message that is taken */
 };
 #define DISCARD_NS (10 * NS_PER_S) /* fixed: an upload that goes on for longer is told to stop */
-#define QUIET_NS (50 * NS_PER_MS)  /* fixed: what is on its way has come, and a client that waits has waited */
+#define QUIET_NS (200 * NS_PER_MS) /* fixed: what is on its way has come, also from a busy machine */
 
 struct discard {
 	uint32_t id;
@@ -56,10 +56,29 @@ static struct discard *find(const struct h2_session *s, uint32_t id)
 	return NULL;
 }
 
+/* A size update of the header table, if one is due, begins the first block that leaves. */
+static void put_held(struct h2_session *s, const struct discard *d)
+{
+	if (likely(!s->table_update_due)) {
+		conn_write(s->conn, d->held, d->held_n);
+		return;
+	}
+	uint32_t n = d->held_n - H2_FRAME_HEADER;
+	uint8_t *p = conn_reserve(s->conn, H2_FRAME_HEADER + 1 + n);
+	if (!p)
+		return;
+	h2_frame_put(p, n + 1, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, d->id);
+	p[H2_FRAME_HEADER] = HPACK_TABLE_OFF;
+	memcpy(p + H2_FRAME_HEADER + 1, d->held + H2_FRAME_HEADER, n);
+	conn_commit(s->conn, H2_FRAME_HEADER + 1 + n);
+	s->table_update_due = false;
+	s->table_is_off = true;
+}
+
 static void answer(struct h2_session *s, struct discard *d)
 {
 	if (d->held_n)
-		conn_write(s->conn, d->held, d->held_n);
+		put_held(s, d);
 	free(d->held);
 	d->held = NULL;
 	d->held_n = 0;

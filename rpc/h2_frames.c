@@ -256,6 +256,16 @@ static void forgive_reset(struct h2_session *s, uint32_t id)
 		h2_useless(s);
 }
 
+#define DEADLINE_EARLY_NS (5 * UINT64_C(1000000)) /* fixed: a client's deadline may pass so much before ours */
+
+/* The client had said how long it would wait, and has waited; at least a moment, so that a deadline of no time is no way round
+ * the budget. */
+static bool is_past_deadline(const struct call *c)
+{
+	uint64_t age = c->rpc->shard->now_ns - c->start_ns, timeout = c->deadline_ns - c->start_ns;
+	return c->deadline_ns && age >= NS_PER_MS && age + timeout / 8 + DEADLINE_EARLY_NS >= timeout;
+}
+
 /* What is charged is work that was begun and is thrown away at once, because nothing else bounds how often that
  * happens. A stream that has lived for RESET_FREE_NS has had its place among STREAMS_MAX for as long, which bounds
  * it: so deadlines that pass at the client are no attack. */
@@ -270,7 +280,8 @@ static void on_rst_stream(struct h2_session *s, const struct h2_frame *f, const 
 		forgive_reset(s, f->stream);
 		return;
 	}
-	if (s->rpc->shard->now_ns - st->call.start_ns < RESET_FREE_NS && !h2_reset_allowed(s))
+	bool young = s->rpc->shard->now_ns - st->call.start_ns < RESET_FREE_NS;
+	if (young && !is_past_deadline(&st->call) && !h2_reset_allowed(s))
 		return;
 	h2_stream_kill(st);
 	h2_maybe_close(s);

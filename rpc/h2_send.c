@@ -161,16 +161,21 @@ static void block_begin(struct block *b, const struct h2_stream *st)
 		block_add_metadata(b, &st->call.extra->initial);
 }
 
-/* The last block of a stream whose request is still on its way. false: it has to leave now. A block that changes the
- * decoder's table leaves in its place. */
+/* The last block of a stream whose request is still on its way. false: it has to leave now. A size update of the header table
+ * is not held with it: it is due again, for whatever block leaves first. */
 static __attribute__((noinline)) bool hold_block(struct h2_stream *st, const struct block *b)
 {
 	uint8_t frame[H2_FRAME_HEADER + BLOCK_MAX];
-	if (b->p[0] == HPACK_TABLE_OFF)
+	size_t update = b->p[0] == HPACK_TABLE_OFF, n = b->n - update;
+	h2_frame_put(frame, (uint32_t)n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, st->id);
+	memcpy(frame + H2_FRAME_HEADER, b->p + update, n);
+	if (!h2_discard_hold(st->session, st->id, frame, H2_FRAME_HEADER + n))
 		return false;
-	h2_frame_put(frame, (uint32_t)b->n, H2_HEADERS, H2_F_END_HEADERS | H2_F_END_STREAM, st->id);
-	memcpy(frame + H2_FRAME_HEADER, b->p, b->n);
-	return h2_discard_hold(st->session, st->id, frame, H2_FRAME_HEADER + b->n);
+	if (update) {
+		st->session->table_update_due = true;
+		st->session->table_is_off = false;
+	}
+	return true;
 }
 
 static bool put_block(struct h2_stream *st, const struct block *b, uint8_t flags)

@@ -158,3 +158,22 @@ def test_resets_of_one_closed_stream_without_end_are_counted(conn):
             break
     conn.rest()
     assert conn.goaways and conn.goaways[-1].code == h2raw.ENHANCE_YOUR_CALM
+
+
+@pytest.mark.parametrize("other_first", [False, True])
+def test_an_answer_that_is_held_back_begins_with_the_size_update_if_it_is_the_first(server, other_first):
+    """nginx, which has no header table, got its first refusals at once, and in the middle of its upload. The update of the table's size is in the
+    first block that leaves, whichever that is, and in no other."""
+    with Connection(server, HEADER_TABLE_SIZE=0) as c:
+        c.sync()
+        c.send(frame(HEADERS, END_HEADERS, 1, request_block(NOTHING)) + PIECE)
+        if other_first:
+            c.serves(3)
+        c.send(PIECE + frame(DATA, END_STREAM, 1, b"x"))
+        blocks = []
+        while 1 not in c.answers or not c.answers[1].ended:
+            f = c.get()
+            if f.kind == HEADERS:
+                blocks.append(f.payload[0] == 0x20)
+        assert c.answers[1].status == native.UNIMPLEMENTED and blocks == [not other_first]
+        c.serves(5)

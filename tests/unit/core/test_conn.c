@@ -765,6 +765,29 @@ static void test_what_is_queued_is_sent_before_a_good_end(void **state)
 	turn();
 }
 
+/* It was reset a second after the answer, in the middle of what it was sending, and lost the answer. */
+static void test_a_peer_that_goes_on_sending_is_waited_for_within_bounds(void **state)
+{
+	conn_write(t.c, "no", 2);
+	conn_close(t.c);
+	turn();
+	sent(2);
+	turn();
+	for (unsigned i = 0; i < 3; i++) {
+		pass(NS_PER_S / 2);
+		assert_int_equal(t.closes, 0);
+		arrives(1000);
+	}
+	pass(NS_PER_S / 4);
+	arrives(1000);
+	assert_int_equal(t.closes, 0);
+	pass(NS_PER_S / 3);
+	assert_int_equal(t.closes, 1); /* STALL_S after it was answered */
+	assert_int_equal(t.datas, 0);
+	cancellations_complete();
+	turn();
+}
+
 static void test_a_writable_that_was_waited_for_comes_once(void **state)
 {
 	static uint8_t bytes[100 << 10];
@@ -817,6 +840,7 @@ int main(void)
 		T(test_slices_stay_until_all_of_them_is_sent),
 		T(test_a_large_slice_is_sent_in_pieces),
 		T(test_what_is_queued_is_sent_before_a_good_end),
+		T(test_a_peer_that_goes_on_sending_is_waited_for_within_bounds),
 		T(test_a_writable_that_was_waited_for_comes_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -537,6 +537,8 @@ int config_load(struct config *ret, const char *file, const char *const *overrid
 	for (size_t i = 0; i < n && !rc; i++)
 		rc = read_override(&l, overrides[i]);
 	if (!rc)
+		config_settle(&l.config, l.origins);
+	if (!rc)
 		rc = config_check_origins(&l.config, l.origins, why);
 	if (rc)
 		config_done(&l.config);

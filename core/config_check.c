@@ -151,40 +151,94 @@ static int check_messages(const struct check *k)
 	return 0;
 }
 
-/* Whether somebody has chosen the value. What is not known to be a default counts as chosen. */
-static bool is_set(const struct check *k, size_t offset)
+/* ---- one limit beside another ---- */
+
+/* What happens where two limits cannot hold together and one of them is a default that nobody has set. */
+enum yields {
+	NEITHER,   /* the configuration is refused all the same */
+	THE_LOWER, /* a default in `low` is made smaller */
+	THE_UPPER, /* the value of `high` is made larger for a default in `low` */
+};
+
+#define AT(field) offsetof(struct config, field)
+#define REQUEST_ROOM 256  /* names and numbers in a request beside its payload, at most */
+#define SEGMENT_ROOM 8448 /* the segment's header, and the record's and the frame's own bytes, at most */
+#define FRAME_ROOM 256    /* what the log keeps of a frame beside its payload, at most */
+#define MEMORY_ROOM ((512 << 10) + 2 * FRAME_ROOM) /* the ends of two chunks of memory */
+
+/* `times` x low + room <= high. */
+static const struct pair {
+	size_t low, high;
+	int times, room;
+	enum yields yields;
+	const char *because;
+} pairs[] = {
+	{AT(feed_frame_max), AT(message_max), 1, REQUEST_ROOM, THE_LOWER, "a request has to carry a frame"},
+	{AT(feed_frame_max), AT(feed_segment_bytes), 1, SEGMENT_ROOM, THE_LOWER, "a segment has to hold a frame"},
+	{AT(feed_frame_max), AT(feed_held_max), 2, 0, THE_LOWER, "two frames have to have room while they wait"},
+	{AT(feed_frame_max), AT(feed_lag_max_bytes), 1, FRAME_ROOM, THE_LOWER,
+	 "a subscriber may be one frame behind without losing it"},
+	{AT(feed_frame_max), AT(feed_read_max), 4, 0, NEITHER, "four frames have to have room while they are read"},
+	{AT(feed_frame_max), AT(feed_memory_bytes), 2, MEMORY_ROOM, THE_UPPER,
+	 "the two newest frames have to have room in memory"},
+	{AT(feed_reorder_bytes), AT(feed_reorder_total), 1, 0, THE_LOWER, "one window is part of all"},
+	{AT(stats_conn_calls_max), AT(stats_calls_max), 1, 0, THE_LOWER, "one connection's calls are part of all"},
+};
+
+static int64_t value(const struct config *c, size_t offset)
+{
+	return *(const int64_t *)((const char *)c + offset);
+}
+
+static bool is_default(const struct config_origin *origins, size_t offset)
 {
 	unsigned i = 0;
 	while (config_options[i].build || config_options[i].offset != offset)
 		i++;
-	return !k->origins || k->origins[i].file || k->origins[i].override;
+	return !origins[i].file && !origins[i].override;
 }
 
-/* A frame that somebody allows has to fit into a request and into a segment, or another limit would be in force. */
-static int check_frames(const struct check *k)
+void config_settle(struct config *c, const struct config_origin *origins)
 {
-	enum {
-		REQUEST_ROOM = 256,  /* names and numbers beside the payload, at most */
-		SEGMENT_ROOM = 8448, /* the segment's header, and the record's and the frame's own bytes, at most */
-	};
+	for (size_t i = 0; i < ARRAY_SIZE(pairs); i++) {
+		const struct pair *p = &pairs[i];
+		int64_t low = value(c, p->low), high = value(c, p->high);
+		if (low <= (high - p->room) / p->times || !is_default(origins, p->low))
+			continue;
+		if (p->yields == THE_LOWER)
+			*(int64_t *)((char *)c + p->low) = (high - p->room) / p->times;
+		else if (p->yields == THE_UPPER)
+			*(int64_t *)((char *)c + p->high) = low * p->times + p->room;
+	}
+}
+
+static int check_pairs(const struct check *k)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(pairs); i++) {
+		const struct pair *p = &pairs[i];
+		int64_t low = value(k->c, p->low), high = value(k->c, p->high);
+		char other[150];
+		if (low > (high - p->room) / p->times)
+			return refuse(k, p->low,
+				      "is %" PRId64 " and can be at most %" PRId64 " where %s is %" PRId64 ": %s", low,
+				      (high - p->room) / p->times, name(k, p->high, other, sizeof other), high,
+				      p->because);
+	}
+	return 0;
+}
+
+/* A client that sends each field as it is needs as many bytes as the list has, in frames of 16 KiB. */
+static int check_headers(const struct check *k)
+{
 	const struct config *c = k->c;
-	size_t at = offsetof(struct config, feed_frame_max);
 	char other[150];
-	if (!is_set(k, at))
-		return 0;
-	if (c->feed_frame_max > c->message_max - REQUEST_ROOM)
-		return refuse(k, at,
-			      "is %" PRId64 " and must be at least %d below %s, which is %" PRId64
-			      ": a request has to carry a frame",
-			      c->feed_frame_max, REQUEST_ROOM,
-			      name(k, offsetof(struct config, message_max), other, sizeof other), c->message_max);
-	if (c->feed_frame_max > c->feed_segment_bytes - SEGMENT_ROOM)
-		return refuse(k, at,
-			      "is %" PRId64 " and must be at least %d below %s, which is %" PRId64
-			      ": a segment has to hold a frame",
-			      c->feed_frame_max, SEGMENT_ROOM,
-			      name(k, offsetof(struct config, feed_segment_bytes), other, sizeof other),
-			      c->feed_segment_bytes);
+	if (c->header_list_max > (1 + c->header_continuations_max) * 16384)
+		return refuse(k, AT(header_list_max),
+			      "is %" PRId64 " and can be at most %" PRId64 " where %s is %" PRId64
+			      ": a list comes in 1 + %" PRId64 " frames of 16384 bytes",
+			      c->header_list_max, (1 + c->header_continuations_max) * 16384,
+			      name(k, AT(header_continuations_max), other, sizeof other), c->header_continuations_max,
+			      c->header_continuations_max);
 	return 0;
 }
 
@@ -315,9 +369,9 @@ static int check_paths(const struct check *k)
 
 int config_check_origins(const struct config *c, const struct config_origin *origins, struct config_error *why)
 {
-	static int (*const checks[])(const struct check *k) = {check_powers,   check_orders, check_queue,
-							       check_messages, check_frames, check_listen,
-							       check_tls,      check_cpus,   check_paths};
+	static int (*const checks[])(const struct check *k) = {
+		check_powers,  check_orders, check_queue, check_messages, check_pairs,
+		check_headers, check_listen, check_tls,   check_cpus,     check_paths};
 	struct check k = {c, origins, why};
 	int rc = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(checks) && !rc; i++)

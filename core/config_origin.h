@@ -10,6 +10,11 @@ struct config_origin {
 	bool override; /* from the command line; with neither: the default */
 };
 
+/* Defaults yield to what somebody has set: where a limit that is a default cannot hold beside another
+ * one, it is changed so that it does. What was set stays as it is, but for FEED_MEMORY_BYTES, whose
+ * description says so. */
+void config_settle(struct config *c, const struct config_origin *origins);
+
 /* config_check, with one origin an option (NULL: not known). */
 int config_check_origins(const struct config *c, const struct config_origin *origins, struct config_error *why);
 

@@ -126,6 +126,83 @@ static void a_frame_has_to_fit(void **state)
 	file_taken("CONFIG_FEED_SEGMENT_BYTES=1048576\nCONFIG_FEED_FRAME_MAX=1040128\n", &c);
 	config_done(&c);
 	file_taken("CONFIG_FEED_SEGMENT_BYTES=1048576\n", &c); /* nobody has asked for larger frames */
+	assert_int_equal(c.feed_frame_max, 1040128);
+	config_done(&c);
+}
+
+struct pair {
+	const char *bound;              /* set alone, it is taken */
+	const char *refused, *accepted; /* set besides */
+	const char *why;
+};
+
+/* Of two limits that were set, neither is quietly another one than was set. */
+static void limits_that_cannot_hold_together_are_refused(void **state)
+{
+	static const struct pair pairs[] = {
+		{"MESSAGE_MAX=100000", "FEED_FRAME_MAX=99745", "FEED_FRAME_MAX=99744",
+		 "CONFIG_FEED_FRAME_MAX (-o) is 99745 and can be at most 99744 where CONFIG_MESSAGE_MAX (-o) is 100000"},
+		{"FEED_SEGMENT_BYTES=1048576", "FEED_FRAME_MAX=1040129", "FEED_FRAME_MAX=1040128",
+		 "at most 1040128 where CONFIG_FEED_SEGMENT_BYTES (-o) is 1048576"},
+		{"FEED_HELD_MAX=1048576", "FEED_FRAME_MAX=524289", "FEED_FRAME_MAX=524288",
+		 "at most 524288 where CONFIG_FEED_HELD_MAX (-o) is 1048576"},
+		{"FEED_LAG_MAX_BYTES=65536", "FEED_FRAME_MAX=65281", "FEED_FRAME_MAX=65280",
+		 "at most 65280 where CONFIG_FEED_LAG_MAX_BYTES (-o) is 65536"},
+		{"FEED_MEMORY_BYTES=1048576", "FEED_FRAME_MAX=261889", "FEED_FRAME_MAX=261888",
+		 "at most 261888 where CONFIG_FEED_MEMORY_BYTES (-o) is 1048576"},
+		{"FEED_READ_MAX=16777216", "FEED_FRAME_MAX=4194305", "FEED_FRAME_MAX=4194304",
+		 "at most 4194304 where CONFIG_FEED_READ_MAX (-o) is 16777216"},
+		{"FEED_REORDER_TOTAL=65536", "FEED_REORDER_BYTES=65537", "FEED_REORDER_BYTES=65536",
+		 "CONFIG_FEED_REORDER_BYTES (-o) is 65537 and can be at most 65536 where CONFIG_FEED_REORDER_TOTAL (-o)"},
+		{"STATS_CALLS_MAX=4", "STATS_CONN_CALLS_MAX=5", "STATS_CONN_CALLS_MAX=4",
+		 "CONFIG_STATS_CONN_CALLS_MAX (-o) is 5 and can be at most 4 where CONFIG_STATS_CALLS_MAX (-o) is 4"},
+		{"HEADER_CONTINUATIONS_MAX=0", "HEADER_LIST_MAX=16385", "HEADER_LIST_MAX=16384",
+		 "CONFIG_HEADER_LIST_MAX (-o) is 16385 and can be at most 16384 where CONFIG_HEADER_CONTINUATIONS_MAX (-o) is 0"},
+	};
+	struct config c;
+	for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+		override_taken(pairs[i].bound, &c);
+		config_done(&c);
+		assert_int_equal(config_load(&c, NULL, LIST(pairs[i].bound, pairs[i].refused), &why), -EINVAL);
+		contains(why.text, pairs[i].why);
+		if (config_load(&c, NULL, LIST(pairs[i].bound, pairs[i].accepted), &why))
+			fail_msg("%s", why.text);
+		config_done(&c);
+	}
+	override_refused("FEED_READ_MAX=1048576",
+			 "CONFIG_FEED_FRAME_MAX (default) is 4193280 and can be at most 262144");
+}
+
+/* What is in force is what the dump shows, and the dump is taken for the same. */
+static void defaults_yield_to_what_is_set(void **state)
+{
+	struct config c;
+	assert_int_equal(
+		config_load(&c, NULL, LIST("MESSAGE_MAX=65536", "STATS_CALLS_MAX=3", "FEED_REORDER_TOTAL=65536"), &why),
+		0);
+	assert_int_equal(c.feed_frame_max, 65280);
+	assert_int_equal(c.stats_conn_calls_max, 3);
+	assert_int_equal(c.feed_reorder_bytes, 65536);
+	assert_int_equal(c.message_max, 65536);
+	assert_int_equal(config_check(&c, &why), 0);
+	config_done(&c);
+	assert_int_equal(config_load(&c, NULL, LIST("FEED_MEMORY_BYTES=1048576"), &why), 0);
+	assert_int_equal(c.feed_frame_max, 4193280);
+	assert_int_equal(c.feed_memory_bytes, 2 * 4193280 + (512 << 10) + 512);
+	assert_int_equal(config_check(&c, &why), 0);
+	config_done(&c);
+}
+
+/* A configuration that writes out every default of an older version, whose frames were a little larger, is taken. */
+static void defaults_of_an_older_version_are_taken(void **state)
+{
+	struct config c;
+	file_taken(
+		"CONFIG_FEED_FRAME_MAX=4194304\nCONFIG_MESSAGE_MAX=4259840\nCONFIG_FEED_SEGMENT_BYTES=67108864\n"
+		"CONFIG_FEED_MEMORY_BYTES=33554432\nCONFIG_FEED_HELD_MAX=67108864\nCONFIG_FEED_LAG_MAX_BYTES=16777216\n"
+		"CONFIG_FEED_REORDER_BYTES=1048576\nCONFIG_FEED_REORDER_TOTAL=67108864\n",
+		&c);
+	assert_int_equal(c.feed_frame_max, 4194304);
 	config_done(&c);
 }
 
@@ -571,6 +648,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(defaults_are_those_of_kconfig),
 		T(a_frame_has_to_fit),
+		T(limits_that_cannot_hold_together_are_refused),
+		T(defaults_yield_to_what_is_set),
+		T(defaults_of_an_older_version_are_taken),
 		T(every_default_is_in_its_range),
 		T(a_file_sets_every_kind),
 		T(an_empty_file_is_all_defaults),

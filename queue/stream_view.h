@@ -28,7 +28,7 @@ struct turn_list {
 	struct turn_group *group;
 	uint32_t users; /* cursors that name it */
 	uint32_t out;   /* of them, with a place */
-	TAILQ_HEAD(, stream_cursor) waiting;
+	TAILQ_HEAD(turn_waiting, stream_cursor) waiting;
 	bool ready; /* the first of them may have a turn; in group->ready then */
 	TAILQ_ENTRY(turn_list) entry;
 };
@@ -38,7 +38,7 @@ struct turn_group {
 	uint64_t address;
 	struct turn_group *next; /* in its bucket */
 	uint32_t lists;
-	TAILQ_HEAD(, turn_list) ready; /* if there are any, it is in turns.ready */
+	TAILQ_HEAD(turn_lists, turn_list) ready; /* if there are any, it is in turns.ready */
 	TAILQ_ENTRY(turn_group) entry;
 };
 
@@ -50,8 +50,8 @@ struct turns {
 	uint32_t need; /* bytes that a turn reserves */
 	struct turn_list *list[TURNS_BUCKETS];
 	struct turn_group *group[TURNS_BUCKETS];
-	TAILQ_HEAD(, turn_group) ready; /* the next one first */
-	TAILQ_HEAD(, stream_cursor)
+	TAILQ_HEAD(turn_groups, turn_group) ready; /* the next one first */
+	TAILQ_HEAD(turn_holders, stream_cursor)
 	resting[TURNS_RESTING]; /* cursors whose subscriber takes nothing, the longest first */
 	/* Read by anybody. */
 	uint64_t used, most; /* bytes */

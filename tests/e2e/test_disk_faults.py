@@ -74,8 +74,10 @@ def test_filling_ahead_may_fail(daemon, faults, error):
     faults.attach(d)
     d.start()
     assert publish(d, b"t", 1) == (0, "")
-    faults.set(("write", error, "stream.t/", 50_000))  # zeros are written in larger pieces than these frames
-    for seq in range(2, 40):
+    for seq in range(2, 40):  # the file is large enough then for large steps ahead
+        assert publish(d, b"t", seq, 10_000) == (0, "")
+    faults.set(("write", error, "stream.t/", 30_000))  # such a step is larger than these frames, also the eighth of it
+    for seq in range(40, 400):
         assert publish(d, b"t", seq, 10_000) == (0, "")
         if faults.done():
             break
@@ -84,7 +86,7 @@ def test_filling_ahead_may_fail(daemon, faults, error):
     faults.set()
     appliance.wait_until(lambda: "the journal has room again" in d.log(), "another try")
     assert d.log().count("cannot prepare room") == 1
-    for seq in range(40, 60):
+    for seq in range(400, 420):
         assert publish(d, b"t", seq, 100_000) == (0, "")
 
 

@@ -151,7 +151,9 @@ static enum cursor_state next(struct stream_slice *ret)
 	for (unsigned i = 0; i < 1000; i++) {
 		enum cursor_state st = stream_cursor_next(sub.cursor, 1, ret);
 
-		if (st != CURSOR_WAIT)
+		if (st == CURSOR_COLD)
+			stream_cursor_read(sub.cursor);
+		else if (st != CURSOR_WAIT)
 			return st;
 		rig_turn();
 	}

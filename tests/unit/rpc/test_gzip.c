@@ -68,7 +68,9 @@ static void test_what_is_not_one_whole_stream_is_refused(void **state)
 	assert_int_equal(gzip_deflate(g, SPAN_LIT("some text to pack"), &packed), 0);
 	uint8_t *copy = malloc(packed.n + 1);
 	memcpy(copy, packed.p, packed.n);
-	for (size_t n = 0; n < packed.n; n++) /* cut anywhere */
+	assert_int_equal(gzip_inflate(g, (struct span){copy, 0}, 1000, &back), 0); /* as gRPC's own libraries have it */
+	assert_int_equal(back.n, 0);
+	for (size_t n = 1; n < packed.n; n++) /* cut anywhere */
 		assert_int_not_equal(gzip_inflate(g, (struct span){copy, n}, 1000, &back), 0);
 	copy[packed.n] = 0;
 	assert_int_equal(gzip_inflate(g, (struct span){copy, packed.n + 1}, 1000, &back), -EBADMSG);

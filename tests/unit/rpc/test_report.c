@@ -422,7 +422,7 @@ static void test_names_are_escaped(void **state)
 	check_json(json.p);
 	check_metrics(metrics.p);
 	has(json.p,
-	    "{\"name\":\"quo\\\"te\",\"next\":18446744073709551614,\"durable_end\":18446744073709551615,\"window\":7,\"windows\":101}");
+	    "{\"name\":\"quo\\\"te\",\"incarnation\":\"0\",\"next\":18446744073709551614,\"durable_end\":18446744073709551615,\"window\":7,\"windows\":101}");
 	has(json.p, "\"name\":\"back\\\\slash\"");
 	has(json.p, "\"sequence_count\":70000");
 	has_line(metrics.p, "ordinal_sequences 70000");

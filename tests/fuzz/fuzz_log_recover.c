@@ -191,7 +191,7 @@ static void numbers_record(struct writer *w)
 		p[n + 1] = k & 16 ? byte() : k >> 5 & 1;
 		store_le32(p + n + 4, k & 64 ? byte() : count);
 		store_le64(p + n + 8, k & 128 ? byte() : 200);
-		memcpy(p + n + 16, "p0p1p2p3" + 2 * (b >> 2 & 3), 2);
+		memcpy(p + n + 16, &"p0p1p2p3"[2 * (b >> 2 & 3)], 2);
 		n += 18;
 		for (unsigned m = 0; m < count; m++, n += 24) {
 			store_le64(p + n, byte());
